@@ -1,0 +1,1 @@
+"""What decides and drives a run: a pure scheduler, its driver, and the supervisor of a process."""

@@ -1,0 +1,65 @@
+"""What the engine needs of others: something that executes one attempt."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from crew_plugin.models.causes import Cause
+from crew_plugin.models.records import ArtifactRef, AttemptRecord, Lease, RunRecord, TaskRecord
+from crew_plugin.models.spec import RunSpec, StepSpec
+from crew_plugin.models.states import AttemptState, SessionKind
+
+__all__ = ["AttemptContext", "Outcome", "TaskRunner"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptContext:
+    """One attempt, with all that is known about it."""
+
+    lease: Lease
+    run: RunRecord
+    spec: RunSpec
+    task: TaskRecord
+    step: StepSpec
+    attempt: AttemptRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended. `COMPLETED` is believed only if an accepted result is in the store."""
+
+    state: AttemptState
+    cause: Cause | None = None
+    last_text: ArtifactRef | None = None
+    retryable: bool = False
+    """A new attempt may succeed where this one failed."""
+
+
+class TaskRunner(Protocol):
+    """Executes attempts: as live sessions, child processes or dry runs, under one contract."""
+
+    @property
+    def kind(self) -> SessionKind:
+        """How it executes them."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine behind it."""
+        ...
+
+    async def run(self, context: AttemptContext) -> Outcome:
+        """Execute one attempt to its end.
+
+        Writes session, transcript, results and events of the attempt itself. Never raises but
+        for cancellation of the calling scope and `Fenced`; any other failure is an `Outcome`.
+        """
+        ...
+
+    async def abort(self, attempt_id: str, cause: Cause) -> None:
+        """Make `run` of this attempt return soon, quiet within a second. A result that was
+        accepted before stays accepted. Unknown attempts are no error."""
+        ...
+
+    async def steer(self, attempt_id: str, text: str) -> bool:
+        """Add a user message for the next model call. False if the attempt is not running."""
+        ...

@@ -1,0 +1,190 @@
+"""Every error of the crew, sorted by who must act.
+
+CrewError
+|- CallerError              whoever made the call (a model or a person) must change it
+|  |- InvalidValue          a parameter has a value that is not allowed
+|  |- UnknownName           no such team, workflow, agent, role, run, task, ...
+|  |- InvalidPlan           a workflow cannot be run as written
+|  `- NotAllowed            the caller may not do this, or not without `force` or `confirm`
+|- OperatorMustAct          the person who runs the machine must change something
+|  |- StateUnwritable       the project's state folder cannot be written
+|  |- StoreTooNew           the store was written by a newer crew-plugin
+|  |- ConfigError           a configuration file cannot be used
+|  `- HostUnsupported       the host is missing, too old, too new, or lacks a capability
+|- StaleView                the writer must look again; nothing was written
+|  |- IllegalTransition     the current state does not allow this one
+|  |- Fenced                another supervisor owns the run now
+|  `- LeaseHeld             a live supervisor owns the run
+`- EngineError              a model provider failed; says whether trying again can help
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+__all__ = [
+    "CallerError",
+    "ConfigError",
+    "CrewError",
+    "EngineError",
+    "EngineErrorKind",
+    "Fenced",
+    "HostUnsupported",
+    "IllegalTransition",
+    "InvalidPlan",
+    "InvalidValue",
+    "LeaseHeld",
+    "NotAllowed",
+    "OperatorMustAct",
+    "StaleView",
+    "StateUnwritable",
+    "StoreTooNew",
+    "UnknownName",
+]
+
+
+class CrewError(Exception):
+    """Base of all errors of the crew. `str()` of it is fit to be shown to a person or a model."""
+
+
+class CallerError(CrewError):
+    """The call itself must change."""
+
+
+class InvalidValue(CallerError):
+    """A parameter has a value that is not allowed."""
+
+    def __init__(self, parameter: str, value: object, allowed: Iterable[str] | str) -> None:
+        self.parameter = parameter
+        self.value = value
+        wanted = allowed if isinstance(allowed, str) else "one of: " + ", ".join(allowed)
+        shown = repr(value)
+        super().__init__(
+            f"{parameter} must be {wanted}; got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+        )
+
+
+class UnknownName(CallerError):
+    """Nothing has this name. Names the nearest ones, and all of them when they are few."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind = kind
+        self.name = name
+        self.known = tuple(sorted(set(known)))
+        self.nearest = tuple(difflib.get_close_matches(name, self.known, n=3, cutoff=0.5))
+        super().__init__(f"there is no {kind} {name!r}; {self._hint()}")
+
+    def _hint(self) -> str:
+        if not self.known:
+            return "none exists yet"
+        if len(self.known) <= 12:
+            known = "known: " + ", ".join(self.known)
+            return f"did you mean {self.nearest[0]!r}? {known}" if self.nearest else known
+        if self.nearest:
+            return "did you mean " + " or ".join(repr(near) for near in self.nearest) + "?"
+        return f"{len(self.known)} exist, none with a similar name; list them first"
+
+
+class InvalidPlan(CallerError):
+    """A team and workflow cannot be run as written. Nothing was written down."""
+
+    def __init__(self, what: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"{what} cannot be run: " + "; ".join(self.problems))
+
+
+class NotAllowed(CallerError):
+    """The caller may not do this, or must say `force` or `confirm` first."""
+
+
+class OperatorMustAct(CrewError):
+    """The person who runs the machine must change something."""
+
+
+class StateUnwritable(OperatorMustAct):
+    """The project's state cannot be written; nothing was half written."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        self.path = str(path)
+        self.reason = reason
+        super().__init__(
+            f"cannot write the crew's state at {self.path!r}: {reason}; "
+            "make it writable, free some space, or give another folder with --state-dir"
+        )
+
+
+class StoreTooNew(OperatorMustAct):
+    """The store was written by a newer crew-plugin."""
+
+    def __init__(self, path: object, found: int, supported: int) -> None:
+        self.found = found
+        self.supported = supported
+        super().__init__(
+            f"the store at {str(path)!r} has schema version {found}, this crew-plugin knows up to "
+            f"{supported}; upgrade crew-plugin, or use another folder with --state-dir"
+        )
+
+
+class ConfigError(OperatorMustAct):
+    """A configuration file cannot be used as it is."""
+
+
+class HostUnsupported(OperatorMustAct):
+    """The host is missing, too old, too new, or lacks a capability that the plan needs."""
+
+
+class StaleView(CrewError):
+    """The writer's view was out of date. Nothing was written; look again."""
+
+
+class IllegalTransition(StaleView):
+    """The current state does not allow the wanted one."""
+
+    def __init__(self, what: str, ident: str, current: str, wanted: str) -> None:
+        self.what = what
+        self.ident = ident
+        self.current = current
+        self.wanted = wanted
+        super().__init__(f"{what} {ident} is {current} and cannot become {wanted}")
+
+
+class Fenced(StaleView):
+    """Another supervisor took the run over; whatever this one still does must not be written."""
+
+    def __init__(self, run_id: str, held: int, current: int) -> None:
+        self.run_id = run_id
+        self.held = held
+        self.current = current
+        super().__init__(
+            f"run {run_id} belongs to another supervisor now (epoch {current}, this one held {held})"
+        )
+
+
+class LeaseHeld(StaleView):
+    """A live supervisor owns the run."""
+
+    def __init__(self, run_id: str, pid: int) -> None:
+        self.run_id = run_id
+        self.pid = pid
+        super().__init__(f"run {run_id} is owned by the live process {pid}")
+
+
+EngineErrorKind = Literal[
+    "auth", "rate_limit", "overloaded", "timeout", "network", "context_overflow", "bad_request", "unknown"
+]
+
+
+class EngineError(CrewError):
+    """A model provider failed.
+
+    `kind` sorts the failure, `retryable` says whether the same request may succeed later,
+    `retry_after` is the provider's own wish in seconds where it gave one.
+    """
+
+    def __init__(
+        self, kind: EngineErrorKind, message: str, *, retryable: bool, retry_after: float | None = None
+    ) -> None:
+        self.kind: EngineErrorKind = kind
+        self.retryable = retryable
+        self.retry_after = retry_after
+        super().__init__(message)

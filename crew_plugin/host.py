@@ -1,0 +1,316 @@
+"""The ports to a host coding agent and to an engine that runs sessions.
+
+A host adapter implements `Host`; whatever can hold a conversation implements `Engine`. The
+crew knows nothing else of either. What an engine cannot do it says in `capabilities`, and a
+plan that needs it is refused before it starts.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from crew_plugin.models.causes import Cause
+from crew_plugin.models.records import Effect, ParentRef, Usage
+from crew_plugin.models.spec import LimitsSpec
+
+__all__ = [
+    "Engine",
+    "EngineCapability",
+    "Host",
+    "HostCapability",
+    "HostInfo",
+    "ModelAnswered",
+    "ModelRetrying",
+    "Session",
+    "SessionEvent",
+    "SessionFailed",
+    "SessionSpec",
+    "SteersTaken",
+    "ToolCall",
+    "ToolContext",
+    "ToolEnded",
+    "ToolError",
+    "ToolJournal",
+    "ToolOutput",
+    "ToolSpec",
+    "ToolStarted",
+    "TurnEnded",
+]
+
+
+# --- tools ---------------------------------------------------------------------------------
+
+
+class ToolError(Exception):
+    """Raised by a tool's `execute` to tell the model what was wrong and what to do instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """Who calls a tool."""
+
+    session: str
+    """The host's id of the calling session."""
+    call_id: str
+    parent: ParentRef | None = None
+    """Set when the caller is a session of the host itself: where late results can be delivered."""
+    progress: Callable[[str], Awaitable[None]] | None = None
+    """Shows one line to the person in the chat, where the host can."""
+    can_deliver_later: bool = False
+    """Whether a result that comes after the call can still reach the caller."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutput:
+    """What a tool gives back: the text for the model and, for other readers, the facts."""
+
+    text: str
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    ends_session: bool = False
+    """The session is over once this call returns (an accepted result)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A tool that a model can call, independent of any host."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """JSON Schema of the arguments, an object."""
+    execute: Callable[[Mapping[str, Any], ToolContext], Awaitable[ToolOutput]]
+    effect: Effect = Effect.PURE
+
+
+# --- sessions ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSpec:
+    """All that an engine needs to hold one conversation."""
+
+    session_id: str
+    """Ours. An engine inside a host derives the host's session id from it."""
+    agent: str
+    system_prompt: str
+    cwd: str
+    tools: tuple[ToolSpec, ...]
+    """Tools of the crew: always offered, whatever `host_tools` says."""
+    host_tools: tuple[str, ...]
+    """Host-neutral names of tools that the host provides (`bash`, `edit`, `mcp__server__*`)."""
+    limits: LimitsSpec
+    model: str | None = None
+    """None for the host's own model."""
+    append_prompt: bool = False
+    """Append `system_prompt` to the host's own instead of replacing it."""
+    journal: "ToolJournal | None" = None
+    """Told of every call of a host tool before it runs; if it raises, the call does not happen."""
+    identity: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Run, task and role of the session, for hooks of other plugins and for child environments."""
+
+
+class ToolJournal(Protocol):
+    """Where the wrapper around each tool writes down what is about to happen."""
+
+    async def begin(self, tool: str, arguments: Mapping[str, Any], effect: Effect) -> str:
+        """Write the call down; returns the id for `end`. Raising stops the call."""
+        ...
+
+    async def end(self, call_id: str, error: str | None, *, cancelled: bool = False) -> None:
+        """Write down how it ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call that a model wants made."""
+
+    id: str
+    name: str
+    arguments: str
+    """As the model wrote it; usually JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelAnswered:
+    """The model answered. Comes before any tool of the answer is run."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...]
+    usage: Usage
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRetrying:
+    """A model call failed in a way that may pass and will be made again after `delay` seconds."""
+
+    error: str
+    attempt: int
+    of: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteersTaken:
+    """Texts given to `steer` or `prompt` became part of a model call."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolStarted:
+    """A tool call began. `target` is one short fact about it: a path, a command, a query."""
+
+    call_id: str
+    name: str
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolEnded:
+    """A tool call ended. `text` is what the model is going to see."""
+
+    call_id: str
+    name: str
+    text: str
+    ok: bool
+    milliseconds: float
+    ends_session: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnded:
+    """The model stopped without calling a tool. The session is idle until `prompt` or its exit."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFailed:
+    """The session cannot go on. The last event of a session."""
+
+    error: Exception
+
+
+SessionEvent = (
+    ModelAnswered | ModelRetrying | SteersTaken | ToolStarted | ToolEnded | TurnEnded | SessionFailed
+)
+
+
+class Session(Protocol):
+    """One open conversation. Entering it opens it, leaving it ends everything it owns."""
+
+    @property
+    def host_session(self) -> str:
+        """The host's id of this session."""
+        ...
+
+    async def prompt(self, text: str) -> None:
+        """Give the session its next user message. Returns at once; watch `events`."""
+        ...
+
+    async def steer(self, text: str) -> None:
+        """Add a user message that the next model call sees."""
+        ...
+
+    def restrict(self, tools: frozenset[str], *, force: str | None = None) -> None:
+        """From the next model call on, offer only these tools; `force` names one that the model
+        must call, where the engine can make it."""
+        ...
+
+    async def abort(self, cause: Cause) -> None:
+        """Stop what is going on now; quiet within a second. The session stays enterable for
+        its `events` (which end) and must still be left."""
+        ...
+
+    def events(self) -> AsyncIterator[SessionEvent]:
+        """What happens, in order. Ends when the session was aborted or failed."""
+        ...
+
+
+class EngineCapability(StrEnum):
+    """What an engine may be able to do."""
+
+    STEER = "steer"
+    RESTRICT_TOOLS = "restrict_tools"
+    SYSTEM_PROMPT = "system_prompt"
+    FORCE_RESULT = "force_result"
+    USAGE = "usage"
+    HISTORY = "history"
+
+
+class Engine(Protocol):
+    """Something that can hold conversations."""
+
+    @property
+    def name(self) -> str:
+        """A short name: `bub`."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[EngineCapability]:
+        """What it can do."""
+        ...
+
+    def open(self, spec: SessionSpec) -> AbstractAsyncContextManager[Session]:
+        """A session, opened on entry. Leaving it quiets it within 1 s and ends its shells
+        within 5 s, however it is left."""
+        ...
+
+    async def available_tools(self, names: tuple[str, ...], cwd: str) -> tuple[str, ...]:
+        """Which of these host-neutral names this engine can provide here, wildcards expanded."""
+        ...
+
+
+# --- hosts ---------------------------------------------------------------------------------
+
+
+class HostCapability(StrEnum):
+    """What a host may offer beyond the four required calls. Decided by probing, never by a
+    version alone."""
+
+    TURN_END = "turn_end"
+    INJECT_IDLE = "inject_idle"
+    STEER_PARENT = "steer_parent"
+    PROMPT_CONTEXT = "prompt_context"
+    BEFORE_COMPACT = "before_compact"
+    COMMANDS = "commands"
+    SKILLS = "skills"
+    MODEL_HANDLE = "model_handle"
+    NATIVE_CHILD = "native_child"
+    MCP_CATALOG = "mcp_catalog"
+    PROGRESS = "progress"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostInfo:
+    """Which host this is and what it can do."""
+
+    name: str
+    version: str
+    cwd: str
+    capabilities: frozenset[HostCapability]
+
+
+class Host(Protocol):
+    """What every host adapter provides."""
+
+    def identify(self) -> HostInfo:
+        """Which host this is."""
+        ...
+
+    def register_tools(self, tools: tuple[ToolSpec, ...]) -> None:
+        """Offer these tools to the host's model."""
+        ...
+
+    async def deliver(self, parent: ParentRef, text: str) -> bool:
+        """Hand `text` to a session of the host: a new turn if idle, steered if busy. False if
+        there is no way to reach it now."""
+        ...
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Start and stop with the host's process or session."""
+        ...

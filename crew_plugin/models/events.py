@@ -1,0 +1,93 @@
+"""The event vocabulary: closed, and data. Nothing else may be appended to a run's events."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+__all__ = ["EVENT_TYPES", "EventType", "Writer"]
+
+Writer = Literal["supervisor", "session", "caller", "host"]
+"""Who writes an event: the run's supervisor, one of its sessions, whoever called a tool or
+command, or the host adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """One kind of event: its name, what it says, who writes it, and the keys of its data."""
+
+    name: str
+    doc: str
+    writer: Writer
+    fields: tuple[str, ...] = ()
+
+
+_ALL = (
+    EventType(
+        "run.created", "The run and its tasks were written down.", "caller", ("team", "workflow", "tasks")
+    ),
+    EventType("run.claimed", "A supervisor took the lease.", "supervisor", ("pid", "epoch", "takeover")),
+    EventType("run.started", "The first task may start.", "supervisor", ("runtime", "width")),
+    EventType("run.blocked", "The run waits for a decision.", "supervisor", ()),
+    EventType("run.unblocked", "The decision came.", "supervisor", ()),
+    EventType("run.completed", "Every required task has an accepted result.", "supervisor", ("tasks",)),
+    EventType("run.failed", "The run ended without all required results.", "supervisor", ("tasks",)),
+    EventType("run.cancelled", "The run was stopped.", "supervisor", ("tasks",)),
+    EventType(
+        "runtime.resolved",
+        "How sessions will be executed, and why.",
+        "supervisor",
+        ("kind", "requested", "reason"),
+    ),
+    EventType("task.added", "A task was added to the run on the way.", "supervisor", ("key", "role")),
+    EventType("task.started", "An attempt of the task began.", "supervisor", ("key", "number")),
+    EventType("task.waiting", "The task's session asked a question.", "supervisor", ("question",)),
+    EventType("task.resumed", "The question was answered.", "supervisor", ()),
+    EventType("task.retry_due", "A new attempt will start after a pause.", "supervisor", ("at", "number")),
+    EventType("task.retried", "Somebody asked for a new attempt of an ended task.", "caller", ()),
+    EventType(
+        "task.requeued", "Skipped before, and due again because what it needs is retried.", "supervisor", ()
+    ),
+    EventType("task.completed", "The task's result was accepted.", "supervisor", ("key", "result_id")),
+    EventType(
+        "task.needs_attention", "The task ended without a result but left a text.", "supervisor", ("key",)
+    ),
+    EventType("task.failed", "The task ended with a cause.", "supervisor", ("key",)),
+    EventType("task.cancelled", "The task was stopped.", "supervisor", ("key",)),
+    EventType("task.skipped", "The task never started.", "supervisor", ("key",)),
+    EventType("attempt.lost", "The process that worked on the attempt died.", "supervisor", ()),
+    EventType("session.opened", "A session began.", "session", ("kind", "agent", "model", "tools")),
+    EventType("session.model_answered", "The model answered.", "session", ("step", "usage", "tool_calls")),
+    EventType("session.tool_started", "A tool call began.", "session", ("tool", "target")),
+    EventType("session.tool_ended", "A tool call ended.", "session", ("tool", "ok", "ms")),
+    EventType("session.reminded", "The session was asked for its result.", "session", ("n", "of")),
+    EventType(
+        "session.retrying",
+        "A model call failed and will be made again.",
+        "session",
+        ("error", "try", "of", "delay"),
+    ),
+    EventType(
+        "session.limit_reached", "The session ran into one of its limits.", "session", ("limit", "value")
+    ),
+    EventType("session.note", "The session says something about its progress.", "session", ("text",)),
+    EventType("session.closed", "The session ended.", "session", ("steps", "usage")),
+    EventType("result.rejected", "A submitted result did not pass.", "session", ("path", "error", "n")),
+    EventType("result.accepted", "A submitted result was accepted.", "session", ("result_id", "flags")),
+    EventType("message.sent", "A message was accepted for delivery.", "session", ("to", "kind", "outcome")),
+    EventType("message.delivered", "A message reached its session.", "session", ("message_id",)),
+    EventType("message.failed", "A message could not be delivered.", "session", ("message_id", "reason")),
+    EventType("control.requested", "Somebody asked the supervisor for something.", "caller", ("verb",)),
+    EventType("control.applied", "The supervisor did it.", "supervisor", ("verb",)),
+    EventType("control.refused", "The supervisor did not do it.", "supervisor", ("verb", "reason")),
+    EventType(
+        "delivery.sent", "A finished result was handed to the parent.", "host", ("delivery_id", "results")
+    ),
+    EventType(
+        "delivery.acknowledged", "The result stands on the parent's saved record.", "host", ("delivery_id",)
+    ),
+    EventType("hook.executed", "A hook ran.", "supervisor", ("hook", "plugin", "outcome", "ms")),
+    EventType("artifact.stored", "A body was stored.", "supervisor", ("name", "sha256", "size")),
+)
+
+EVENT_TYPES: Final = MappingProxyType({event.name: event for event in _ALL})
+"""Every event type by its name."""

@@ -1,0 +1,447 @@
+"""What the store hands out: frozen views of its rows.
+
+Times are seconds since the epoch (UTC, float) and only for people: no decision compares the
+clocks of two processes. Nothing here needs pydantic, so that light commands stay light.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from crew_plugin.models.causes import Cause
+from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
+
+__all__ = [
+    "ArtifactRef",
+    "AttemptRecord",
+    "ControlRecord",
+    "ControlState",
+    "ControlVerb",
+    "DeliveryRecord",
+    "DeliveryState",
+    "Effect",
+    "EventRecord",
+    "Lease",
+    "MessageKind",
+    "MessageRecord",
+    "MessageState",
+    "NewEvent",
+    "NewResult",
+    "NewRun",
+    "NewTask",
+    "Owner",
+    "ParentRef",
+    "ResultRecord",
+    "RunRecord",
+    "SessionRecord",
+    "TaskRecord",
+    "ToolCallRecord",
+    "ToolCallState",
+    "TranscriptEntry",
+    "Usage",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens and model calls. `cost` is in US dollars, None where no price is known."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    calls: int = 0
+    cost: float | None = None
+
+    def __add__(self, other: "Usage") -> "Usage":
+        costs = [cost for cost in (self.cost, other.cost) if cost is not None]
+        return Usage(
+            input=self.input + other.input,
+            output=self.output + other.output,
+            cached=self.cached + other.cached,
+            calls=self.calls + other.calls,
+            cost=sum(costs) if costs else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactRef:
+    """A stored body, addressed by the SHA-256 of its bytes."""
+
+    sha256: str
+    size: int
+    name: str
+    media_type: str = "text/plain"
+    run_id: str | None = None
+    task_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """A process, known by more than its pid."""
+
+    pid: int
+    started: float
+    """When the process started, as the operating system tells it."""
+    boot_id: str
+    """Which boot of the machine this was; empty where the system has no such id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to change one run. Every change is checked against `epoch` in its transaction."""
+
+    run_id: str
+    epoch: int
+    owner: Owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentRef:
+    """The host session that asked for a run, and where its result is to be delivered."""
+
+    host: str
+    session: str
+    route: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the host needs to reach that session again (Bub: channel, chat id, output channel)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """One task as it is first written down."""
+
+    key: str
+    """The step's id; unique in its run. Dependencies name keys."""
+    title: str
+    role: str
+    agent: str
+    depends_on: tuple[str, ...] = ()
+    optional: bool = False
+    attention_pass: bool = False
+    max_dispatches: int = 3
+    spec: str = "{}"
+    """The step as JSON (`models.spec.StepSpec`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """One run as it is first written down."""
+
+    goal: str
+    team: str
+    workflow: str
+    cwd: str
+    spec: str
+    """The whole run as JSON (`models.spec.RunSpec`)."""
+    background: bool = False
+    parent: ParentRef | None = None
+    wall_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run."""
+
+    id: str
+    goal: str
+    team: str
+    workflow: str
+    cwd: str
+    state: RunState
+    cause: Cause | None
+    spec: str
+    background: bool
+    parent: ParentRef | None
+    epoch: int
+    owner: Owner | None
+    renewals: int
+    """Counts up while its supervisor lives; a lease is expired when this stands still."""
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    wall_seconds: float | None
+    task_counts: Mapping[TaskState, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """One task."""
+
+    id: str
+    run_id: str
+    key: str
+    position: int
+    title: str
+    role: str
+    agent: str
+    state: TaskState
+    cause: Cause | None
+    depends_on: tuple[str, ...]
+    optional: bool
+    attention_pass: bool
+    dispatches: int
+    max_dispatches: int
+    spec: str
+    attempt_id: str | None
+    """The newest attempt."""
+    attempts: int
+    retry_at: float | None
+    started_at: float | None
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One try of a task."""
+
+    id: str
+    run_id: str
+    task_id: str
+    number: int
+    state: AttemptState
+    cause: Cause | None
+    epoch: int
+    engine: str
+    kind: SessionKind
+    session_id: str
+    model_asked: str | None
+    model_used: str | None
+    usage: Usage
+    steps: int
+    result_id: str | None
+    last_text: ArtifactRef | None
+    """The last thing the model said, kept when no result was submitted."""
+    started_at: float
+    ended_at: float | None
+    last_activity_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """One session, as it is found again: by its own id or by the host's."""
+
+    id: str
+    attempt_id: str
+    run_id: str
+    kind: SessionKind
+    host_session: str
+    cwd: str
+    prompt: ArtifactRef | None
+    """The system prompt and the first user message, as they were sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewResult:
+    """What a session submitted."""
+
+    summary: str
+    data: Any = None
+    """JSON; None where nothing was submitted."""
+    artifacts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Name to text."""
+    error: str | None = None
+    flags: tuple[str, ...] = ()
+    """`overridden`: accepted although it does not fit the schema. `unchecked`: no schema."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRecord:
+    """A result that was accepted."""
+
+    id: str
+    run_id: str
+    task_id: str
+    attempt_id: str
+    summary: str
+    data: Any
+    artifacts: Mapping[str, ArtifactRef]
+    error: str | None
+    flags: tuple[str, ...]
+    body: ArtifactRef
+    """The whole result as JSON, as it was submitted."""
+    created_at: float
+
+
+class DeliveryState(StrEnum):
+    """Where a finished run's hand-over to its parent stands."""
+
+    PENDING = "pending"
+    """Not handed over yet."""
+    SENT = "sent"
+    """Handed over; not yet seen on the parent's saved record."""
+    ACKNOWLEDGED = "acknowledged"
+    """Its id stands on the parent's saved record."""
+    EXPIRED = "expired"
+    """Given up after its time; still readable with the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRecord:
+    """One row of the outbox: a task's result, or a run's end, that is owed to a parent."""
+
+    id: str
+    run_id: str
+    task_id: str | None
+    """None for the end of the run itself."""
+    result_id: str | None
+    parent: ParentRef
+    state: DeliveryState
+    sends: int
+    created_at: float
+    sent_at: float | None
+    acknowledged_at: float | None
+
+
+class MessageKind(StrEnum):
+    """What a message is for."""
+
+    MESSAGE = "message"
+    """Said by one to another."""
+    STEER = "steer"
+    """To be seen at the next model call."""
+    RESPONSE = "response"
+    """Answers a question of a waiting task."""
+
+
+class MessageState(StrEnum):
+    """Where a message stands."""
+
+    ACCEPTED = "accepted"
+    """Written down."""
+    DELIVERED = "delivered"
+    """Handed to the session."""
+    READ = "read"
+    """Part of a model call."""
+    EXPIRED = "expired"
+    """Its deadline passed."""
+    DEAD = "dead"
+    """Cannot be delivered any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRecord:
+    """One piece of mail. `sender` and `recipient` are task keys, `parent` or `operator`."""
+
+    id: str
+    run_id: str
+    sender: str
+    recipient: str
+    kind: MessageKind
+    body: str
+    state: MessageState
+    hops: int
+    reply_to: str | None
+    reason: str | None
+    created_at: float
+    delivered_at: float | None
+
+
+class ControlVerb(StrEnum):
+    """What another process may ask of a run's supervisor."""
+
+    CANCEL = "cancel"
+    STEER = "steer"
+    RESIZE = "resize"
+
+
+class ControlState(StrEnum):
+    """Where such a request stands."""
+
+    PENDING = "pending"
+    APPLIED = "applied"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlRecord:
+    """One request to a supervisor."""
+
+    id: str
+    run_id: str
+    task_id: str | None
+    verb: ControlVerb
+    payload: Mapping[str, Any]
+    actor: str
+    state: ControlState
+    answer: str | None
+    created_at: float
+    answered_at: float | None
+
+
+class Effect(StrEnum):
+    """What a tool call does to the world."""
+
+    PURE = "pure"
+    """Reads only."""
+    IDEMPOTENT = "idempotent"
+    """Doing it twice is the same as doing it once."""
+    EXTERNAL = "external"
+    """Cannot be taken back or repeated without thought."""
+
+
+class ToolCallState(StrEnum):
+    """Where a journalled tool call stands."""
+
+    STARTED = "started"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallRecord:
+    """One tool call of a session, written before it runs."""
+
+    id: str
+    attempt_id: str
+    tool: str
+    effect: Effect
+    state: ToolCallState
+    arguments: str
+    """JSON, at most 4 KB of it."""
+    error: str | None
+    started_at: float
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptEntry:
+    """One entry of a session's transcript.
+
+    `role` is system, user, assistant, tool or note. `content` is the text; an assistant entry may
+    carry `tool_calls` (`id`, `name`, `arguments`), a tool entry `call_id` and `name`.
+    """
+
+    seq: int
+    role: str
+    content: str
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event as its writer gives it; the store adds sequence, time and epoch."""
+
+    type: str
+    actor: str
+    task_id: str | None = None
+    attempt_id: str | None = None
+    cause: Cause | None = None
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRecord:
+    """One appended event. `seq` grows over all runs of a store and never repeats."""
+
+    seq: int
+    run_id: str
+    at: float
+    epoch: int
+    type: str
+    actor: str
+    task_id: str | None
+    attempt_id: str | None
+    cause: Cause | None
+    data: Mapping[str, Any]

@@ -1,0 +1,104 @@
+"""What a run is asked to do, as it is stored and as it crosses processes."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from crew_plugin.models.states import SessionKind
+
+__all__ = ["AgentSpec", "LimitsSpec", "RunSpec", "SchemaMode", "SkillText", "StepSpec"]
+
+SchemaMode = Literal["permissive", "strict"]
+
+
+class _Boundary(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LimitsSpec(_Boundary):
+    """The limits of one session. None of them may be absent: there is no endless session."""
+
+    steps: int = Field(default=60, ge=1, le=10_000)
+    """Model calls."""
+    idle_seconds: float = Field(default=300, gt=0)
+    """Without a sign of life: no model output, no tool ending."""
+    wall_seconds: float = Field(default=3600, gt=0)
+    """In all."""
+    model_retries: int = Field(default=4, ge=0, le=20)
+    """How often one model call is made again after a failure that may pass."""
+
+
+class SkillText(_Boundary):
+    """A skill as it goes into a prompt."""
+
+    name: str
+    body: str
+
+
+class AgentSpec(_Boundary):
+    """What a session needs of an agent's definition, frozen at the start of the run."""
+
+    name: str
+    prompt: str
+    """The body of the agent's file."""
+    tools: tuple[str, ...] = ()
+    """Host-neutral names; `mcp__server__tool` may end in `*`."""
+    model: str | None = None
+    skills: tuple[str, ...] = ()
+    result_schema: dict[str, Any] | None = None
+    schema_mode: SchemaMode = "permissive"
+    project_context: bool = True
+    """Whether the project's instructions (AGENTS.md) go into its prompt."""
+    append_prompt: bool = False
+    """Append to the host's system prompt instead of replacing it."""
+    limits: LimitsSpec | None = None
+    trusted: bool = True
+    """False for an agent that came with the project and was not trusted: its text is fenced."""
+
+
+class StepSpec(_Boundary):
+    """One step, with its agent already chosen."""
+
+    id: str
+    role: str
+    agent: str
+    task: str
+    """The instruction; `{goal}` has been replaced where the workflow's author wrote it."""
+    title: str = ""
+    depends_on: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    """Shared outputs to put into the prompt, beside the results of `depends_on`."""
+    output: str | None = None
+    """The name under which the result's text is shared with later steps."""
+    optional: bool = False
+    attention: Literal["skip", "pass"] = "skip"
+    model: str | None = None
+    skills: tuple[str, ...] | Literal[False] | None = None
+    verify: bool = False
+    result_schema: dict[str, Any] | None = None
+    schema_mode: SchemaMode = "permissive"
+    limits: LimitsSpec = LimitsSpec()
+    cwd: str | None = None
+    """The session's folder; None for the run's."""
+
+
+class RunSpec(_Boundary):
+    """One run, complete: nothing has to be looked up again to execute it."""
+
+    version: Literal[1] = 1
+    goal: str
+    team: str
+    workflow: str
+    cwd: str
+    steps: tuple[StepSpec, ...]
+    agents: dict[str, AgentSpec]
+    """Every agent that a step names."""
+    skill_texts: dict[str, SkillText] = Field(default_factory=dict[str, SkillText])
+    """Every skill that may go into a prompt."""
+    width: int = Field(default=8, ge=1, le=1024)
+    """How many sessions of this run may be open at once."""
+    fail_fast: bool = False
+    wall_seconds: float | None = Field(default=None, gt=0)
+    model: str | None = None
+    skills: tuple[str, ...] | Literal[False] | None = None
+    runtime: SessionKind = SessionKind.LIVE

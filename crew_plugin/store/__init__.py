@@ -1,0 +1,1 @@
+"""Durable runs: the `RunStore` port and its SQLite form."""

@@ -1,0 +1,337 @@
+"""The port to durable storage.
+
+Every method is one transaction unless it is called inside `transaction()`. Methods are
+synchronous and may block on the disk: on an event loop they are called through
+`store.writer.StoreWriter`, which owns the one writing thread of a process.
+
+A change of a run needs its `Lease`; the epoch is compared inside the transaction and a
+supervisor that lost the run gets `Fenced`, with nothing written. Whatever a process without
+the lease wants of a run it asks for with `request_control` or `send_message`.
+
+A change and the event that tells of it are one transaction. Transitions are idempotent: asking
+for the state that is already there changes nothing, appends nothing and is no error; asking for
+a state that the table does not allow raises `IllegalTransition`.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from crew_plugin.models.causes import Cause
+from crew_plugin.models.records import (
+    ArtifactRef,
+    AttemptRecord,
+    ControlRecord,
+    ControlVerb,
+    DeliveryRecord,
+    DeliveryState,
+    Effect,
+    EventRecord,
+    Lease,
+    MessageKind,
+    MessageRecord,
+    MessageState,
+    NewEvent,
+    NewResult,
+    NewRun,
+    NewTask,
+    Owner,
+    ParentRef,
+    ResultRecord,
+    RunRecord,
+    SessionRecord,
+    TaskRecord,
+    ToolCallRecord,
+    TranscriptEntry,
+    Usage,
+)
+from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
+
+__all__ = ["RunStore"]
+
+
+class RunStore(Protocol):
+    """Where runs live."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Make all calls inside one transaction. Nested use makes a savepoint."""
+        ...
+
+    def close(self) -> None:
+        """Release the files. Closing twice is no error."""
+        ...
+
+    # --- runs ---
+
+    def create_run(self, run: NewRun, tasks: Sequence[NewTask], *, actor: str) -> RunRecord:
+        """Write down a run and its tasks, all `queued`, with `run.created`."""
+        ...
+
+    def load_run(self, run_id: str) -> RunRecord:
+        """One run. Raises `UnknownName` with the nearest ids; a unique prefix or suffix of an id
+        of at least four characters, and `last` for the newest run, are accepted."""
+        ...
+
+    def list_runs(
+        self, *, states: Sequence[RunState] = (), limit: int = 50, parent: ParentRef | None = None
+    ) -> list[RunRecord]:
+        """Runs, newest first; only those in `states` and of this parent session where given."""
+        ...
+
+    def transition_run(
+        self, lease: Lease, to: RunState, *, actor: str, cause: Cause | None = None
+    ) -> RunRecord:
+        """Move the run. A terminal state releases the lease and, when the run has a parent and is
+        a background run, adds the run's end to the outbox in the same transaction."""
+        ...
+
+    # --- lease ---
+
+    def claim(self, run_id: str, owner: Owner, *, force: bool = False) -> Lease:
+        """Take the run under a new epoch. Raises `LeaseHeld` while its owner's process lives
+        (same boot, same pid, same start time) unless `force`; a terminal run raises
+        `IllegalTransition`."""
+        ...
+
+    def renew(self, lease: Lease) -> int:
+        """Show that the supervisor lives. Returns the new count of renewals."""
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Give the run up without ending it."""
+        ...
+
+    # --- tasks and attempts ---
+
+    def load_tasks(self, run_id: str) -> list[TaskRecord]:
+        """The run's tasks by position."""
+        ...
+
+    def load_task(self, run_id: str, key_or_id: str) -> TaskRecord:
+        """One task, by its key or its id. Raises `UnknownName`."""
+        ...
+
+    def add_tasks(self, lease: Lease, tasks: Sequence[NewTask], *, actor: str) -> list[TaskRecord]:
+        """Add tasks on the way (adaptive plans), with `task.added` for each."""
+        ...
+
+    def start_attempt(
+        self,
+        lease: Lease,
+        task_id: str,
+        *,
+        kind: SessionKind,
+        engine: str,
+        model: str | None,
+        cwd: str,
+        actor: str,
+    ) -> AttemptRecord:
+        """`queued` (or `running` between two attempts) -> `running`: counts the dispatch, makes
+        the attempt and its session. Raises `IllegalTransition` when the dispatch cap is reached
+        or another attempt of the task is open."""
+        ...
+
+    def open_session(
+        self, lease: Lease, attempt_id: str, *, host_session: str, prompt: ArtifactRef | None
+    ) -> None:
+        """Note the host's id of the session and the prompt it got."""
+        ...
+
+    def touch_attempt(
+        self, lease: Lease, attempt_id: str, *, usage: Usage, steps: int, model_used: str | None
+    ) -> None:
+        """Note progress: usage so far, model calls so far, activity now."""
+        ...
+
+    def end_attempt(
+        self,
+        lease: Lease,
+        attempt_id: str,
+        state: AttemptState,
+        *,
+        task_state: TaskState | None,
+        actor: str,
+        cause: Cause | None = None,
+        last_text: ArtifactRef | None = None,
+    ) -> TaskRecord:
+        """End an attempt and, unless `task_state` is None (another attempt is due), its task,
+        with the matching event. `COMPLETED` is refused with `IllegalTransition` when no accepted
+        result without error exists for this attempt."""
+        ...
+
+    def transition_task(
+        self,
+        lease: Lease,
+        task_id: str,
+        to: TaskState,
+        *,
+        actor: str,
+        cause: Cause | None = None,
+    ) -> TaskRecord:
+        """Move a task that has no open attempt (skip, cancel, fail), or `running <-> waiting`.
+        `COMPLETED` and `RUNNING` from `queued` are not reached this way."""
+        ...
+
+    def schedule_retry(self, lease: Lease, task_id: str, at: float, *, actor: str) -> TaskRecord:
+        """Note when the next attempt of a running task without an open attempt is due."""
+        ...
+
+    def load_attempt(self, attempt_id: str) -> AttemptRecord:
+        """One attempt. Raises `UnknownName`."""
+        ...
+
+    def list_attempts(self, task_id: str) -> list[AttemptRecord]:
+        """The attempts of a task, oldest first."""
+        ...
+
+    def open_attempts(self, run_id: str) -> list[AttemptRecord]:
+        """The attempts of a run that have not ended."""
+        ...
+
+    def load_session(self, session_id: str) -> SessionRecord:
+        """One session, by our id or the host's. Raises `UnknownName`."""
+        ...
+
+    # --- results and the outbox ---
+
+    def accept_result(self, lease: Lease, attempt_id: str, result: NewResult, *, actor: str) -> ResultRecord:
+        """Write an accepted result and, for a background run with a parent, its outbox row, in
+        one transaction. A second result of the same attempt replaces the first only while the
+        attempt is open."""
+        ...
+
+    def load_result(self, result_id: str) -> ResultRecord:
+        """One result. Raises `UnknownName`."""
+        ...
+
+    def list_results(self, run_id: str) -> list[ResultRecord]:
+        """The results of a run in the order of its tasks; only the newest of each task."""
+        ...
+
+    def list_deliveries(
+        self,
+        *,
+        parent: ParentRef | None = None,
+        run_id: str | None = None,
+        states: Sequence[DeliveryState] = (),
+    ) -> list[DeliveryRecord]:
+        """Outbox rows, oldest first."""
+        ...
+
+    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str) -> None:
+        """Note that these were handed over (again)."""
+        ...
+
+    def acknowledge(self, delivery_ids: Sequence[str], *, actor: str) -> None:
+        """Note that these stand on the parent's saved record."""
+        ...
+
+    # --- mail and control ---
+
+    def send_message(
+        self,
+        run_id: str,
+        *,
+        sender: str,
+        recipient: str,
+        kind: MessageKind,
+        body: str,
+        hops: int = 0,
+        reply_to: str | None = None,
+    ) -> MessageRecord:
+        """Accept a message for delivery."""
+        ...
+
+    def take_messages(self, run_id: str, recipient: str) -> list[MessageRecord]:
+        """The messages for this recipient that are still `accepted`, oldest first; they become
+        `delivered`."""
+        ...
+
+    def settle_message(self, message_id: str, state: MessageState, *, reason: str | None = None) -> None:
+        """Note that a message was read, expired or is dead."""
+        ...
+
+    def list_messages(self, run_id: str) -> list[MessageRecord]:
+        """All mail of a run, oldest first."""
+        ...
+
+    def request_control(
+        self,
+        run_id: str,
+        verb: ControlVerb,
+        *,
+        actor: str,
+        task_id: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+    ) -> ControlRecord:
+        """Ask the run's supervisor for something, with `control.requested`."""
+        ...
+
+    def pending_controls(self, run_id: str) -> list[ControlRecord]:
+        """Requests not answered yet, oldest first."""
+        ...
+
+    def answer_control(self, lease: Lease, control_id: str, *, refused: str | None, actor: str) -> None:
+        """Note that a request was carried out, or refused with the reason."""
+        ...
+
+    # --- journal, transcript, events, artifacts ---
+
+    def begin_tool_call(
+        self, lease: Lease, attempt_id: str, tool: str, effect: Effect, arguments: str
+    ) -> str:
+        """Journal a call before it is made. Returns its id."""
+        ...
+
+    def end_tool_call(self, call_id: str, *, error: str | None, cancelled: bool) -> None:
+        """Journal how it ended."""
+        ...
+
+    def list_tool_calls(self, attempt_id: str) -> list[ToolCallRecord]:
+        """The journalled calls of an attempt, oldest first."""
+        ...
+
+    def append_transcript(self, lease: Lease, session_id: str, entries: Sequence[TranscriptEntry]) -> None:
+        """Append to a session's transcript. `seq` and `at` of the entries are set here. Bodies
+        over 4 KB go to artifacts and come back whole from `read_transcript`."""
+        ...
+
+    def read_transcript(self, session_id: str, *, after_seq: int = 0) -> list[TranscriptEntry]:
+        """A session's transcript from an entry on."""
+        ...
+
+    def append_events(
+        self, lease: Lease | None, run_id: str, events: Sequence[NewEvent]
+    ) -> list[EventRecord]:
+        """Append events that go with no other change. An unknown type raises `ValueError`.
+        `lease` is None only for writers that are not the supervisor (`caller`, `host`)."""
+        ...
+
+    def tail(self, run_id: str | None, *, after_seq: int = 0, limit: int = 1000) -> list[EventRecord]:
+        """Events of a run (or of all runs) after a sequence number, oldest first."""
+        ...
+
+    def put_artifact(
+        self,
+        run_id: str,
+        name: str,
+        body: bytes,
+        *,
+        task_id: str | None = None,
+        media_type: str = "text/plain",
+    ) -> ArtifactRef:
+        """Store a body under its hash (write, fsync, rename) and then its reference."""
+        ...
+
+    def read_artifact(self, sha256: str) -> bytes:
+        """A body. A hash prefix of at least eight characters is accepted. Raises `UnknownName`;
+        a body whose hash does not match any more raises `CrewError`."""
+        ...
+
+    def list_artifacts(self, run_id: str) -> list[ArtifactRef]:
+        """The artifacts of a run in the order they were stored."""
+        ...
+
+    def data_version(self) -> int:
+        """A number that changes when another process or connection changed the store."""
+        ...

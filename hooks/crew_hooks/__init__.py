@@ -1,0 +1,1 @@
+"""What binds the crew into its hosts: one package of hook implementations for each host."""
