@@ -1,0 +1,1 @@
+"""The Bub host: binds the crew into a Bub process."""
