@@ -1,0 +1,1 @@
+"""What people and models see of runs. Everything here reads the store, never the engine."""

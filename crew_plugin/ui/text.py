@@ -1,0 +1,394 @@
+"""Runs as plain text: what the tools, the chat commands and the command line all print.
+
+Nothing is shortened in silence: what is left out is counted, and the whole is named. What came
+from a model loses its control characters, so that no result can write to a terminal's state.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from crew_plugin.models.causes import Cause
+from crew_plugin.models.records import ArtifactRef, EventRecord, Usage
+from crew_plugin.models.states import RunState, TaskState
+from crew_plugin.ui.views import ResultView, RunRow, RunView, TaskName, TaskView
+
+__all__ = [
+    "artifacts_text",
+    "bytes_text",
+    "event_line",
+    "events_text",
+    "one_line",
+    "printable",
+    "result_text",
+    "run_answer",
+    "runs_text",
+    "seconds_text",
+    "shorten",
+    "status_text",
+    "task_note",
+    "tokens_text",
+]
+
+RESULT_LIMIT: Final = 4_000
+ANSWER_LIMIT: Final = 24_000
+_LEAST: Final = 240
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_SPACE = re.compile(r"\s+")
+
+
+# --- small parts ---------------------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """The text without characters that steer a terminal; tabs and line ends stay."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n"))
+
+
+def one_line(text: str, limit: int = 100) -> str:
+    """The text on one line, cut with an ellipsis. For labels, never for results."""
+    flat = _SPACE.sub(" ", printable(text)).strip()
+    return flat if len(flat) <= limit else flat[: max(0, limit - 1)].rstrip() + "…"
+
+
+def shorten(text: str, limit: int, ref: ArtifactRef | str | None = None) -> str:
+    """The text, or its head and tail with the number of characters left out and where the whole
+    text is: an artifact, or a phrase of the caller's."""
+    if len(text) <= limit:
+        return text
+    whole = f"artifact {ref.sha256[:16]} ({ref.name})" if isinstance(ref, ArtifactRef) else ref
+    # The note itself costs room; on tiny limits at least a little of both ends stays.
+    room = max(80, limit - 120)
+    head, tail = text[: room * 2 // 3], text[-(room - room * 2 // 3) :]
+    left_out = len(text) - len(head) - len(tail)
+    if left_out <= 0:
+        return text
+    where = f"; whole text: {whole}" if whole else ""
+    return f"{head}\n... {left_out} characters left out{where} ...\n{tail}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """A duration as people say it: `0.4s`, `12s`, `3m04s`, `2h05m`."""
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def tokens_text(usage: Usage) -> str:
+    """Tokens in and out: `12.3k in, 1.1k out`; empty if none were used."""
+    if not (usage.input or usage.output):
+        return ""
+    text = f"{_count(usage.input)} in, {_count(usage.output)} out"
+    return f"{text}, ${usage.cost:.4f}" if usage.cost is not None else text
+
+
+def bytes_text(size: int) -> str:
+    """A size: `310 B`, `4.2 KB`."""
+    if size < 1000:
+        return f"{size} B"
+    return f"{size / 1000:.1f} KB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
+
+
+def _count(number: int) -> str:
+    if number < 1000:
+        return str(number)
+    return f"{number / 1000:.1f}k" if number < 1_000_000 else f"{number / 1_000_000:.1f}M"
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S")
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns padded to their widest cell; the last column is left as it is."""
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    ]
+
+
+# --- runs and tasks ------------------------------------------------------------------------
+
+
+def runs_text(rows: Sequence[RunRow]) -> str:
+    """A list of runs, one line each, newest first."""
+    if not rows:
+        return "no runs yet"
+    return "\n".join(
+        _table(
+            [
+                (
+                    row.id,
+                    row.shown_state,
+                    f"{row.team}/{row.workflow}",
+                    _counts(row.task_counts),
+                    _when(row.created_at),
+                    seconds_text(row.elapsed),
+                    one_line(row.goal, 60),
+                )
+                for row in rows
+            ]
+        )
+    )
+
+
+def status_text(view: RunView) -> str:
+    """One run: its state, and a line for each task saying what it does, did or waits for."""
+    row = view.row
+    head = [f"run {row.id}  {row.shown_state}", f"{row.team}/{row.workflow}", seconds_text(row.elapsed)]
+    used = tokens_text(view.usage)
+    lines = ["  ".join(head), f"goal: {one_line(row.goal, 200)}", f"tasks: {_counts(row.task_counts)}"]
+    if used:
+        lines.append(f"tokens: {used} ({view.usage.calls} model calls)")
+    why = _why(row)
+    if why:
+        lines.append(why)
+    table = _table(
+        [
+            (task.key, task.agent, task.shown_state, seconds_text(task.elapsed), task_note(task))
+            for task in view.tasks
+        ]
+    )
+    return "\n".join([*lines, *(f"  {line}" for line in table)])
+
+
+def task_note(task: TaskView) -> str:
+    """What there is to say about a task in one line."""
+    if task.now:
+        return one_line(task.now, 80)
+    if task.waits_for:
+        return "waits for " + ", ".join(task.waits_for)
+    if task.state is TaskState.COMPLETED:
+        return one_line(task.summary, 80)
+    if task.cause is not None:
+        return one_line(str(task.cause), 120)
+    if task.retry_at is not None:
+        return f"tries again at {_clock(task.retry_at)}"
+    return ""
+
+
+def _why(row: RunRow) -> str:
+    if row.shown_state != str(row.state):
+        pid = f" (process {row.owner.pid})" if row.owner else ""
+        return (
+            f"its supervisor{pid} is gone; the store still says {row.state}. Finished results are kept; "
+            "cancel the run to close it"
+        )
+    return f"cause: {row.cause}" if row.cause is not None else ""
+
+
+def _counts(counts: Mapping[TaskState, int]) -> str:
+    return ", ".join(f"{counts[state]} {state}" for state in TaskState if counts.get(state)) or "none"
+
+
+# --- results -------------------------------------------------------------------------------
+
+
+def result_text(result: ResultView, *, limit: int | None = RESULT_LIMIT) -> str:
+    """One result: its text, its data and its artifacts. `limit=None` leaves nothing out."""
+    record = result.record
+    parts: list[str] = []
+    if record.error:
+        parts.append(f"the agent reports that it could not do this: {record.error}")
+    if record.summary:
+        parts.append(record.summary)
+    if record.data is not None:
+        parts.append("data: " + json.dumps(record.data, ensure_ascii=False, indent=2))
+    text = printable("\n".join(parts))
+    if limit is not None:
+        text = shorten(text, limit, record.body)
+    lines = [text] if text else []
+    if record.flags:
+        lines.append("flags: " + ", ".join(record.flags))
+    lines.extend(
+        f"artifact {ref.sha256[:16]} {one_line(name)} ({bytes_text(ref.size)})"
+        for name, ref in record.artifacts.items()
+    )
+    return "\n".join(lines)
+
+
+def run_answer(view: RunView, results: Sequence[ResultView], *, limit: int = ANSWER_LIMIT) -> str:
+    """What a run has to say when it is over (or so far): every task with its result, or why it
+    has none. Each result gets a fair part of `limit`; short ones leave room for long ones."""
+    by_task = {result.task.key: result for result in results}
+    texts = {key: result_text(result, limit=None) for key, result in by_task.items()}
+    share = _fair_share([len(text) for text in texts.values()], limit)
+    lines = [_answer_head(view)]
+    for task in view.tasks:
+        lines.append("")
+        lines.append(f"## {task.key} ({task.agent}): {task.shown_state}")
+        result = by_task.get(task.key)
+        if result is not None:
+            lines.append(f"result {result.record.id}")
+            lines.append(
+                texts[task.key] if len(texts[task.key]) <= share else result_text(result, limit=share)
+            )
+            continue
+        if task.cause is not None:
+            lines.append(one_line(str(task.cause), 400))
+        if task.last_text is not None:
+            lines.append(
+                f"handed in no result; its last text: artifact {task.last_text.sha256[:16]} "
+                f"({bytes_text(task.last_text.size)})"
+            )
+    return "\n".join(lines)
+
+
+def _answer_head(view: RunView) -> str:
+    row = view.row
+    used = tokens_text(view.usage)
+    head = f"run {row.id} ({row.team}/{row.workflow}) {row.shown_state} after {seconds_text(row.elapsed)}"
+    head += f"; tasks: {_counts(row.task_counts)}"
+    if used:
+        head += f"; tokens: {used}"
+    why = _why(row)
+    return f"{head}\n{why}" if why else head
+
+
+def _fair_share(sizes: Iterable[int], limit: int) -> int:
+    """The largest size s such that the sum of min(size, s) stays within the limit."""
+    left, rest = limit, sorted(sizes)
+    for index, size in enumerate(rest):
+        share = left // (len(rest) - index)
+        if size > share:
+            return max(_LEAST, share)
+        left -= size
+    return max(_LEAST, left)
+
+
+# --- artifacts and events ------------------------------------------------------------------
+
+
+def artifacts_text(refs: Sequence[ArtifactRef], names: Mapping[str, TaskName]) -> str:
+    """A list of stored bodies."""
+    if not refs:
+        return "no artifacts"
+    rows: list[tuple[str, ...]] = []
+    for ref in refs:
+        name = names.get(ref.task_id) if ref.task_id else None
+        rows.append((ref.sha256[:16], bytes_text(ref.size), name.key if name else "-", one_line(ref.name)))
+    return "\n".join(_table(rows))
+
+
+def events_text(events: Sequence[EventRecord], names: Mapping[str, TaskName]) -> str:
+    """Events, one line each: everything that was written down, not only the notable ones."""
+    if not events:
+        return "no events"
+    return "\n".join(
+        _table(
+            [
+                (str(event.seq), _clock(event.at), event.type, _who(event, names)[0], _facts(event))
+                for event in events
+            ]
+        )
+    )
+
+
+def event_line(event: EventRecord, names: Mapping[str, TaskName]) -> str | None:
+    """One progress line for a notable event; None for the others."""
+    say = _NOTABLE.get(event.type)
+    what = say(event) if say else None
+    if what is None:
+        return None
+    key, agent = _who(event, names)
+    return f"{key:<14}  {agent:<17}  {one_line(what, 160)}".rstrip()
+
+
+def _who(event: EventRecord, names: Mapping[str, TaskName]) -> tuple[str, str]:
+    if event.task_id is None:
+        return "run", ""
+    name = names.get(event.task_id)
+    if name is not None:
+        return name.key, name.agent
+    # A task that was added after the names were read.
+    return str(event.data.get("key", event.task_id)), str(event.data.get("agent", ""))
+
+
+def _facts(event: EventRecord) -> str:
+    parts = [f"{key}={_value(value)}" for key, value in event.data.items() if value not in (None, "", [], {})]
+    if event.cause is not None:
+        parts.append(f"cause={event.cause}")
+    return one_line(" ".join(parts), 160)
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _field(event: EventRecord, key: str) -> str:
+    value = event.data.get(key)
+    return "" if value is None else _value(value)
+
+
+def _because(event: EventRecord) -> str:
+    cause: Cause | None = event.cause
+    return f": {cause.message}" if cause is not None else ""
+
+
+def _task_started(event: EventRecord) -> str:
+    number = event.data.get("number", 1)
+    return "started" if number == 1 else f"started again (attempt {number})"
+
+
+def _tool_started(event: EventRecord) -> str | None:
+    tool = _field(event, "tool")
+    # Handing in a result has a line of its own.
+    return None if tool == "submit_result" else f"{tool} {_field(event, 'target')}"
+
+
+def _tool_ended(event: EventRecord) -> str | None:
+    tool = _field(event, "tool")
+    return None if event.data.get("ok", True) or tool == "submit_result" else f"{tool} failed"
+
+
+_NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
+    "run.started": lambda event: "started",
+    "run.blocked": lambda event: "waits for a decision" + _because(event),
+    "run.unblocked": lambda event: "goes on",
+    f"run.{RunState.COMPLETED}": lambda event: "completed",
+    f"run.{RunState.FAILED}": lambda event: "failed" + _because(event),
+    f"run.{RunState.CANCELLED}": lambda event: "cancelled" + _because(event),
+    "task.added": lambda event: f"added ({_field(event, 'role')})",
+    "task.started": _task_started,
+    "task.waiting": lambda event: f"asks: {_field(event, 'question')}",
+    "task.resumed": lambda event: "goes on",
+    "task.retry_due": lambda event: "will be tried again" + _because(event),
+    "task.retried": lambda event: "will be tried again",
+    "task.requeued": lambda event: "is due again",
+    "task.completed": lambda event: "completed",
+    "task.needs_attention": lambda event: "needs attention" + _because(event),
+    "task.failed": lambda event: "failed" + _because(event),
+    "task.cancelled": lambda event: "cancelled" + _because(event),
+    "task.skipped": lambda event: "skipped" + _because(event),
+    "attempt.lost": lambda event: "lost" + _because(event),
+    "session.tool_started": _tool_started,
+    "session.tool_ended": _tool_ended,
+    "session.reminded": lambda event: f"asked for its result ({_field(event, 'n')} of {_field(event, 'of')})",
+    "session.retrying": lambda event: (
+        f"model call failed, trying again ({_field(event, 'try')} of {_field(event, 'of')}): "
+        f"{_field(event, 'error')}"
+    ),
+    "session.limit_reached": lambda event: f"reached its limit: {_field(event, 'limit')}",
+    "session.note": lambda event: _field(event, "text"),
+    "result.rejected": lambda event: f"result rejected: {_field(event, 'error')}",
+    "message.sent": lambda event: f"wrote to {_field(event, 'to')}",
+    "message.failed": lambda event: f"message failed: {_field(event, 'reason')}",
+    "control.requested": lambda event: f"{_field(event, 'verb')} requested by {event.actor}",
+    "control.refused": lambda event: f"{_field(event, 'verb')} refused: {_field(event, 'reason')}",
+}

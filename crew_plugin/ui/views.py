@@ -1,0 +1,414 @@
+"""Runs and tasks as they are shown: read from the store at one moment, plain, and ready for JSON.
+
+`state` is what the store says; `shown_state` is `lost` where the store says that something is
+under way and the process that owned it is dead.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crew_plugin.models.causes import Cause
+from crew_plugin.models.records import (
+    ArtifactRef,
+    AttemptRecord,
+    EventRecord,
+    Owner,
+    ResultRecord,
+    RunRecord,
+    TaskRecord,
+    ToolCallRecord,
+    ToolCallState,
+    Usage,
+)
+from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, RunState, TaskState
+from crew_plugin.store.liveness import owner_alive
+from crew_plugin.store.port import RunStore
+
+__all__ = [
+    "LOST",
+    "ResultView",
+    "RunRow",
+    "RunView",
+    "TaskName",
+    "TaskView",
+    "artifact_json",
+    "event_json",
+    "result_views",
+    "run_rows",
+    "run_view",
+    "task_names",
+    "tool_target",
+    "usage_json",
+]
+
+LOST = "lost"
+"""Shown for what was under way when its supervisor died. Not a state: it is derived."""
+
+_UNDER_WAY = frozenset({TaskState.RUNNING, TaskState.WAITING})
+_TARGET_KEYS = ("path", "file_path", "cmd", "command", "pattern", "query", "name", "url", "to", "summary")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskName:
+    """What people call a task."""
+
+    key: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """One task."""
+
+    id: str
+    key: str
+    title: str
+    role: str
+    agent: str
+    state: TaskState
+    shown_state: str
+    cause: Cause | None
+    optional: bool
+    depends_on: tuple[str, ...]
+    waits_for: tuple[str, ...]
+    """Dependencies that have not ended yet; only for queued tasks."""
+    attempts: int
+    steps: int
+    usage: Usage
+    model: str | None
+    now: str
+    """What its session is doing, `read src/app.py`; empty when nothing is known."""
+    result_id: str | None
+    summary: str
+    """Of its accepted result; else empty."""
+    last_text: ArtifactRef | None
+    """The last thing its model said, where no result was handed in."""
+    session_id: str | None
+    started_at: float | None
+    ended_at: float | None
+    elapsed: float | None
+    retry_at: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable shape that `--json` prints."""
+        return {
+            "id": self.id,
+            "key": self.key,
+            "title": self.title,
+            "role": self.role,
+            "agent": self.agent,
+            "state": str(self.state),
+            "shown_state": self.shown_state,
+            "cause": _cause_json(self.cause),
+            "optional": self.optional,
+            "depends_on": list(self.depends_on),
+            "waits_for": list(self.waits_for),
+            "attempts": self.attempts,
+            "steps": self.steps,
+            "usage": usage_json(self.usage),
+            "model": self.model,
+            "now": self.now,
+            "result_id": self.result_id,
+            "summary": self.summary,
+            "last_text": artifact_json(self.last_text) if self.last_text else None,
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+            "elapsed": self.elapsed,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """One run in a list of runs."""
+
+    id: str
+    goal: str
+    team: str
+    workflow: str
+    cwd: str
+    state: RunState
+    shown_state: str
+    cause: Cause | None
+    background: bool
+    owner: Owner | None
+    task_counts: Mapping[TaskState, int]
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    elapsed: float
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen in this run by itself."""
+        return self.state in RUN_TERMINAL or self.shown_state == LOST
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable shape that `--json` prints."""
+        return {
+            "id": self.id,
+            "goal": self.goal,
+            "team": self.team,
+            "workflow": self.workflow,
+            "cwd": self.cwd,
+            "state": str(self.state),
+            "shown_state": self.shown_state,
+            "cause": _cause_json(self.cause),
+            "background": self.background,
+            "pid": self.owner.pid if self.owner else None,
+            "task_counts": {str(state): count for state, count in self.task_counts.items() if count},
+            "created_at": self.created_at,
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+            "elapsed": self.elapsed,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """One run with its tasks."""
+
+    row: RunRow
+    tasks: tuple[TaskView, ...]
+    usage: Usage
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.row.id
+
+    @property
+    def shown_state(self) -> str:
+        """The state as it is shown."""
+        return self.row.shown_state
+
+    def task(self, key_or_id: str) -> TaskView | None:
+        """The task of this key or id, if there is one."""
+        return next((task for task in self.tasks if key_or_id in (task.key, task.id)), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable shape that `--json` prints."""
+        return {
+            **self.row.as_json(),
+            "usage": usage_json(self.usage),
+            "tasks": [task.as_json() for task in self.tasks],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultView:
+    """One accepted result with the name of its task."""
+
+    task: TaskName
+    record: ResultRecord
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable shape that `--json` prints. Nothing in it is shortened."""
+        record = self.record
+        return {
+            "id": record.id,
+            "run_id": record.run_id,
+            "task": self.task.key,
+            "agent": self.task.agent,
+            "summary": record.summary,
+            "data": record.data,
+            "error": record.error,
+            "flags": list(record.flags),
+            "artifacts": {name: artifact_json(ref) for name, ref in record.artifacts.items()},
+            "body": artifact_json(record.body),
+            "created_at": record.created_at,
+        }
+
+
+def run_view(store: RunStore, run_id: str, *, now: float | None = None) -> RunView:
+    """One run as it stands. Raises `UnknownName`."""
+    at = time.time() if now is None else now
+    run = store.load_run(run_id)
+    row = _row(run, at)
+    records = store.load_tasks(run.id)
+    results = {result.task_id: result for result in store.list_results(run.id)}
+    unfinished = {record.key for record in records if record.state not in TASK_TERMINAL}
+    lost = row.shown_state == LOST
+    tasks = tuple(
+        _task(store, record, results.get(record.id), unfinished, lost=lost, now=at) for record in records
+    )
+    total = Usage()
+    for task in tasks:
+        total = total + task.usage
+    return RunView(row=row, tasks=tasks, usage=total)
+
+
+def run_rows(store: RunStore, *, limit: int = 20, now: float | None = None) -> list[RunRow]:
+    """The newest runs, newest first."""
+    at = time.time() if now is None else now
+    return [_row(run, at) for run in store.list_runs(limit=limit)]
+
+
+def result_views(store: RunStore, run_id: str) -> list[ResultView]:
+    """The newest result of each task of a run, in the order of its tasks."""
+    names = task_names(store, run_id)
+    return [
+        ResultView(task=names[record.task_id], record=record)
+        for record in store.list_results(store.load_run(run_id).id)
+    ]
+
+
+def task_names(store: RunStore, run_id: str) -> dict[str, TaskName]:
+    """Task id to name, for everything that renders events."""
+    run = store.load_run(run_id)
+    return {task.id: TaskName(key=task.key, agent=task.agent) for task in store.load_tasks(run.id)}
+
+
+def tool_target(arguments: str) -> str:
+    """The one argument of a tool call that says what it works on; empty if none does."""
+    try:
+        values = json.loads(arguments)
+    except ValueError:
+        return ""
+    if not isinstance(values, dict):
+        return ""
+    for key in _TARGET_KEYS:
+        value: object = values.get(key)
+        if isinstance(value, str) and value:
+            return value
+    return ""
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """Tokens and model calls."""
+    return {
+        "input": usage.input,
+        "output": usage.output,
+        "cached": usage.cached,
+        "calls": usage.calls,
+        "cost": usage.cost,
+    }
+
+
+def artifact_json(ref: ArtifactRef) -> dict[str, Any]:
+    """Where a body is."""
+    return {"name": ref.name, "sha256": ref.sha256, "size": ref.size, "media_type": ref.media_type}
+
+
+def event_json(event: EventRecord, names: Mapping[str, TaskName]) -> dict[str, Any]:
+    """One event; `task` is the task's key."""
+    name = names.get(event.task_id) if event.task_id else None
+    return {
+        "seq": event.seq,
+        "run_id": event.run_id,
+        "at": event.at,
+        "epoch": event.epoch,
+        "type": event.type,
+        "actor": event.actor,
+        "task_id": event.task_id,
+        "task": name.key if name else None,
+        "attempt_id": event.attempt_id,
+        "cause": _cause_json(event.cause),
+        "data": dict(event.data),
+    }
+
+
+def _row(run: RunRecord, now: float) -> RunRow:
+    begun = run.started_at or run.created_at
+    return RunRow(
+        id=run.id,
+        goal=run.goal,
+        team=run.team,
+        workflow=run.workflow,
+        cwd=run.cwd,
+        state=run.state,
+        shown_state=_shown_state(run),
+        cause=run.cause,
+        background=run.background,
+        owner=run.owner,
+        task_counts=run.task_counts,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        elapsed=max(0.0, (run.ended_at or now) - begun),
+    )
+
+
+def _shown_state(run: RunRecord) -> str:
+    if run.state in RUN_TERMINAL:
+        return str(run.state)
+    if run.owner is None:
+        # Nobody has begun, or somebody gave it up on the way.
+        return str(run.state) if run.state is RunState.QUEUED else LOST
+    return str(run.state) if owner_alive(run.owner) else LOST
+
+
+def _task(
+    store: RunStore,
+    record: TaskRecord,
+    result: ResultRecord | None,
+    unfinished: set[str],
+    *,
+    lost: bool,
+    now: float,
+) -> TaskView:
+    attempts = store.list_attempts(record.id) if record.attempt_id else []
+    newest = attempts[-1] if attempts else None
+    under_way = record.state in _UNDER_WAY
+    queued = record.state is TaskState.QUEUED
+    return TaskView(
+        id=record.id,
+        key=record.key,
+        title=record.title,
+        role=record.role,
+        agent=record.agent,
+        state=record.state,
+        shown_state=LOST if lost and under_way else str(record.state),
+        cause=record.cause,
+        optional=record.optional,
+        depends_on=record.depends_on,
+        waits_for=tuple(key for key in record.depends_on if key in unfinished) if queued else (),
+        attempts=record.attempts,
+        steps=newest.steps if newest else 0,
+        usage=_sum(attempts),
+        model=(newest.model_used or newest.model_asked) if newest else None,
+        now=_doing(store, newest) if newest and under_way and not lost else "",
+        result_id=result.id if result else None,
+        summary=result.summary if result else "",
+        last_text=newest.last_text if newest else None,
+        session_id=newest.session_id if newest else None,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        elapsed=_elapsed(record, newest, lost=lost, now=now),
+        retry_at=record.retry_at if under_way else None,
+    )
+
+
+def _elapsed(record: TaskRecord, newest: AttemptRecord | None, *, lost: bool, now: float) -> float | None:
+    if record.started_at is None:
+        return None
+    end = record.ended_at
+    if end is None:
+        # Of a lost session the last sign of life is known, not when it ended.
+        end = newest.last_activity_at if lost and newest else now
+    return max(0.0, end - record.started_at)
+
+
+def _doing(store: RunStore, attempt: AttemptRecord) -> str:
+    running = [call for call in store.list_tool_calls(attempt.id) if call.state is ToolCallState.STARTED]
+    return _call_text(running[-1]) if running else ""
+
+
+def _call_text(call: ToolCallRecord) -> str:
+    target = tool_target(call.arguments)
+    return f"{call.tool} {target}" if target else call.tool
+
+
+def _sum(attempts: list[AttemptRecord]) -> Usage:
+    total = Usage()
+    for attempt in attempts:
+        total = total + attempt.usage
+    return total
+
+
+def _cause_json(cause: Cause | None) -> dict[str, Any] | None:
+    if cause is None:
+        return None
+    return {"code": str(cause.code), "message": cause.message, "detail": cause.detail}
