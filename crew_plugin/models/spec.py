@@ -6,9 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crew_plugin.models.states import SessionKind
 
-__all__ = ["AgentSpec", "LimitsSpec", "RunSpec", "SchemaMode", "SkillText", "StepSpec"]
+__all__ = ["AgentSpec", "LimitsSpec", "RunSpec", "RuntimeMode", "SchemaMode", "SkillText", "StepSpec"]
 
 SchemaMode = Literal["permissive", "strict"]
+RuntimeMode = Literal["auto", "live-session", "scaffold"]
 
 
 class _Boundary(BaseModel):
@@ -101,4 +102,8 @@ class RunSpec(_Boundary):
     wall_seconds: float | None = Field(default=None, gt=0)
     model: str | None = None
     skills: tuple[str, ...] | Literal[False] | None = None
+    tag_limits: dict[str, int] = Field(default_factory=dict[str, int])
+    """How many sessions with a tag (`role:reviewer`, `agent:explorer`) may be open at once."""
     runtime: SessionKind = SessionKind.LIVE
+    runtime_requested: RuntimeMode = "auto"
+    """What was asked for; `runtime` is what came of it."""
