@@ -1,0 +1,1 @@
+"""One program for each thing that is measured. Each prints one JSON document."""
