@@ -1,0 +1,142 @@
+"""What the scheduler sees, and what it may answer: plain facts without a clock, a disk or a loop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from crew_plugin.models.causes import Cause
+from crew_plugin.models.states import AttemptState, RunState, TaskState
+
+__all__ = [
+    "Action",
+    "Block",
+    "Cancel",
+    "Finish",
+    "LastAttempt",
+    "Retry",
+    "RetryPolicy",
+    "Skip",
+    "Snapshot",
+    "Start",
+    "TaskView",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a failed attempt is followed by another one without anybody asking for it."""
+
+    retries: int = 1
+    """Further attempts after the first, at most."""
+    delay: float = 2.0
+    """Seconds before the first of them; doubled for each one after it."""
+    longest: float = 60.0
+
+    def pause(self, attempts: int) -> float:
+        """Seconds to wait after this many attempts. The same number always gives the same pause."""
+        return min(self.longest, self.delay * 2.0 ** min(max(0, attempts - 1), 32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastAttempt:
+    """How the newest attempt of a task ended."""
+
+    state: AttemptState
+    cause: Cause | None = None
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """One task as the scheduler sees it."""
+
+    key: str
+    state: TaskState = TaskState.QUEUED
+    cause: Cause | None = None
+    depends_on: tuple[str, ...] = ()
+    optional: bool = False
+    attention_pass: bool = False
+    dispatches: int = 0
+    max_dispatches: int = 3
+    attempts: int = 0
+    busy: bool = False
+    """An attempt is open, or about to be opened."""
+    stopping: bool = False
+    """That attempt was told to stop and has not ended yet."""
+    last: LastAttempt | None = None
+    retry_at: float | None = None
+    hold: str | None = None
+    """Why it may not start until somebody decides."""
+    tags: frozenset[str] = frozenset()
+    """`role:reviewer`, `agent:explorer`: what limits by tag count."""
+    stop: Cause | None = None
+    """Somebody asked to stop this one task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One run at one moment. `tasks` is read again each time, so it may have grown."""
+
+    state: RunState
+    tasks: tuple[TaskView, ...]
+    width: int
+    """Sessions of this run that may be open at once."""
+    free_slots: int
+    """Sessions that the process may open beyond those it has."""
+    tag_limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    stop: Cause | None = None
+    """Somebody asked to stop the run."""
+    hold: str | None = None
+    """Why nothing of the run may start until somebody decides."""
+    fail_fast: bool = False
+    deadline: float | None = None
+    retry: RetryPolicy = RetryPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Open an attempt of this task."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Note that the next attempt of this task is due at `at`."""
+
+    key: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End this task: its open attempt is told to stop, a task without one ends as `to`."""
+
+    key: str
+    cause: Cause
+    to: TaskState = TaskState.CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """This task has nothing to work with and never starts."""
+
+    key: str
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Nothing can go on until somebody decides."""
+
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Every task has ended: the run ends like this."""
+
+    state: RunState
+    cause: Cause | None = None
+
+
+Action = Start | Retry | Cancel | Skip | Block | Finish
