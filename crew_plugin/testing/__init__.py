@@ -1,0 +1,1 @@
+"""What tests and demonstrations use instead of the real thing."""
