@@ -85,6 +85,7 @@ _ALL = (
     EventType(
         "delivery.acknowledged", "The result stands on the parent's saved record.", "host", ("delivery_id",)
     ),
+    EventType("delivery.expired", "The result was too old to be handed over.", "host", ("delivery_id",)),
     EventType("hook.executed", "A hook ran.", "supervisor", ("hook", "plugin", "outcome", "ms")),
     EventType("artifact.stored", "A body was stored.", "supervisor", ("name", "sha256", "size")),
 )

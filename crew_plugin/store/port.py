@@ -226,6 +226,11 @@ class RunStore(Protocol):
         """Note that these stand on the parent's saved record."""
         ...
 
+    def expire_deliveries(self, delivery_ids: Sequence[str], *, actor: str) -> None:
+        """Note that these were given up because they are too old (`delivery.expired`); what they
+        carry stays readable with the run. Acknowledged ones stay acknowledged."""
+        ...
+
     # --- mail and control ---
 
     def send_message(
