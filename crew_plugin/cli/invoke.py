@@ -1,0 +1,81 @@
+"""Calls a command and turns what comes out of it into an exit code."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from crew_plugin.cli.place import Place
+from crew_plugin.cli.table import Command
+from crew_plugin.errors import CallerError, CrewError, OperatorMustAct
+from crew_plugin.ui.text import printable
+
+__all__ = ["Exit", "invoke", "print_json"]
+
+
+class Exit(IntEnum):
+    """What the shell sees."""
+
+    OK = 0
+    FAILED = 1
+    """The run failed, or something cannot work."""
+    USAGE = 2
+    """The call itself must change."""
+    CANCELLED = 130
+
+
+def invoke(command: Command, values: Mapping[str, Any]) -> int:
+    """Run a command; returns its exit code. Errors are one clear line each."""
+    own = dict(values)
+    place = Place(project=own.pop("project"), state_dir=own.pop("state_dir"))
+    debug = bool(own.pop("debug"))
+    function: Callable[..., int] = getattr(import_module(command.module), command.name)
+    try:
+        code = int(function(place=place, **own))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has had enough. The interpreter would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except KeyboardInterrupt:
+        return Exit.CANCELLED
+    except CrewError as error:
+        if debug:
+            traceback.print_exc()
+        return _say(error, str(error), as_json=bool(own.get("json")))
+    except Exception as error:  # noqa: BLE001 - the person at the terminal is its owner
+        if debug:
+            traceback.print_exc()
+            return Exit.FAILED
+        text = f"unexpected {type(error).__name__}: {error}; details: {_keep_traceback(place)}"
+        return _say(error, text, as_json=bool(own.get("json")))
+
+
+def print_json(document: object) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def _say(error: Exception, text: str, *, as_json: bool) -> int:
+    print(f"crew: {printable(text)}", file=sys.stderr)
+    if as_json:
+        print_json({"error": {"kind": type(error).__name__, "message": text}})
+    return Exit.USAGE if isinstance(error, CallerError) else Exit.FAILED
+
+
+def _keep_traceback(place: Place) -> Path:
+    try:
+        folder = place.logs()
+    except (OSError, OperatorMustAct):
+        folder = Path(tempfile.gettempdir())
+    path = folder / f"crew-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    return path

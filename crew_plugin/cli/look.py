@@ -1,0 +1,272 @@
+"""`runs`, `status`, `show` and `events`: what is written down, read from the store."""
+
+import json as json_module
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from crew_plugin.cli.invoke import print_json
+from crew_plugin.cli.place import Place
+from crew_plugin.errors import InvalidValue, UnknownName
+from crew_plugin.models.records import TranscriptEntry
+from crew_plugin.store.port import RunStore
+from crew_plugin.ui.text import (
+    artifacts_text,
+    event_line,
+    events_text,
+    printable,
+    result_text,
+    runs_text,
+    status_text,
+)
+from crew_plugin.ui.views import (
+    LOST,
+    ResultView,
+    RunView,
+    TaskView,
+    artifact_json,
+    event_json,
+    result_views,
+    run_rows,
+    run_view,
+    task_names,
+)
+
+__all__ = ["events", "runs", "show", "status"]
+
+_FOLLOW_SECONDS = 0.2
+
+
+def runs(*, place: Place, json: bool, limit: int) -> int:
+    """List runs."""
+    if limit < 1:
+        raise InvalidValue("--limit", limit, "at least 1")
+    with place.reading() as store:
+        rows = [] if store is None else run_rows(store, limit=limit)
+    if json:
+        print_json({"runs": [row.as_json() for row in rows]})
+    else:
+        print(runs_text(rows))
+    return 0
+
+
+def status(*, place: Place, json: bool, run: str) -> int:
+    """Show where one run stands."""
+    with place.reading_run(run) as store:
+        view = run_view(store, run)
+    if json:
+        print_json(view.as_json())
+        return 0
+    print(status_text(view))
+    if view.shown_state == LOST:
+        print(f"close it:   crew cancel {view.id}{place.options()}")
+    return 0
+
+
+def show(
+    *,
+    place: Place,
+    json: bool,
+    run: str,
+    task: str | None,
+    result: bool,
+    transcript: bool,
+    prompt: bool,
+    artifact: str | None,
+) -> int:
+    """Show results, transcripts, prompts or a stored body, whole."""
+    if sum((result, transcript, prompt, artifact is not None)) > 1:
+        raise InvalidValue("show", "several at once", "one of --result, --transcript, --prompt, --artifact")
+    with place.reading_run(run) as store:
+        view = run_view(store, run)
+        if artifact is not None:
+            return _show_artifact(store, artifact, as_json=json)
+        tasks = _chosen(view, task)
+        if transcript or prompt:
+            parts = [_session_json(store, entry, prompt=prompt) for entry in tasks]
+            if json:
+                print_json({"run_id": view.id, "tasks": parts})
+            else:
+                print("\n\n".join(_session_text(part) for part in parts))
+            return 0
+        results = result_views(store, view.id)
+        if json:
+            print_json(_results_json(store, view, tasks, results))
+        else:
+            print(_results_text(store, view, tasks, results))
+    return 0
+
+
+def events(*, place: Place, json: bool, run: str, follow: bool, after: int) -> int:
+    """List the events of a run; with `follow`, until it is over."""
+    with place.reading_run(run) as store:
+        run_id = store.load_run(run).id
+        if follow:
+            return _follow(store, run_id, after, as_json=json)
+        names = task_names(store, run_id)
+        found = []
+        while batch := store.tail(run_id, after_seq=after):
+            found.extend(batch)
+            after = batch[-1].seq
+        if json:
+            print_json({"run_id": run_id, "events": [event_json(event, names) for event in found]})
+        else:
+            print(events_text(found, names))
+    return 0
+
+
+def _follow(store: RunStore, run_id: str, after: int, *, as_json: bool) -> int:
+    import time
+
+    while True:
+        # Read before the events: what was over before its last event was read is told in full.
+        over = run_rows_over(store, run_id)
+        version = store.data_version()
+        names = task_names(store, run_id)
+        while batch := store.tail(run_id, after_seq=after):
+            after = batch[-1].seq
+            for event in batch:
+                line = (
+                    json_module.dumps(event_json(event, names), ensure_ascii=False)
+                    if as_json
+                    else event_line(event, names)
+                )
+                if line is not None:
+                    print(line)
+        sys.stdout.flush()
+        if over:
+            return 0
+        while store.data_version() == version and not run_rows_over(store, run_id):
+            time.sleep(_FOLLOW_SECONDS)
+
+
+def run_rows_over(store: RunStore, run_id: str) -> bool:
+    """Whether a run has ended or lost its supervisor."""
+    return run_view(store, run_id).row.over
+
+
+def _chosen(view: RunView, task: str | None) -> tuple[TaskView, ...]:
+    if task is None:
+        return view.tasks
+    found = view.task(task)
+    if found is None:
+        raise UnknownName("task", task, [known.key for known in view.tasks])
+    return (found,)
+
+
+def _show_artifact(store: RunStore, sha256: str, *, as_json: bool) -> int:
+    body = store.read_artifact(sha256).decode("utf-8", errors="replace")
+    if as_json:
+        print_json({"artifact": sha256, "text": body})
+    else:
+        print(printable(body))
+    return 0
+
+
+# --- results -------------------------------------------------------------------------------
+
+
+def _results_json(
+    store: RunStore, view: RunView, tasks: tuple[TaskView, ...], results: list[ResultView]
+) -> dict[str, Any]:
+    by_task = {result.task.key: result for result in results}
+    return {
+        **view.row.as_json(),
+        "tasks": [
+            {
+                **task.as_json(),
+                "result": by_task[task.key].as_json() if task.key in by_task else None,
+                "last_text": _last_text(store, task),
+            }
+            for task in tasks
+        ],
+        "artifacts": [artifact_json(ref) for ref in store.list_artifacts(view.id)],
+    }
+
+
+def _results_text(
+    store: RunStore, view: RunView, tasks: tuple[TaskView, ...], results: list[ResultView]
+) -> str:
+    by_task = {result.task.key: result for result in results}
+    parts: list[str] = []
+    if len(tasks) != 1:
+        parts.append(status_text(view))
+    for task in tasks:
+        head = f"## {task.key} ({task.agent}): {task.shown_state}"
+        if task.key in by_task:
+            body = f"result {by_task[task.key].record.id}\n{result_text(by_task[task.key], limit=None)}"
+        else:
+            body = _no_result(store, task)
+        parts.append(f"{head}\n{body}".rstrip())
+    refs = store.list_artifacts(view.id)
+    if len(tasks) != 1 and refs:
+        parts.append("artifacts:\n" + artifacts_text(refs, task_names(store, view.id)))
+    return "\n\n".join(parts)
+
+
+def _no_result(store: RunStore, task: TaskView) -> str:
+    lines = ["no result"]
+    if task.cause is not None:
+        lines = [f"no result; {printable(str(task.cause))}"]
+        if task.cause.detail:
+            lines.append(printable(task.cause.detail))
+    text = _last_text(store, task)
+    if text:
+        lines.append(f"the last text of its model:\n{printable(text)}")
+    return "\n".join(lines)
+
+
+def _last_text(store: RunStore, task: TaskView) -> str | None:
+    if task.last_text is None:
+        return None
+    return store.read_artifact(task.last_text.sha256).decode("utf-8", errors="replace")
+
+
+# --- sessions ------------------------------------------------------------------------------
+
+
+def _session_json(store: RunStore, task: TaskView, *, prompt: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = {"task": task.key, "agent": task.agent, "attempts": []}
+    for attempt in store.list_attempts(task.id):
+        one: dict[str, Any] = {"attempt": attempt.number, "state": str(attempt.state)}
+        if prompt:
+            ref = store.load_session(attempt.session_id).prompt
+            one["prompt"] = store.read_artifact(ref.sha256).decode("utf-8", errors="replace") if ref else None
+        else:
+            one["transcript"] = [_entry_json(entry) for entry in store.read_transcript(attempt.session_id)]
+        facts["attempts"].append(one)
+    return facts
+
+
+def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:
+    return {
+        "seq": entry.seq,
+        "at": entry.at,
+        "role": entry.role,
+        "content": entry.content,
+        "data": dict(entry.data),
+    }
+
+
+def _session_text(part: Mapping[str, Any]) -> str:
+    lines = [f"## {part['task']} ({part['agent']})"]
+    if not part["attempts"]:
+        lines.append("not started")
+    for attempt in part["attempts"]:
+        if len(part["attempts"]) > 1:
+            lines.append(f"# attempt {attempt['attempt']}: {attempt['state']}")
+        if "prompt" in attempt:
+            lines.append(attempt["prompt"] or "no prompt was written down")
+        for entry in attempt.get("transcript", ()):
+            lines.extend(_entry_lines(entry))
+    return printable("\n".join(lines))
+
+
+def _entry_lines(entry: Mapping[str, Any]) -> list[str]:
+    data = entry["data"]
+    name = f" {data['name']}" if data.get("name") else ""
+    lines = [f"--- {entry['seq']} {entry['role']}{name}"]
+    if entry["content"]:
+        lines.append(entry["content"])
+    lines.extend(f"calls {call['name']} {call['arguments']}" for call in data.get("tool_calls", ()))
+    return lines

@@ -1,0 +1,237 @@
+"""Every command of `crew`, as data.
+
+The Typer app, the quick path of the light commands, the reference in docs/cli.md and the tests are
+made from this table. A command's function takes its parameters by keyword, under these names, and
+`place`; a test compares the two. Nothing heavy may be imported here.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["COMMANDS", "COMMON", "REQUIRED", "Command", "Param", "find_command"]
+
+REQUIRED: Final = "\0required"
+"""The default of a parameter that must be given."""
+
+Value = str | int | bool | list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter: positional without `flags`, else an option."""
+
+    name: str
+    help: str
+    kind: type[str] | type[int] | type[bool] | type[list[str]] = str
+    flags: tuple[str, ...] = ()
+    default: Value = None
+    metavar: str | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default == REQUIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command."""
+
+    name: str
+    summary: str
+    example: str
+    module: str
+    """Imported when the command runs; holds a function with the command's name."""
+    params: tuple[Param, ...] = ()
+    more: str = ""
+    """What there is to say beyond the summary."""
+    light: bool = False
+    """Reads or asks the store only, and must start fast: see `quick`."""
+
+    @property
+    def all_params(self) -> tuple[Param, ...]:
+        """Its own parameters and the common ones."""
+        return (*self.params, *COMMON)
+
+
+COMMON: Final = (
+    Param("json", "Print one JSON document instead of text.", bool, ("--json",), False),
+    Param(
+        "project",
+        "The project's folder; else the nearest one upwards with .crew/, else the git top level, "
+        "else the current folder.",
+        str,
+        ("--project",),
+        metavar="DIR",
+    ),
+    Param(
+        "state_dir",
+        "Where runs are kept instead of .crew/state/ of the project.",
+        str,
+        ("--state-dir",),
+        metavar="DIR",
+    ),
+    Param("debug", "Show the traceback of an unexpected error.", bool, ("--debug",), False),
+)
+
+_RUN = Param("run", "A run id, the beginning or the end of one, or `last`.", default="last", metavar="RUN")
+_TASK = Param("task", "A task of the run, by its key.", metavar="TASK")
+_QUIET = Param("quiet", "No progress; only the result.", bool, ("--quiet", "-q"), False)
+_NAME = Param("name", "Show this one in full.", metavar="NAME")
+
+COMMANDS: Final = (
+    Command(
+        "run",
+        "Run a team, or one agent, on a goal and wait for the results.",
+        'crew run review "find bugs in the login code"',
+        "crew_plugin.cli.run",
+        (
+            Param(
+                "words",
+                "The team and the goal. Without a team: `fast-fix`. `-` reads the goal from standard input.",
+                list,
+                default=REQUIRED,
+                metavar="[TEAM] GOAL",
+            ),
+            Param("workflow", "Another workflow than the team's own.", str, ("--workflow",), metavar="NAME"),
+            Param("agent", "Run this one agent instead of a team.", str, ("--agent",), metavar="NAME"),
+            Param("model", "The model of every session.", str, ("--model",), metavar="NAME"),
+            Param("width", "How many sessions may be open at once.", int, ("--width",), metavar="N"),
+            Param("cwd", "The folder that the agents work in.", str, ("--cwd",), metavar="DIR"),
+            Param("dry_run", "Write the prompts, ask no model.", bool, ("--dry-run",), False),
+            _QUIET,
+        ),
+        more=(
+            "The run is supervised by this process. Ctrl-C cancels it and keeps what is finished; a "
+            "second Ctrl-C stops at once. Progress goes to standard error, results to standard output. "
+            "Exit codes: 0 completed, 1 failed, 2 wrong call, 130 cancelled."
+        ),
+    ),
+    Command(
+        "runs",
+        "List the runs of the project, newest first.",
+        "crew runs --limit 5",
+        "crew_plugin.cli.look",
+        (Param("limit", "At most so many.", int, ("--limit",), 20, metavar="N"),),
+        light=True,
+    ),
+    Command(
+        "status",
+        "Show where a run stands: its tasks, what they do, what they wait for.",
+        "crew status last",
+        "crew_plugin.cli.look",
+        (_RUN,),
+        light=True,
+    ),
+    Command(
+        "show",
+        "Show the results of a run or task in full, or its transcript or prompt.",
+        "crew show last explore --transcript",
+        "crew_plugin.cli.look",
+        (
+            _RUN,
+            _TASK,
+            Param("result", "The result; this is the default.", bool, ("--result",), False),
+            Param("transcript", "Every message of the session.", bool, ("--transcript",), False),
+            Param("prompt", "What the session was given.", bool, ("--prompt",), False),
+            Param(
+                "artifact",
+                "A stored body, by the beginning of its hash.",
+                str,
+                ("--artifact",),
+                metavar="HASH",
+            ),
+        ),
+        more="Nothing is shortened.",
+        light=True,
+    ),
+    Command(
+        "events",
+        "List what happened in a run, or follow it.",
+        "crew events last --follow",
+        "crew_plugin.cli.look",
+        (
+            _RUN,
+            Param("follow", "Go on until the run is over.", bool, ("--follow", "-f"), False),
+            Param("after", "Only events after this sequence number.", int, ("--after",), 0, metavar="SEQ"),
+        ),
+        more="With --follow, --json prints one JSON object for each event, each on a line of its own.",
+        light=True,
+    ),
+    Command(
+        "cancel",
+        "Cancel a run or one of its tasks, whichever process it runs in.",
+        'crew cancel last --reason "wrong branch"',
+        "crew_plugin.cli.cancel",
+        (
+            Param("run", _RUN.help, default=REQUIRED, metavar="RUN"),
+            _TASK,
+            Param("reason", "Written down with the cancellation.", str, ("--reason",), metavar="TEXT"),
+            Param("force", "Also a run that a chat session asked for.", bool, ("--force",), False),
+        ),
+        more="A run whose supervisor died is closed as lost; what was finished stays readable.",
+        light=True,
+    ),
+    Command(
+        "agents",
+        "List the agents of this project, of the user and of the package.",
+        "crew agents reviewer",
+        "crew_plugin.cli.resources",
+        (_NAME,),
+    ),
+    Command(
+        "teams",
+        "List the teams.",
+        "crew teams review",
+        "crew_plugin.cli.resources",
+        (_NAME,),
+    ),
+    Command(
+        "workflows",
+        "List the workflows.",
+        "crew workflows review",
+        "crew_plugin.cli.resources",
+        (_NAME,),
+    ),
+    Command(
+        "init",
+        "Make .crew/ with a commented config.toml and folders for your own agents and teams.",
+        "crew init --dry-run",
+        "crew_plugin.cli.init",
+        (Param("dry_run", "Only say what would be written.", bool, ("--dry-run",), False),),
+        more="Safe to repeat: what exists is left as it is.",
+    ),
+    Command(
+        "doctor",
+        "Check the installation, the project, the models, the tools and the agents.",
+        "crew doctor --connect",
+        "crew_plugin.cli.doctor",
+        (
+            Param(
+                "connect",
+                "Also start the host and ask its MCP servers which tools they have.",
+                bool,
+                ("--connect",),
+                False,
+            ),
+        ),
+        more="Exits with 1 if something cannot work. Keys are never printed.",
+    ),
+    Command(
+        "demo",
+        "Let the review team look at a copy of this package's own source.",
+        "crew demo",
+        "crew_plugin.cli.demo",
+        (_QUIET,),
+        more=(
+            "Uses your model if one is configured, else a scripted stand-in that needs no key. "
+            "The copy and its results stay in a temporary folder."
+        ),
+    ),
+)
+"""Every command, in the order of the help."""
+
+
+def find_command(name: str) -> Command | None:
+    """The command of this name."""
+    return next((command for command in COMMANDS if command.name == name), None)
