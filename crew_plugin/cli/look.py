@@ -21,12 +21,12 @@ from crew_plugin.ui.text import (
 )
 from crew_plugin.ui.views import (
     LOST,
-    ResultView,
     RunView,
     TaskView,
-    artifact_json,
     event_json,
+    last_text,
     result_views,
+    run_document,
     run_rows,
     run_view,
     task_names,
@@ -89,11 +89,10 @@ def show(
             else:
                 print("\n\n".join(_session_text(part) for part in parts))
             return 0
-        results = result_views(store, view.id)
         if json:
-            print_json(_results_json(store, view, tasks, results))
+            print_json(run_document(store, view, tasks))
         else:
-            print(_results_text(store, view, tasks, results))
+            print(_results_text(store, view, tasks))
     return 0
 
 
@@ -120,7 +119,7 @@ def _follow(store: RunStore, run_id: str, after: int, *, as_json: bool) -> int:
 
     while True:
         # Read before the events: what was over before its last event was read is told in full.
-        over = run_rows_over(store, run_id)
+        over = _over(store, run_id)
         version = store.data_version()
         names = task_names(store, run_id)
         while batch := store.tail(run_id, after_seq=after):
@@ -136,11 +135,11 @@ def _follow(store: RunStore, run_id: str, after: int, *, as_json: bool) -> int:
         sys.stdout.flush()
         if over:
             return 0
-        while store.data_version() == version and not run_rows_over(store, run_id):
+        while store.data_version() == version and not _over(store, run_id):
             time.sleep(_FOLLOW_SECONDS)
 
 
-def run_rows_over(store: RunStore, run_id: str) -> bool:
+def _over(store: RunStore, run_id: str) -> bool:
     """Whether a run has ended or lost its supervisor."""
     return run_view(store, run_id).row.over
 
@@ -166,28 +165,8 @@ def _show_artifact(store: RunStore, sha256: str, *, as_json: bool) -> int:
 # --- results -------------------------------------------------------------------------------
 
 
-def _results_json(
-    store: RunStore, view: RunView, tasks: tuple[TaskView, ...], results: list[ResultView]
-) -> dict[str, Any]:
-    by_task = {result.task.key: result for result in results}
-    return {
-        **view.row.as_json(),
-        "tasks": [
-            {
-                **task.as_json(),
-                "result": by_task[task.key].as_json() if task.key in by_task else None,
-                "last_text": _last_text(store, task),
-            }
-            for task in tasks
-        ],
-        "artifacts": [artifact_json(ref) for ref in store.list_artifacts(view.id)],
-    }
-
-
-def _results_text(
-    store: RunStore, view: RunView, tasks: tuple[TaskView, ...], results: list[ResultView]
-) -> str:
-    by_task = {result.task.key: result for result in results}
+def _results_text(store: RunStore, view: RunView, tasks: tuple[TaskView, ...]) -> str:
+    by_task = {result.task.key: result for result in result_views(store, view.id)}
     parts: list[str] = []
     if len(tasks) != 1:
         parts.append(status_text(view))
@@ -210,16 +189,10 @@ def _no_result(store: RunStore, task: TaskView) -> str:
         lines = [f"no result; {printable(str(task.cause))}"]
         if task.cause.detail:
             lines.append(printable(task.cause.detail))
-    text = _last_text(store, task)
+    text = last_text(store, task)
     if text:
         lines.append(f"the last text of its model:\n{printable(text)}")
     return "\n".join(lines)
-
-
-def _last_text(store: RunStore, task: TaskView) -> str | None:
-    if task.last_text is None:
-        return None
-    return store.read_artifact(task.last_text.sha256).decode("utf-8", errors="replace")
 
 
 # --- sessions ------------------------------------------------------------------------------

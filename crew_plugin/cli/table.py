@@ -197,7 +197,7 @@ COMMANDS: Final = (
         "init",
         "Make .crew/ with a commented config.toml and folders for your own agents and teams.",
         "crew init --dry-run",
-        "crew_plugin.cli.init",
+        "crew_plugin.cli.resources",
         (Param("dry_run", "Only say what would be written.", bool, ("--dry-run",), False),),
         more="Safe to repeat: what exists is left as it is.",
     ),

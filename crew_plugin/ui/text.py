@@ -16,6 +16,7 @@ from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.ui.views import ResultView, RunRow, RunView, TaskName, TaskView
 
 __all__ = [
+    "answers_text",
     "artifacts_text",
     "bytes_text",
     "event_line",
@@ -224,30 +225,36 @@ def result_text(result: ResultView, *, limit: int | None = RESULT_LIMIT) -> str:
 
 
 def run_answer(view: RunView, results: Sequence[ResultView], *, limit: int = ANSWER_LIMIT) -> str:
-    """What a run has to say when it is over (or so far): every task with its result, or why it
-    has none. Each result gets a fair part of `limit`; short ones leave room for long ones."""
+    """What a run has to say when it is over (or so far): how it ended, and each task's answer."""
+    return f"{_answer_head(view)}\n\n{answers_text(view, results, limit=limit)}"
+
+
+def answers_text(view: RunView, results: Sequence[ResultView], *, limit: int = ANSWER_LIMIT) -> str:
+    """Every task with its result, or why it has none. Each result gets a fair part of `limit`;
+    short ones leave room for long ones."""
     by_task = {result.task.key: result for result in results}
     texts = {key: result_text(result, limit=None) for key, result in by_task.items()}
     share = _fair_share([len(text) for text in texts.values()], limit)
-    lines = [_answer_head(view)]
+    parts: list[str] = []
     for task in view.tasks:
-        lines.append("")
-        lines.append(f"## {task.key} ({task.agent}): {task.shown_state}")
+        lines = [f"## {task.key} ({task.agent}): {task.shown_state}"]
         result = by_task.get(task.key)
         if result is not None:
+            whole = texts[task.key]
             lines.append(f"result {result.record.id}")
-            lines.append(
-                texts[task.key] if len(texts[task.key]) <= share else result_text(result, limit=share)
-            )
-            continue
-        if task.cause is not None:
-            lines.append(one_line(str(task.cause), 400))
-        if task.last_text is not None:
-            lines.append(
-                f"handed in no result; its last text: artifact {task.last_text.sha256[:16]} "
-                f"({bytes_text(task.last_text.size)})"
-            )
-    return "\n".join(lines)
+            lines.append(whole if len(whole) <= share else result_text(result, limit=share))
+        else:
+            lines.extend(_no_answer(task))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _no_answer(task: TaskView) -> list[str]:
+    lines = [] if task.cause is None else [one_line(str(task.cause), 400)]
+    if task.last_text is not None:
+        ref = task.last_text
+        lines.append(f"no result; its last text: artifact {ref.sha256[:16]} ({bytes_text(ref.size)})")
+    return lines
 
 
 def _answer_head(view: RunView) -> str:

@@ -6,7 +6,7 @@ under way and the process that owned it is dead.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,9 @@ __all__ = [
     "TaskView",
     "artifact_json",
     "event_json",
+    "last_text",
     "result_views",
+    "run_document",
     "run_rows",
     "run_view",
     "task_names",
@@ -113,7 +115,7 @@ class TaskView:
             "now": self.now,
             "result_id": self.result_id,
             "summary": self.summary,
-            "last_text": artifact_json(self.last_text) if self.last_text else None,
+            "last_text_artifact": artifact_json(self.last_text) if self.last_text else None,
             "started_at": self.started_at,
             "ended_at": self.ended_at,
             "elapsed": self.elapsed,
@@ -253,6 +255,30 @@ def result_views(store: RunStore, run_id: str) -> list[ResultView]:
         ResultView(task=names[record.task_id], record=record)
         for record in store.list_results(store.load_run(run_id).id)
     ]
+
+
+def run_document(store: RunStore, view: RunView, tasks: Sequence[TaskView]) -> dict[str, Any]:
+    """A run with the whole results of these tasks, as `--json` prints it. Nothing is shortened."""
+    results = {result.record.task_id: result for result in result_views(store, view.id)}
+    return {
+        **view.as_json(),
+        "tasks": [
+            {
+                **task.as_json(),
+                "result": results[task.id].as_json() if task.id in results else None,
+                "last_text": last_text(store, task),
+            }
+            for task in tasks
+        ],
+        "artifacts": [artifact_json(ref) for ref in store.list_artifacts(view.id)],
+    }
+
+
+def last_text(store: RunStore, task: TaskView) -> str | None:
+    """The last thing a task's model said, whole, where it handed in no result."""
+    if task.last_text is None:
+        return None
+    return store.read_artifact(task.last_text.sha256).decode("utf-8", errors="replace")
 
 
 def task_names(store: RunStore, run_id: str) -> dict[str, TaskName]:

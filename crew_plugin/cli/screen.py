@@ -1,0 +1,177 @@
+"""What is seen of a run while it goes on: a live tree, lines, or nothing.
+
+A host's libraries log to standard error whenever they like. So while a host is loaded, standard
+error is a log file, and the screen writes to what standard error was.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TextIO
+
+import anyio
+
+from crew_plugin.models.records import EventRecord
+from crew_plugin.ui.text import event_line, printable
+from crew_plugin.ui.views import RunView, TaskName, run_view, task_names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from crew_plugin.crew import Crew
+
+__all__ = ["Screen", "console_on", "is_terminal", "screen_on"]
+
+_TICK: Final = 0.1
+_LOGS_KEPT: Final = 20
+
+
+class Screen:
+    """Standard error as the person sees it, and how a run is drawn on it."""
+
+    def __init__(self, stream: TextIO, *, quiet: bool, log: Path) -> None:
+        self.stream = stream
+        self.log = log
+        self._quiet = quiet
+        self._live = not quiet and is_terminal(stream)
+        self._notice = ""
+        self._said = 0
+        self._names: Mapping[str, TaskName] = {}
+
+    def say(self, text: str) -> None:
+        """One line for the person, unless they asked for quiet."""
+        if not self._quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """One line that is said in any case."""
+        try:
+            print(printable(text), file=self.stream, flush=True)
+        except OSError:
+            # The terminal is gone; the run is not about the terminal.
+            self._quiet = True
+
+    def notice(self, text: str) -> None:
+        """What the live tree says below the tasks from now on; a line elsewhere."""
+        self._notice = text
+        if not self._live:
+            self.warn(text)
+
+    def release(self) -> None:
+        """Give a terminal its cursor back when there is no time to leave the live tree."""
+        if self._live:
+            self.stream.write("\x1b[?25h\n")
+
+    async def follow(self, crew: "Crew", run_id: str) -> None:
+        """Draw a run of this process until cancelled."""
+        if self._quiet:
+            await anyio.sleep_forever()
+        elif self._live:
+            await self._draw(crew, run_id)
+        else:
+            await self._list(crew, run_id)
+
+    async def finish(self, crew: "Crew", run_id: str) -> None:
+        """Say what `follow` had no time to say."""
+        if not self._quiet and not self._live:
+            await self._say_new(crew, run_id)
+
+    async def _list(self, crew: "Crew", run_id: str) -> None:
+        some = anyio.Event()
+
+        def saw(_event: EventRecord) -> None:
+            some.set()
+
+        unsubscribe = crew.writer.subscribe(saw)
+        try:
+            while True:
+                if not await self._say_new(crew, run_id):
+                    await some.wait()
+                    some = anyio.Event()
+        finally:
+            unsubscribe()
+
+    async def _say_new(self, crew: "Crew", run_id: str) -> bool:
+        """Say what happened since the last time; whether there was anything."""
+        after = self._said
+        events = await crew.writer.read(lambda store: store.tail(run_id, after_seq=after))
+        if any(event.task_id and event.task_id not in self._names for event in events):
+            self._names = await crew.writer.read(lambda store: task_names(store, run_id))
+        for event in events:
+            self._said = event.seq
+            line = event_line(event, self._names)
+            if line is not None:
+                self.say(line)
+        return bool(events)
+
+    async def _draw(self, crew: "Crew", run_id: str) -> None:
+        from crew_plugin.ui.live import Doing, RunTree, live_display
+
+        console = console_on(self.stream)
+        doing = Doing()
+        changed = True
+
+        def saw(event: EventRecord) -> None:
+            nonlocal changed
+            if event.run_id == run_id:
+                doing.note(event)
+                changed = True
+
+        unsubscribe = crew.writer.subscribe(saw)
+        view: RunView | None = None
+        tick = 0
+        try:
+            with live_display(console) as live:
+                while True:
+                    if changed or view is None:
+                        changed = False
+                        view = await crew.writer.read(lambda store: run_view(store, run_id))
+                    tree = RunTree(
+                        view,
+                        doing={task.id: doing.text(task.id) for task in view.tasks},
+                        now=time.time(),
+                        tick=tick,
+                        footer=self._notice or "Ctrl-C cancels; finished results are kept",
+                        max_lines=max(3, console.height - 4),
+                    )
+                    live.update(tree, refresh=True)
+                    tick += 1
+                    await anyio.sleep(_TICK)
+        finally:
+            unsubscribe()
+
+
+@contextmanager
+def screen_on(logs: Path, *, quiet: bool) -> Iterator[Screen]:
+    """A screen on standard error, which is a log file in this folder until the end."""
+    for old in sorted(logs.glob("host-*.log"))[: -_LOGS_KEPT + 1]:
+        old.unlink(missing_ok=True)
+    log = logs / f"host-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    stream = open(kept, "w", encoding=sys.stderr.encoding, errors="replace", buffering=1, closefd=True)  # noqa: SIM115 - closed below, after standard error is itself again
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(handle, 2)
+    os.close(handle)
+    try:
+        yield Screen(stream, quiet=quiet, log=log)
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        stream.close()
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person looks at it with a terminal that can redraw."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    return stream.isatty() and not plain
+
+
+def console_on(stream: TextIO) -> "Console":
+    """A rich console that takes every text literally."""
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False)

@@ -1,0 +1,206 @@
+"""Runs a plan in this process, from loading the host to the last line on the screen."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import anyio
+
+from crew_plugin.cli.hosting import load_host
+from crew_plugin.cli.invoke import Exit, print_json
+from crew_plugin.cli.place import Place
+from crew_plugin.cli.screen import Screen, console_on, is_terminal, screen_on
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.spec import RunSpec
+from crew_plugin.models.states import RunState
+from crew_plugin.ui.text import answers_text, artifacts_text, status_text
+from crew_plugin.ui.views import RunView, result_views, run_document, run_view, task_names
+
+if TYPE_CHECKING:
+    from crew_plugin.config import Settings
+    from crew_plugin.crew import Crew
+    from crew_plugin.project import Project
+    from crew_plugin.resources import Catalog
+    from crew_plugin.store.port import RunStore
+
+__all__ = ["Ending", "Errand", "supervise"]
+
+ACTOR: Final = "operator"
+_SHOWN: Final = 9_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended, and what is to be said about it."""
+
+    code: Exit
+    run_id: str | None
+    text: str
+    document: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """What to run, where, and how to show it."""
+
+    place: Place
+    project: "Project"
+    settings: "Settings"
+    plan: "Callable[[Catalog], RunSpec]"
+    json: bool
+    quiet: bool
+
+
+def supervise(errand: Errand) -> int:
+    """Run it, show it, say how it ended; returns the exit code."""
+    with screen_on(errand.place.logs(), quiet=errand.quiet) as screen, _Interrupts(screen) as interrupts:
+        ending = anyio.run(_supervise, errand, screen, interrupts, backend="asyncio")
+    if errand.json:
+        print_json(ending.document)
+    else:
+        print(ending.text)
+    return ending.code
+
+
+async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") -> Ending:
+    screen.say("loading the host ...")
+    with anyio.CancelScope() as scope:
+        interrupts.on_first = _from_signal(scope.cancel)
+        host_crew = load_host()
+        async with host_crew(errand.project, errand.settings) as crew:
+            spec = errand.plan(await crew.catalog())
+            run = await crew.supervisor.submit(spec, parent=None, background=False, actor=ACTOR)
+            await _drive(crew, run.id, screen, interrupts)
+            return await crew.writer.read(lambda store: _ending(store, run.id, errand.place))
+    return Ending(
+        code=Exit.CANCELLED,
+        run_id=None,
+        text="cancelled before the run began; nothing was started",
+        document={"error": {"kind": "Cancelled", "message": "cancelled before the run began"}},
+    )
+
+
+async def _drive(crew: "Crew", run_id: str, screen: Screen, interrupts: "_Interrupts") -> None:
+    stop = anyio.Event()
+    interrupts.on_first = _from_signal(stop.set)
+
+    async def cancel() -> None:
+        await stop.wait()
+        screen.notice("cancelling; finished results are kept (Ctrl-C again stops at once)")
+        await crew.supervisor.cancel(run_id, cause=interrupts.cause(), actor=ACTOR)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(screen.follow, crew, run_id)
+        group.start_soon(cancel)
+        await crew.supervisor.execute(run_id)
+        group.cancel_scope.cancel()
+    await screen.finish(crew, run_id)
+
+
+def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
+    view = run_view(store, run_id)
+    code = {RunState.COMPLETED: Exit.OK, RunState.CANCELLED: Exit.CANCELLED}.get(view.row.state, Exit.FAILED)
+    where = place.options()
+    parts = [_tree(view), answers_text(view, result_views(store, run_id), limit=_SHOWN)]
+    refs = store.list_artifacts(run_id)
+    if refs:
+        parts.append("artifacts:\n" + artifacts_text(refs, task_names(store, run_id)))
+    told = next((task.key for task in view.tasks if task.session_id), view.tasks[0].key)
+    parts.append(
+        f"next:\n  crew show {run_id}{where}\n  crew show {run_id} {told} --transcript{where}\n"
+        f"  crew events {run_id}{where}"
+    )
+    return Ending(
+        code=code,
+        run_id=run_id,
+        text="\n\n".join(parts),
+        document=run_document(store, view, view.tasks),
+    )
+
+
+def _tree(view: RunView) -> str:
+    """The last picture of the tree on a terminal, the plain status elsewhere."""
+    if not is_terminal(sys.stdout):
+        return status_text(view)
+    from crew_plugin.ui.live import RunTree
+
+    console = console_on(sys.stdout)
+    with console.capture() as capture:
+        console.print(RunTree(view, now=time.time()))
+    return capture.get().rstrip("\n")
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------
+
+
+class _Interrupts:
+    """Asks to stop at the first signal, and stops the process at the second, whatever it is doing.
+
+    Plain signal handlers: they also run while a host is being imported on the event loop.
+    """
+
+    def __init__(self, screen: Screen) -> None:
+        self.on_first: Callable[[], None] = _interrupt
+        self._screen = screen
+        self._received: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def cause(self) -> Cause:
+        """Why the run is cancelled."""
+        if self._received[0] == signal.SIGINT:
+            return Cause(code=CauseCode.CALLER_CANCELLED, message="cancelled with Ctrl-C")
+        name = signal.Signals(self._received[0]).name
+        return Cause(code=CauseCode.SHUTDOWN, message=f"its process was told to end ({name})")
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self._received.append(number)
+        if len(self._received) == 1:
+            self.on_first()
+        elif number == signal.SIGINT or self._received.count(number) > 1:
+            _stop_now(self._screen)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _from_signal(call: Callable[[], None]) -> Callable[[], None]:
+    """`call` on the running loop's next turn, safe to use in a signal handler."""
+    loop = asyncio.get_running_loop()
+
+    def later() -> None:
+        loop.call_soon_threadsafe(call)
+
+    return later
+
+
+def _stop_now(screen: Screen) -> None:
+    """End this process and every process it started, without waiting for anything."""
+    import psutil
+
+    left = psutil.Process().children(recursive=True)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    screen.release()
+    screen.warn(
+        f"stopped at once; {len(left)} child processes killed. What was finished is kept; "
+        "the run is shown as lost until it is closed with crew cancel"
+    )
+    os._exit(Exit.CANCELLED)
