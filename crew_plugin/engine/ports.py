@@ -1,12 +1,15 @@
 """What the engine needs of others: something that executes one attempt."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import ArtifactRef, AttemptRecord, Lease, RunRecord, TaskRecord
-from crew_plugin.models.spec import RunSpec, StepSpec
 from crew_plugin.models.states import AttemptState, SessionKind
+
+if TYPE_CHECKING:
+    # pydantic, which light commands do without.
+    from crew_plugin.models.spec import RunSpec, StepSpec
 
 __all__ = ["AttemptContext", "Outcome", "TaskRunner"]
 
@@ -17,9 +20,9 @@ class AttemptContext:
 
     lease: Lease
     run: RunRecord
-    spec: RunSpec
+    spec: "RunSpec"
     task: TaskRecord
-    step: StepSpec
+    step: "StepSpec"
     attempt: AttemptRecord
 
 
