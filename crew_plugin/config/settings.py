@@ -1,0 +1,219 @@
+"""The settings: every key, its default, its bounds, one sentence, and who may set it.
+
+Everything else about settings is made from this model: reading the layers, the commented file
+of `crew init`, the JSON Schema and the table in the documentation.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from pydantic_settings import PydanticBaseSettingsSource
+
+    from crew_plugin.models.spec import LimitsSpec
+
+__all__ = [
+    "AgentOverride",
+    "AgentSettings",
+    "DeliverySettings",
+    "LimitSettings",
+    "ProjectMay",
+    "ResultSettings",
+    "RuntimeSettings",
+    "Settings",
+    "SettingsWarning",
+]
+
+type ProjectMay = Literal["lower", "tighten", "set", "nothing"]
+"""What a project's own file may do with a key: lower the number, choose the stricter word,
+anything, or nothing at all. A repository that somebody cloned must not loosen anything."""
+
+type SettingsWarning = str
+
+
+def _key(default: Any, sentence: str, *, project: ProjectMay, **bounds: Any) -> Any:
+    """A setting. `project` travels in the JSON Schema, so that tools see it too."""
+    return Field(default=default, description=sentence, json_schema_extra={"project_may": project}, **bounds)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LimitSettings(_Section):
+    """How much a run and its sessions may use."""
+
+    width: int = _key(8, "Sessions of one run that may be open at once.", project="lower", ge=1, le=1024)
+    process_sessions: int = _key(
+        32,
+        "Sessions that may be open at once in one process, over all its runs.",
+        project="lower",
+        ge=1,
+        le=1024,
+    )
+    steps: int = _key(60, "Model calls of one session.", project="lower", ge=1, le=10_000)
+    idle_seconds: float = _key(
+        300,
+        "Seconds that a session may be without a sign of life: no model output, no tool ending.",
+        project="lower",
+        gt=0,
+    )
+    wall_seconds: float = _key(3600, "Seconds that a session may take in all.", project="lower", gt=0)
+    model_retries: int = _key(
+        4,
+        "How often one model call is made again after a failure that may pass.",
+        project="lower",
+        ge=0,
+        le=20,
+    )
+    max_dispatches: int = _key(
+        3, "How often a task may be started before it is given up.", project="lower", ge=1, le=100
+    )
+    run_wall_seconds: float | None = _key(
+        None,
+        "Seconds that a whole run may take; without it only its sessions are limited.",
+        project="lower",
+        gt=0,
+    )
+
+    def session(self) -> "LimitsSpec":
+        """The limits of a session that no agent, step or call says otherwise about."""
+        from crew_plugin.models.spec import LimitsSpec
+
+        return LimitsSpec(
+            steps=self.steps,
+            idle_seconds=self.idle_seconds,
+            wall_seconds=self.wall_seconds,
+            model_retries=self.model_retries,
+        )
+
+
+class ResultSettings(_Section):
+    """How a session is held to handing in a result."""
+
+    reminders: int = _key(
+        3,
+        "Reminders to a session that stops without having called submit_result.",
+        project="lower",
+        ge=0,
+        le=10,
+    )
+    schema_mode: Literal["permissive", "strict"] = _key(
+        "permissive",
+        "What happens when a result keeps failing its schema: accepted and flagged (permissive), or the task "
+        "fails (strict).",
+        project="tighten",
+    )
+
+
+class RuntimeSettings(_Section):
+    """Where sessions are executed."""
+
+    mode: Literal["auto", "live-session", "scaffold"] = _key(
+        "auto",
+        "How sessions are executed: inside the host's process (live-session), as a dry run that writes "
+        "prompts and asks no model (scaffold), or whatever the host can do best (auto).",
+        project="nothing",
+    )
+
+
+class AgentOverride(_Section):
+    """What to change about one agent, wherever it comes from."""
+
+    disabled: bool = _key(False, "Take the agent out of use.", project="nothing")
+    model: str | Literal[False] | None = _key(
+        None, "Use this model; false for the run's or the host's.", project="nothing"
+    )
+    tools: tuple[str, ...] | Literal[False] | None = _key(
+        None, "Give it these tools; false for none.", project="nothing"
+    )
+    skills: tuple[str, ...] | Literal[False] | None = _key(
+        None, "Give it these skills; false for none.", project="nothing"
+    )
+
+
+class AgentSettings(_Section):
+    """Which agents there are."""
+
+    disable_builtins: bool = _key(False, "Take all builtin agents out of use.", project="nothing")
+    overrides: Annotated[dict[str, AgentOverride], "by agent"] = Field(
+        default_factory=dict[str, AgentOverride],
+        description="Changes to single agents by name, in whatever capitals.",
+        json_schema_extra={"project_may": "nothing"},
+    )
+
+
+class DeliverySettings(_Section):
+    """How results of background runs reach the session that asked for them."""
+
+    keep_hours: float = _key(
+        24, "Hours that a result waits for its session to be reachable again.", project="nothing", gt=0
+    )
+
+
+class Settings(BaseSettings):
+    """All settings. `Settings()` is the defaults; `load_settings` reads the layers."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        env_prefix="CREW_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+    )
+
+    model: str | None = _key(
+        None,
+        "The model of every session that names none itself; without it the host's own.",
+        project="nothing",
+    )
+    progress: bool = _key(
+        True, "Show a line in the chat for each thing that happens in a run.", project="set"
+    )
+    trusted_projects: tuple[str, ...] = _key(
+        (),
+        "Folders of projects whose own agents, teams, workflows and skills may take the place of others. "
+        "Only the user's file can say this.",
+        project="nothing",
+    )
+    limits: LimitSettings = LimitSettings()
+    result: ResultSettings = ResultSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    agents: AgentSettings = AgentSettings()
+    delivery: DeliverySettings = DeliverySettings()
+
+    _warnings: tuple[SettingsWarning, ...] = PrivateAttr(default=())
+    _sources: Mapping[str, str] = PrivateAttr(default_factory=dict[str, str])
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: "PydanticBaseSettingsSource",
+        env_settings: "PydanticBaseSettingsSource",
+        dotenv_settings: "PydanticBaseSettingsSource",
+        file_secret_settings: "PydanticBaseSettingsSource",
+    ) -> "tuple[PydanticBaseSettingsSource, ...]":
+        """Only what is passed in: the layers are read by `load_settings`, which reports on them."""
+        return (init_settings,)
+
+    @property
+    def warnings(self) -> tuple[SettingsWarning, ...]:
+        """What was wrong with the layers and therefore left out."""
+        return self._warnings
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Where each value that is not a default came from, by dotted key."""
+        return self._sources
+
+    def read_from(self, warnings: tuple[SettingsWarning, ...], sources: Mapping[str, str]) -> "Settings":
+        """These settings, knowing how they were read."""
+        copy = self.model_copy()
+        copy._warnings = warnings
+        copy._sources = dict(sources)
+        return copy

@@ -1,0 +1,16 @@
+"""Where configuration and resources of a person and of a project are kept."""
+
+from pathlib import Path
+from typing import Final
+
+__all__ = ["CONFIG_FILE", "PROJECT_FOLDER", "user_folder"]
+
+CONFIG_FILE: Final = "config.toml"
+PROJECT_FOLDER: Final = ".crew"
+
+
+def user_folder() -> Path:
+    """The folder with the user's `config.toml`, agents/, teams/, workflows/ and skills/."""
+    from platformdirs import user_config_path
+
+    return user_config_path("crew-plugin", appauthor=False)
