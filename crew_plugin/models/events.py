@@ -26,6 +26,7 @@ _ALL = (
         "run.created", "The run and its tasks were written down.", "caller", ("team", "workflow", "tasks")
     ),
     EventType("run.claimed", "A supervisor took the lease.", "supervisor", ("pid", "epoch", "takeover")),
+    EventType("run.released", "The supervisor gave the run up without ending it.", "supervisor", ()),
     EventType("run.started", "The first task may start.", "supervisor", ("runtime", "width")),
     EventType("run.blocked", "The run waits for a decision.", "supervisor", ()),
     EventType("run.unblocked", "The decision came.", "supervisor", ()),
@@ -54,6 +55,12 @@ _ALL = (
     EventType("task.failed", "The task ended with a cause.", "supervisor", ("key",)),
     EventType("task.cancelled", "The task was stopped.", "supervisor", ("key",)),
     EventType("task.skipped", "The task never started.", "supervisor", ("key",)),
+    EventType(
+        "attempt.ended",
+        "The attempt ended otherwise than its task: another one is due, or the task ended differently.",
+        "supervisor",
+        ("state",),
+    ),
     EventType("attempt.lost", "The process that worked on the attempt died.", "supervisor", ()),
     EventType("session.opened", "A session began.", "session", ("kind", "agent", "model", "tools")),
     EventType("session.model_answered", "The model answered.", "session", ("step", "usage", "tool_calls")),
@@ -73,12 +80,21 @@ _ALL = (
     EventType("session.closed", "The session ended.", "session", ("steps", "usage")),
     EventType("result.rejected", "A submitted result did not pass.", "session", ("path", "error", "n")),
     EventType("result.accepted", "A submitted result was accepted.", "session", ("result_id", "flags")),
-    EventType("message.sent", "A message was accepted for delivery.", "session", ("to", "kind", "outcome")),
+    EventType(
+        "message.sent",
+        "A message was accepted for delivery.",
+        "session",
+        ("message_id", "to", "kind", "outcome"),
+    ),
     EventType("message.delivered", "A message reached its session.", "session", ("message_id",)),
     EventType("message.failed", "A message could not be delivered.", "session", ("message_id", "reason")),
-    EventType("control.requested", "Somebody asked the supervisor for something.", "caller", ("verb",)),
-    EventType("control.applied", "The supervisor did it.", "supervisor", ("verb",)),
-    EventType("control.refused", "The supervisor did not do it.", "supervisor", ("verb", "reason")),
+    EventType(
+        "control.requested", "Somebody asked the supervisor for something.", "caller", ("verb", "control_id")
+    ),
+    EventType("control.applied", "The supervisor did it.", "supervisor", ("verb", "control_id")),
+    EventType(
+        "control.refused", "The supervisor did not do it.", "supervisor", ("verb", "reason", "control_id")
+    ),
     EventType(
         "delivery.sent", "A finished result was handed to the parent.", "host", ("delivery_id", "results")
     ),

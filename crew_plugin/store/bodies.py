@@ -1,0 +1,95 @@
+"""Stored bodies: files named by the SHA-256 of what is in them."""
+
+import hashlib
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from crew_plugin.errors import CrewError, InvalidValue, StateUnwritable
+
+__all__ = ["Bodies"]
+
+_SHORTEST_PREFIX = 8
+
+
+class Bodies:
+    """A folder of bodies. What `put` has returned for survives a crash and a power loss."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, body: bytes) -> str:
+        """Store a body and return its hash. A body that is there already is not written again."""
+        sha256 = hashlib.sha256(body).hexdigest()
+        path = self._path(sha256)
+        try:
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _sync_folder(path.parent.parent)
+            if not _holds(path, len(body)):
+                _write(path, body)
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise StateUnwritable(self._folder, error.strerror or str(error)) from error
+        return sha256
+
+    def read(self, sha256: str) -> bytes:
+        """The body with this whole hash. Raises `CrewError` if it is gone or damaged."""
+        try:
+            body = self._path(sha256).read_bytes()
+        except OSError as error:
+            raise CrewError(f"the body of artifact {sha256[:12]} cannot be read: {error}") from error
+        if hashlib.sha256(body).hexdigest() != sha256:
+            raise CrewError(f"the body of artifact {sha256[:12]} is damaged: its hash does not match")
+        return body
+
+    def whole(self, prefix: str) -> str | None:
+        """The hash of the one body whose hash begins like this; None if there is none."""
+        prefix = prefix.lower()
+        if not re.fullmatch(f"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", prefix):
+            raise InvalidValue("artifact", prefix, f"a hash, or its first {_SHORTEST_PREFIX} or more digits")
+        try:
+            names = os.listdir(self._path(prefix).parent)
+        except FileNotFoundError:
+            return None
+        fits = [name for name in names if name.startswith(prefix)]
+        if len(fits) > 1:
+            raise InvalidValue("artifact", prefix, f"longer: it fits {', '.join(sorted(fits))}")
+        return fits[0] if fits else None
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / sha256[:2] / sha256
+
+
+def _holds(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def _write(path: Path, body: bytes) -> None:
+    temporary = path.parent / f".{path.name[:16]}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where a folder can be opened."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

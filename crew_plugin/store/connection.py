@@ -1,0 +1,211 @@
+"""One SQLite connection: opening it rightly, transactions, and errors in words."""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from crew_plugin.errors import StateUnwritable
+from crew_plugin.models.records import EventRecord
+from crew_plugin.store import schema
+
+__all__ = ["Connection", "Value"]
+
+Value = str | int | float | bytes | None
+
+BUSY_SECONDS = 30.0
+
+_REASONS = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_PERM: "permission denied",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_BUSY: f"another process kept it locked for {BUSY_SECONDS:.0f} seconds",
+    sqlite3.SQLITE_LOCKED: "another process keeps it locked",
+    sqlite3.SQLITE_PROTOCOL: "its file system cannot lock files",
+    sqlite3.SQLITE_IOERR: "the disk reported an error",
+    sqlite3.SQLITE_NOMEM: "out of memory",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_NOTADB: "it is not a store",
+}
+"""What the operator can do something about. Any other SQLite error is a defect of ours."""
+
+
+class Connection:
+    """Transactions on one file, used by the thread that made it."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._depth = 0
+        self._fresh: list[EventRecord] = []
+        try:
+            self._db = _open_to_read(path) if read_only else _open_to_write(path)
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
+
+    def close(self) -> None:
+        """Release the file. Closing twice is no error."""
+        self._db.close()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open. SQLite itself ends one after some disk errors."""
+        return self._db.in_transaction
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make all calls inside one transaction. Nested use makes a savepoint."""
+        depth = self._depth
+        mark = len(self._fresh)
+        if depth:
+            self._execute(f"SAVEPOINT s{depth}")
+        else:
+            self._execute("BEGIN" if self.read_only else "BEGIN IMMEDIATE")
+        self._depth += 1
+        try:
+            yield
+            self._execute(f"RELEASE s{depth}" if depth else "COMMIT")
+        except BaseException:
+            del self._fresh[mark:]
+            if self._db.in_transaction:
+                self._execute(f"ROLLBACK TO s{depth}" if depth else "ROLLBACK")
+                if depth:
+                    self._execute(f"RELEASE s{depth}")
+            raise
+        finally:
+            self._depth = depth
+
+    def take_fresh_events(self) -> list[EventRecord]:
+        """The events committed since the last call, in order."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def data_version(self) -> int:
+        """A number that changes when another process or connection changed the store."""
+        return int(self._one("PRAGMA data_version")[0])
+
+    def _execute(self, sql: str, parameters: tuple[Value, ...] = ()) -> sqlite3.Cursor:
+        if self._depth and not self._db.in_transaction:
+            # SQLite gave the whole transaction up; what follows must not be committed on its own.
+            raise StateUnwritable(self.path, "an earlier error ended the transaction")
+        try:
+            return self._db.execute(sql, parameters)
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
+
+    def _all(self, sql: str, parameters: tuple[Value, ...] = ()) -> list[sqlite3.Row]:
+        cursor = self._execute(sql, parameters)
+        try:
+            return cursor.fetchall()
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
+
+    def _first(self, sql: str, parameters: tuple[Value, ...] = ()) -> sqlite3.Row | None:
+        rows = self._all(sql, parameters)
+        return rows[0] if rows else None
+
+    def _one(self, sql: str, parameters: tuple[Value, ...] = ()) -> sqlite3.Row:
+        return self._all(sql, parameters)[0]
+
+    def _in_words(self, error: sqlite3.Error) -> Exception:
+        code = _code(error)
+        reason = _REASONS.get(code & 0xFF)
+        return error if reason is None else StateUnwritable(self.path, f"{reason} ({error})")
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's extended code; 0 for errors that Python's module found itself."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code if isinstance(code, int) else 0
+
+
+def _connect(path: Path, query: str) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{query}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        cached_statements=256,
+    )
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def _open_to_write(path: Path) -> sqlite3.Connection:
+    db = _connect(path, "mode=rwc")
+    try:
+        if schema.version_of(db) == 0 and _wal_works(path.parent):
+            _switch_to_wal(db)
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        schema.migrate(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write. A store that does not exist yet reads as an empty one."""
+    if not path.exists():
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        db.row_factory = sqlite3.Row
+        schema.migrate(db, path)
+        return db
+    db = _connect(path, "mode=ro")
+    try:
+        version = schema.version_of(db)
+    except sqlite3.OperationalError:
+        db.close()
+        # In a folder that cannot be written, a store without a log beside it cannot change either.
+        log = path.with_name(path.name + "-wal")
+        if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+            raise
+        db = _connect(path, "mode=ro&immutable=1")
+        version = schema.version_of(db)
+    if version < schema.VERSION:
+        db.close()
+        _open_to_write(path).close()
+        return _open_to_read(path)
+    schema.migrate(db, path)
+    return db
+
+
+def _wal_works(folder: Path) -> bool:
+    """Whether a write-ahead log works on this file system, tried on a file that nobody shares."""
+    probe = folder / f".probe-{os.getpid()}-{threading.get_ident()}.db"
+    try:
+        db = _connect(probe, "mode=rwc")
+        try:
+            db.execute("PRAGMA synchronous = OFF")
+            (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+            db.execute("CREATE TABLE probe (x)")
+            return str(mode) == "wal"
+        except sqlite3.OperationalError as error:
+            if _code(error) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY):
+                raise
+            return False
+        finally:
+            db.close()
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            with suppress(OSError):
+                probe.with_name(probe.name + suffix).unlink()
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    """SQLite does not wait for its lock here, so processes that open a new store together do."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if _code(error) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

@@ -1,0 +1,129 @@
+"""The event log and the fence: what every change of a run goes through."""
+
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crew_plugin.errors import CrewError, Fenced, UnknownName
+from crew_plugin.models.causes import Cause
+from crew_plugin.models.events import EVENT_TYPES
+from crew_plugin.models.records import EventRecord, Lease, NewEvent
+from crew_plugin.models.states import RUN_TERMINAL, RunState
+from crew_plugin.store.connection import Connection
+from crew_plugin.store.rows import cause_of, dump, dump_cause, load, text
+
+__all__ = ["EventLog"]
+
+_HEAD = "state, epoch, owner_pid, background, parent_host, parent_session, parent_route, renewals"
+
+
+class EventLog(Connection):
+    """Appends events and checks leases, inside the transaction of the change they go with."""
+
+    def append_events(
+        self, lease: Lease | None, run_id: str, events: Sequence[NewEvent]
+    ) -> list[EventRecord]:
+        """Append events that go with no other change. An unknown type raises `ValueError`."""
+        with self.transaction():
+            if lease is not None and lease.run_id != run_id:
+                raise ValueError(f"a lease of {lease.run_id} is no right to write to {run_id}")
+            epoch = self._fence(lease)["epoch"] if lease else self._run_row(run_id)["epoch"]
+            return [
+                self._append(
+                    run_id,
+                    epoch,
+                    event.type,
+                    event.actor,
+                    task_id=event.task_id,
+                    attempt_id=event.attempt_id,
+                    cause=event.cause,
+                    data=event.data,
+                )
+                for event in events
+            ]
+
+    def tail(self, run_id: str | None, *, after_seq: int = 0, limit: int = 1000) -> list[EventRecord]:
+        """Events of a run (or of all runs) after a sequence number, oldest first."""
+        if run_id is None:
+            rows = self._all("SELECT * FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, limit))
+        else:
+            rows = self._all(
+                "SELECT * FROM event WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+                (run_id, after_seq, limit),
+            )
+        return [
+            EventRecord(
+                seq=row["seq"],
+                run_id=row["run_id"],
+                at=row["at"],
+                epoch=row["epoch"],
+                type=row["type"],
+                actor=row["actor"],
+                task_id=row["task_id"],
+                attempt_id=row["attempt_id"],
+                cause=cause_of(row["cause"]),
+                data=load(row["data"]),
+            )
+            for row in rows
+        ]
+
+    def _append(
+        self,
+        run_id: str,
+        epoch: int,
+        type: str,  # noqa: A002 - the event's own word
+        actor: str,
+        *,
+        task_id: str | None = None,
+        attempt_id: str | None = None,
+        cause: Cause | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> EventRecord:
+        if type not in EVENT_TYPES:
+            raise ValueError(f"there is no event type {type!r}; the vocabulary is in models.events")
+        at = time.time()
+        actor = text(actor)
+        content = dump(dict(data)) if data else "{}"
+        cursor = self._execute(
+            "INSERT INTO event (run_id, at, epoch, type, actor, task_id, attempt_id, cause, data)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (run_id, at, epoch, type, actor, task_id, attempt_id, dump_cause(cause), content),
+        )
+        if cursor.lastrowid is None:  # pragma: no cover - SQLite always gives the row's number
+            raise CrewError("the store did not number an event")
+        event = EventRecord(
+            seq=cursor.lastrowid,
+            run_id=run_id,
+            at=at,
+            epoch=epoch,
+            type=type,
+            actor=actor,
+            task_id=task_id,
+            attempt_id=attempt_id,
+            cause=cause,
+            data=load(content),
+        )
+        self._fresh.append(event)
+        return event
+
+    def _run_row(self, run_id: str) -> sqlite3.Row:
+        """What changes look at; the goal and the specification may be long and stay where they are."""
+        row = self._first(f"SELECT {_HEAD} FROM run WHERE id = ?", (run_id,))
+        if row is None:
+            raise self._unknown("run", run_id)
+        return row
+
+    def _fence(self, lease: Lease) -> sqlite3.Row:
+        """The run's row. Raises `Fenced` unless the lease is still good: an ended run's stays good
+        for what is left to be said about it, a released one's does not."""
+        row = self._run_row(lease.run_id)
+        released = row["owner_pid"] is None and RunState(row["state"]) not in RUN_TERMINAL
+        if row["epoch"] != lease.epoch or released:
+            raise Fenced(lease.run_id, lease.epoch, row["epoch"])
+        return row
+
+    def _unknown(self, kind: str, ident: str, *, table: str | None = None) -> UnknownName:
+        """The error for an id that no row has, with the newest ids to choose from."""
+        rows = self._all(f"SELECT id FROM {table or kind} ORDER BY n DESC LIMIT 200")
+        return UnknownName(kind, ident, [row["id"] for row in rows])

@@ -1,0 +1,241 @@
+"""Mail between parent, operator and tasks, and what other processes ask of a supervisor."""
+
+import sqlite3
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from crew_plugin.errors import IllegalTransition
+from crew_plugin.models.ids import new_id
+from crew_plugin.models.records import (
+    ControlRecord,
+    ControlState,
+    ControlVerb,
+    Lease,
+    MessageKind,
+    MessageRecord,
+    MessageState,
+)
+from crew_plugin.models.states import RUN_TERMINAL, RunState
+from crew_plugin.store.rows import dump, load, text
+from crew_plugin.store.runs import OUTSIDE, Runs
+
+__all__ = ["Mail"]
+
+_SETTLED = frozenset({MessageState.READ, MessageState.EXPIRED, MessageState.DEAD})
+
+
+class Mail(Runs):
+    """Messages and control requests. Their writers hold no lease."""
+
+    def send_message(
+        self,
+        run_id: str,
+        *,
+        sender: str,
+        recipient: str,
+        kind: MessageKind,
+        body: str,
+        hops: int = 0,
+        reply_to: str | None = None,
+    ) -> MessageRecord:
+        """Accept a message for delivery. One to a session of a run that has ended is dead at once."""
+        message_id = new_id("msg")
+        with self.transaction():
+            run = self._run_row(run_id)
+            self._execute(
+                "INSERT INTO message (id, run_id, sender, recipient, kind, body, state, hops, reply_to,"
+                " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    message_id,
+                    run_id,
+                    sender,
+                    recipient,
+                    kind,
+                    text(body),
+                    MessageState.ACCEPTED,
+                    hops,
+                    reply_to,
+                    time.time(),
+                ),
+            )
+            dead = RunState(run["state"]) in RUN_TERMINAL and recipient not in OUTSIDE
+            self._append(
+                run_id,
+                run["epoch"],
+                "message.sent",
+                sender,
+                data={
+                    "message_id": message_id,
+                    "to": recipient,
+                    "kind": kind,
+                    "outcome": "failed" if dead else "accepted",
+                },
+            )
+            if dead:
+                self._kill_message(run_id, run["epoch"], message_id, f"the run is {run['state']}")
+            return _message(self._message_row(message_id))
+
+    def take_messages(self, run_id: str, recipient: str) -> list[MessageRecord]:
+        """The messages for this recipient that are still `accepted`, oldest first; they become
+        `delivered`."""
+        with self.transaction():
+            rows = self._all(
+                "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ? ORDER BY n",
+                (run_id, recipient, MessageState.ACCEPTED),
+            )
+            if not rows:
+                return []
+            epoch = self._run_row(run_id)["epoch"]
+            taken: list[MessageRecord] = []
+            for row in rows:
+                self._execute(
+                    "UPDATE message SET state = ?, delivered_at = ? WHERE id = ?",
+                    (MessageState.DELIVERED, time.time(), row["id"]),
+                )
+                self._append(run_id, epoch, "message.delivered", recipient, data={"message_id": row["id"]})
+                taken.append(_message(self._message_row(row["id"])))
+            return taken
+
+    def settle_message(self, message_id: str, state: MessageState, *, reason: str | None = None) -> None:
+        """Note that a message was read, expired or is dead."""
+        with self.transaction():
+            row = self._message_row(message_id)
+            current = MessageState(row["state"])
+            if current == state:
+                return
+            if current in _SETTLED or state not in _SETTLED:
+                raise IllegalTransition("message", message_id, current, state)
+            self._execute(
+                "UPDATE message SET state = ?, reason = ? WHERE id = ?", (state, reason, message_id)
+            )
+            if state != MessageState.READ:
+                self._append(
+                    row["run_id"],
+                    self._run_row(row["run_id"])["epoch"],
+                    "message.failed",
+                    row["recipient"],
+                    data={"message_id": message_id, "reason": reason or state},
+                )
+
+    def list_messages(self, run_id: str) -> list[MessageRecord]:
+        """All mail of a run, oldest first."""
+        return [
+            _message(row) for row in self._all("SELECT * FROM message WHERE run_id = ? ORDER BY n", (run_id,))
+        ]
+
+    def request_control(
+        self,
+        run_id: str,
+        verb: ControlVerb,
+        *,
+        actor: str,
+        task_id: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+    ) -> ControlRecord:
+        """Ask the run's supervisor for something. A run that has ended raises `IllegalTransition`."""
+        control_id = new_id("ctl")
+        with self.transaction():
+            run = self._run_row(run_id)
+            if RunState(run["state"]) in RUN_TERMINAL:
+                raise IllegalTransition("run", run_id, run["state"], f"asked to {verb}")
+            self._execute(
+                "INSERT INTO control (id, run_id, task_id, verb, payload, actor, state, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    control_id,
+                    run_id,
+                    task_id,
+                    verb,
+                    dump(dict(payload or {})),
+                    text(actor),
+                    ControlState.PENDING,
+                    time.time(),
+                ),
+            )
+            self._append(
+                run_id,
+                run["epoch"],
+                "control.requested",
+                actor,
+                task_id=task_id,
+                data={"verb": verb, "control_id": control_id},
+            )
+            return _control(self._control_row(control_id))
+
+    def pending_controls(self, run_id: str) -> list[ControlRecord]:
+        """Requests not answered yet, oldest first."""
+        rows = self._all(
+            "SELECT * FROM control WHERE run_id = ? AND state = ? ORDER BY n", (run_id, ControlState.PENDING)
+        )
+        return [_control(row) for row in rows]
+
+    def answer_control(self, lease: Lease, control_id: str, *, refused: str | None, actor: str) -> None:
+        """Note that a request was carried out, or refused with the reason."""
+        state = ControlState.APPLIED if refused is None else ControlState.REFUSED
+        with self.transaction():
+            self._fence(lease)
+            row = self._control_row(control_id)
+            if row["state"] == state:
+                return
+            if row["run_id"] != lease.run_id or row["state"] != ControlState.PENDING:
+                raise IllegalTransition("control request", control_id, row["state"], state)
+            self._execute(
+                "UPDATE control SET state = ?, answer = ?, answered_at = ? WHERE id = ?",
+                (state, None if refused is None else text(refused), time.time(), control_id),
+            )
+            data = {"verb": row["verb"], "control_id": control_id}
+            if refused is not None:
+                data["reason"] = refused
+            self._append(
+                lease.run_id,
+                lease.epoch,
+                "control.applied" if refused is None else "control.refused",
+                actor,
+                task_id=row["task_id"],
+                data=data,
+            )
+
+    def _message_row(self, message_id: str) -> sqlite3.Row:
+        row = self._first("SELECT * FROM message WHERE id = ?", (message_id,))
+        if row is None:
+            raise self._unknown("message", message_id)
+        return row
+
+    def _control_row(self, control_id: str) -> sqlite3.Row:
+        row = self._first("SELECT * FROM control WHERE id = ?", (control_id,))
+        if row is None:
+            raise self._unknown("control request", control_id, table="control")
+        return row
+
+
+def _message(row: sqlite3.Row) -> MessageRecord:
+    return MessageRecord(
+        id=row["id"],
+        run_id=row["run_id"],
+        sender=row["sender"],
+        recipient=row["recipient"],
+        kind=MessageKind(row["kind"]),
+        body=row["body"],
+        state=MessageState(row["state"]),
+        hops=row["hops"],
+        reply_to=row["reply_to"],
+        reason=row["reason"],
+        created_at=row["created_at"],
+        delivered_at=row["delivered_at"],
+    )
+
+
+def _control(row: sqlite3.Row) -> ControlRecord:
+    return ControlRecord(
+        id=row["id"],
+        run_id=row["run_id"],
+        task_id=row["task_id"],
+        verb=ControlVerb(row["verb"]),
+        payload=load(row["payload"]),
+        actor=row["actor"],
+        state=ControlState(row["state"]),
+        answer=row["answer"],
+        created_at=row["created_at"],
+        answered_at=row["answered_at"],
+    )

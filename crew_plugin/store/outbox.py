@@ -1,0 +1,137 @@
+"""What is owed to the sessions that asked for runs, until it stands on their saved record."""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+
+from crew_plugin.errors import CrewError
+from crew_plugin.models.ids import new_id
+from crew_plugin.models.records import DeliveryRecord, DeliveryState, ParentRef
+from crew_plugin.store.connection import Value
+from crew_plugin.store.log import EventLog
+from crew_plugin.store.rows import parent_of
+
+__all__ = ["Outbox"]
+
+
+class Outbox(EventLog):
+    """Rows are added in the transaction of the result or the run's end that they announce."""
+
+    def list_deliveries(
+        self,
+        *,
+        parent: ParentRef | None = None,
+        run_id: str | None = None,
+        states: Sequence[DeliveryState] = (),
+    ) -> list[DeliveryRecord]:
+        """Outbox rows, oldest first."""
+        where: list[str] = []
+        values: list[Value] = []
+        if parent is not None:
+            where.append("parent_host = ? AND parent_session = ?")
+            values += [parent.host, parent.session]
+        if run_id is not None:
+            where.append("run_id = ?")
+            values.append(run_id)
+        if states:
+            where.append(f"state IN ({', '.join('?' * len(states))})")
+            values += states
+        condition = f"WHERE {' AND '.join(where)} " if where else ""
+        rows = self._all(f"SELECT * FROM outbox {condition}ORDER BY n", tuple(values))
+        return [_record(row) for row in rows]
+
+    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str) -> None:
+        """Note that these were handed over (again). What was acknowledged stays so."""
+        with self.transaction():
+            for row in self._deliveries(delivery_ids):
+                if row["state"] == DeliveryState.ACKNOWLEDGED:
+                    continue
+                self._execute(
+                    "UPDATE outbox SET state = ?, sends = sends + 1, sent_at = ? WHERE id = ?",
+                    (DeliveryState.SENT, time.time(), row["id"]),
+                )
+                results = [row["result_id"]] if row["result_id"] else []
+                self._append(
+                    row["run_id"],
+                    self._run_row(row["run_id"])["epoch"],
+                    "delivery.sent",
+                    actor,
+                    task_id=row["task_id"],
+                    data={"delivery_id": row["id"], "results": results},
+                )
+
+    def acknowledge(self, delivery_ids: Sequence[str], *, actor: str) -> None:
+        """Note that these stand on the parent's saved record."""
+        with self.transaction():
+            for row in self._deliveries(delivery_ids):
+                if row["state"] == DeliveryState.ACKNOWLEDGED:
+                    continue
+                self._execute(
+                    "UPDATE outbox SET state = ?, acknowledged_at = ? WHERE id = ?",
+                    (DeliveryState.ACKNOWLEDGED, time.time(), row["id"]),
+                )
+                self._append(
+                    row["run_id"],
+                    self._run_row(row["run_id"])["epoch"],
+                    "delivery.acknowledged",
+                    actor,
+                    task_id=row["task_id"],
+                    data={"delivery_id": row["id"]},
+                )
+
+    def _owe(
+        self, run: sqlite3.Row, run_id: str, *, task_id: str | None = None, result_id: str | None = None
+    ) -> None:
+        """Add a row for a background run with a parent. A result that replaces one of the same
+        task which was not handed over yet takes its row."""
+        if not run["background"] or run["parent_host"] is None:
+            return
+        if task_id is not None:
+            replaced = self._execute(
+                "UPDATE outbox SET result_id = ? WHERE run_id = ? AND task_id = ? AND state = ?",
+                (result_id, run_id, task_id, DeliveryState.PENDING),
+            )
+            if replaced.rowcount:
+                return
+        self._execute(
+            "INSERT INTO outbox (id, run_id, task_id, result_id, parent_host, parent_session,"
+            " parent_route, state, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                new_id("delivery"),
+                run_id,
+                task_id,
+                result_id,
+                run["parent_host"],
+                run["parent_session"],
+                run["parent_route"],
+                DeliveryState.PENDING,
+                time.time(),
+            ),
+        )
+
+    def _deliveries(self, delivery_ids: Sequence[str]) -> list[sqlite3.Row]:
+        rows: list[sqlite3.Row] = []
+        for delivery_id in delivery_ids:
+            row = self._first("SELECT * FROM outbox WHERE id = ?", (delivery_id,))
+            if row is None:
+                raise self._unknown("delivery", delivery_id, table="outbox")
+            rows.append(row)
+        return rows
+
+
+def _record(row: sqlite3.Row) -> DeliveryRecord:
+    parent = parent_of(row)
+    if parent is None:
+        raise CrewError(f"delivery {row['id']} has no parent")
+    return DeliveryRecord(
+        id=row["id"],
+        run_id=row["run_id"],
+        task_id=row["task_id"],
+        result_id=row["result_id"],
+        parent=parent,
+        state=DeliveryState(row["state"]),
+        sends=row["sends"],
+        created_at=row["created_at"],
+        sent_at=row["sent_at"],
+        acknowledged_at=row["acknowledged_at"],
+    )

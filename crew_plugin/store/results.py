@@ -1,0 +1,134 @@
+"""Accepted results: each with its body on the disk and, where one is owed, its delivery."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from crew_plugin.errors import IllegalTransition
+from crew_plugin.models.ids import new_id
+from crew_plugin.models.records import Lease, NewResult, ResultRecord
+from crew_plugin.models.states import ATTEMPT_TERMINAL
+from crew_plugin.store.artifacts import Artifacts
+from crew_plugin.store.rows import artifact_ref, dump, load, ref_values, text
+from crew_plugin.store.tasks import Tasks
+
+__all__ = ["Results"]
+
+INLINE_BYTES = 4096
+"""Longer contents are read from their body's file instead of being kept a second time."""
+
+
+class Results(Artifacts, Tasks):
+    """Accepting and reading results."""
+
+    def accept_result(self, lease: Lease, attempt_id: str, result: NewResult, *, actor: str) -> ResultRecord:
+        """Write an accepted result and, for a background run with a parent, its outbox row."""
+        run_id = lease.run_id
+        with self.transaction():
+            run = self._fence(lease)
+            attempt = self._attempt_of(lease, attempt_id)
+            if attempt.state in ATTEMPT_TERMINAL:
+                raise IllegalTransition("attempt", attempt_id, attempt.state, "given a result")
+            body = _body(result)
+            task = self._task_of(lease, attempt.task_id)
+            stored = self.put_artifact(
+                run_id, f"{task.key}/result.json", body, task_id=task.id, media_type="application/json"
+            )
+            if attempt.result_id is not None:
+                before = self.load_result(attempt.result_id)
+                if before.body == stored:
+                    return before
+            parts = {
+                name: self.put_artifact(
+                    run_id, f"{task.key}/{name}", content.encode("utf-8", "replace"), task_id=task.id
+                )
+                for name, content in result.artifacts.items()
+            }
+            result_id = new_id("res")
+            self._execute(
+                "INSERT INTO result (id, run_id, task_id, attempt_id, error, flags, artifacts, body,"
+                " created_at, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    result_id,
+                    run_id,
+                    task.id,
+                    attempt_id,
+                    None if result.error is None else text(result.error),
+                    dump(result.flags),
+                    dump({name: ref_values(ref) for name, ref in parts.items()}),
+                    dump(ref_values(stored)),
+                    time.time(),
+                    dump({"summary": result.summary, "data": result.data})
+                    if len(body) <= INLINE_BYTES
+                    else None,
+                ),
+            )
+            self._execute(
+                "UPDATE attempt SET result_id = ?, last_activity_at = ? WHERE id = ?",
+                (result_id, time.time(), attempt_id),
+            )
+            self._append(
+                run_id,
+                lease.epoch,
+                "result.accepted",
+                actor,
+                task_id=task.id,
+                attempt_id=attempt_id,
+                data={"result_id": result_id, "flags": list(result.flags)},
+            )
+            self._owe(run, run_id, task_id=task.id, result_id=result_id)
+            return self.load_result(result_id)
+
+    def load_result(self, result_id: str) -> ResultRecord:
+        """One result. Raises `UnknownName`."""
+        row = self._first("SELECT * FROM result WHERE id = ?", (result_id,))
+        if row is None:
+            raise self._unknown("result", result_id)
+        return self._result(row)
+
+    def list_results(self, run_id: str) -> list[ResultRecord]:
+        """The results of a run in the order of its tasks; only the newest of each task."""
+        rows = self._all(
+            "SELECT result.* FROM result JOIN task ON task.id = result.task_id WHERE result.n IN"
+            " (SELECT max(n) FROM result WHERE run_id = ? GROUP BY task_id) ORDER BY task.position",
+            (run_id,),
+        )
+        return [self._result(row) for row in rows]
+
+    def _result(self, row: sqlite3.Row) -> ResultRecord:
+        body = artifact_ref(load(row["body"]))
+        content: Mapping[str, Any] = load(
+            self._bodies.read(body.sha256) if row["content"] is None else row["content"]
+        )
+        parts: Mapping[str, list[Any]] = load(row["artifacts"])
+        return ResultRecord(
+            id=row["id"],
+            run_id=row["run_id"],
+            task_id=row["task_id"],
+            attempt_id=row["attempt_id"],
+            summary=content["summary"],
+            data=content["data"],
+            artifacts={name: artifact_ref(values) for name, values in parts.items()},
+            error=row["error"],
+            flags=tuple(load(row["flags"])),
+            body=body,
+            created_at=row["created_at"],
+        )
+
+
+def _body(result: NewResult) -> bytes:
+    """The whole result as JSON, for people to read."""
+    whole = {
+        "summary": result.summary,
+        "data": result.data,
+        "artifacts": dict(result.artifacts),
+        "error": result.error,
+        "flags": list(result.flags),
+    }
+    try:
+        return json.dumps(whole, ensure_ascii=False, indent=2).encode("utf-8")
+    except UnicodeEncodeError:
+        # Half a surrogate pair: escaped, it is kept as it was submitted.
+        return json.dumps(whole, indent=2).encode("ascii")
