@@ -1,0 +1,221 @@
+"""Clients of model providers, shared by all sessions, and what their failures mean."""
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from crew_plugin.errors import EngineError, EngineErrorKind
+
+if TYPE_CHECKING:
+    from any_llm import AnyLLM
+
+__all__ = ["ClientPool", "back_off", "engine_error"]
+
+_CONNECTIONS: Final = 512
+"""Sockets per client at most: beyond any width that a process may have."""
+_KEPT: Final = 64
+_FIRST_DELAY: Final = 0.5
+_LONGEST_DELAY: Final = 30.0
+_LONGEST_WISH: Final = 120.0
+"""A provider that asks for a longer pause than this is treated as failing."""
+
+_SETTINGS = "set BUB_API_KEY (or BUB_<PROVIDER>_API_KEY) and BUB_MODEL, or run `bub onboard`"
+_OVERFLOW = re.compile(
+    r"context.{0,20}(length|window)|maximum.{0,20}context|prompt.{0,12}too long", re.IGNORECASE
+)
+
+
+class ClientPool:
+    """One client per provider, key, base and arguments, built in a thread when first needed.
+
+    Building one means an SSL context, about 30 ms of CPU: too much for the host's loop and far
+    too much to repeat for every session. `close` ends them all.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[str, asyncio.Task[AnyLLM]] = {}
+
+    async def get(self, provider: str, arguments: Mapping[str, Any]) -> "AnyLLM":
+        """The client for this provider and these arguments. Raises what building it raised."""
+        key = f"{provider} {json.dumps(arguments, sort_keys=True, default=repr)}"
+        building = self._clients.get(key)
+        if building is None:
+            # A task of its own: whichever session asks first may be cancelled, the others wait on.
+            building = asyncio.create_task(asyncio.to_thread(_build, provider, dict(arguments)))
+            self._clients[key] = building
+        try:
+            return await asyncio.shield(building)
+        except Exception:
+            if self._clients.get(key) is building and building.done():
+                del self._clients[key]
+            raise
+
+    async def close(self) -> None:
+        """Close every client. One that cannot be closed does not keep the others open."""
+        building, self._clients = list(self._clients.values()), {}
+        for client in await asyncio.gather(*building, return_exceptions=True):
+            close = getattr(getattr(client, "client", None), "close", None)
+            if close is not None:
+                with contextlib.suppress(OSError, RuntimeError):
+                    await close()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+
+def _build(provider: str, arguments: dict[str, Any]) -> "AnyLLM":
+    from any_llm.constants import LLMProvider
+    from bub.builtin.model_runner import ModelRunner
+    from bub.builtin.settings import ModelCandidate
+
+    # Bub's own choice first: it has a client of its own for one way to log in. That it decides
+    # by key and base alone is why the model does not matter here.
+    if provider == "openai" and not arguments.get("api_base"):
+        candidate = ModelCandidate(provider=LLMProvider.OPENAI, model_id="", name="openai:")
+        client = ModelRunner.create_llm_client(candidate, dict(arguments))
+        if type(client).__module__.startswith("bub."):
+            return client
+    return _create(provider, arguments)
+
+
+def _create(provider: str, arguments: dict[str, Any]) -> "AnyLLM":
+    from any_llm import AnyLLM
+    from any_llm.exceptions import UnsupportedParameterError
+
+    ours: dict[str, Any] = {"unified_exceptions": True, "max_retries": 0}
+    try:
+        return AnyLLM.create(provider, **{**arguments, **_transport(provider, arguments), **ours})
+    except UnsupportedParameterError:
+        del ours["max_retries"]  # this provider's SDK has no retries that could be switched off
+        return AnyLLM.create(provider, **{**arguments, **ours})
+
+
+def _transport(provider: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A transport sized for many sessions, for providers that are clients of OpenAI's SDK.
+
+    aiohttp's (Bub depends on aiohttp itself) spends a fraction of httpx's time when dozens of
+    calls wait at once.
+    """
+    if "http_client" in arguments:
+        return {}
+    import httpx2
+    import openai
+    from any_llm import AnyLLM
+    from any_llm.providers.openai.base import BaseOpenAIProvider
+
+    if not issubclass(AnyLLM.get_provider_class(provider), BaseOpenAIProvider):
+        return {}
+    limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_KEPT, keepalive_expiry=60)
+    try:
+        return {"http_client": openai.DefaultAioHttpClient(limits=limits)}
+    except RuntimeError:  # the SDK's word for "aiohttp is not there"
+        return {"http_client": openai.DefaultAsyncHttpxClient(limits=limits)}
+
+
+def back_off(attempt: int, wish: float | None) -> float:
+    """Seconds to wait before trying again: the provider's own wish, else doubling with jitter."""
+    ceiling = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (attempt - 1))
+    jittered = ceiling * random.uniform(0.5, 1.0)
+    return jittered if wish is None else wish + 0.1 * jittered
+
+
+def engine_error(error: Exception, model: str) -> EngineError:
+    """What a failed model call means: its kind, whether trying again can help, and what to do."""
+    if isinstance(error, EngineError):
+        return error
+    kind = _kind(error)
+    wish = _wish(error)
+    retryable = kind in ("rate_limit", "overloaded", "timeout", "network") and (wish or 0) <= _LONGEST_WISH
+    text = str(error) or type(error).__name__
+    advice = f"; {_SETTINGS}" if kind == "auth" else ""
+    return EngineError(
+        kind, f"{_SAID[kind]} ({model}): {text}{advice}", retryable=retryable, retry_after=wish
+    )
+
+
+_SAID: Final[Mapping[EngineErrorKind, str]] = {
+    "auth": "the model provider did not accept the key",
+    "rate_limit": "the model provider limits the rate of requests",
+    "overloaded": "the model provider is failing or overloaded",
+    "timeout": "the model provider did not answer in time",
+    "network": "the connection to the model provider failed",
+    "context_overflow": "the conversation is longer than the model's context",
+    "bad_request": "the model provider rejected the request",
+    "unknown": "the model call failed",
+}
+
+
+def _kind(error: Exception) -> EngineErrorKind:
+    from any_llm import exceptions as known
+
+    kinds: tuple[tuple[type[Exception], EngineErrorKind], ...] = (
+        (known.MissingApiKeyError, "auth"),
+        (known.AuthenticationError, "auth"),
+        (known.InsufficientFundsError, "auth"),
+        (known.ContextLengthExceededError, "context_overflow"),
+        (known.RateLimitError, "rate_limit"),
+        (known.UpstreamProviderError, "overloaded"),
+        (known.GatewayTimeoutError, "timeout"),
+        (known.UnsupportedParameterError, "bad_request"),
+        (known.UnsupportedProviderError, "bad_request"),
+        (known.InvalidRequestError, "bad_request"),
+        (known.ModelNotFoundError, "bad_request"),
+        (known.ContentFilterError, "bad_request"),
+        (TimeoutError, "timeout"),
+        (ConnectionError, "network"),
+        (ImportError, "bad_request"),
+        (ValueError, "bad_request"),
+    )
+    if _OVERFLOW.search(str(error)) and _status(error) in (None, 400, 413, 422):
+        return "context_overflow"
+    found = next((kind for wanted, kind in kinds if isinstance(error, wanted)), None)
+    return found or _kind_of_transport(error)
+
+
+def _kind_of_transport(error: Exception) -> EngineErrorKind:
+    """For errors that carry no class of their own: by status, else by what the transport raised."""
+    status = _status(error)
+    if status is not None and status != 200:
+        return "overloaded" if status >= 500 or status in (408, 409) else "bad_request"
+    names = {cls.__name__ for cause in _chain(error) for cls in type(cause).__mro__}
+    if any("Timeout" in name for name in names):
+        return "timeout"
+    if names & {
+        "TransportError",
+        "APIConnectionError",
+        "ClientError",
+        "APIError",
+        "OSError",
+        "JSONDecodeError",
+    }:
+        return "network"
+    return "unknown"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in found:
+        found.append(current)
+        original = getattr(current, "original_exception", None)
+        current = (
+            original if isinstance(original, BaseException) else current.__cause__ or current.__context__
+        )
+    return found
+
+
+def _status(error: Exception) -> int | None:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _wish(error: Exception) -> float | None:
+    wish = getattr(error, "retry_after", None)
+    try:
+        return max(0.0, float(wish)) if wish is not None else None
+    except ValueError:
+        return None  # a date: our own back-off is as good

@@ -1,0 +1,106 @@
+"""What is private in the side of Bub that its user sees: the tape, the prefix, the terminal."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from crew_hooks.bub.compat import BUILTIN
+
+if TYPE_CHECKING:
+    from bub.builtin.agent import Agent
+    from bub.channels.admission import TurnSnapshot
+    from bub.channels.cli import CliChannel
+    from bub.channels.message import ChannelMessage
+    from bub.framework import BubFramework
+
+__all__ = ["command_prefix", "echo", "offer_skills", "print_lines", "register_tool", "user_messages"]
+
+
+def command_prefix(framework: "BubFramework") -> str:
+    """What a chat command begins with."""
+    return _agent(framework).command_prefix
+
+
+async def user_messages(framework: "BubFramework", session_id: str) -> list[str]:
+    """What was said to a session by its user and channels, as its saved tape has it."""
+    tape = _agent(framework).tape.session_tape(session_id, framework.workspace)
+    entries = await tape.store.fetch_all(tape.query().kinds("message"))
+    return [_text(entry.payload.get("content")) for entry in entries if entry.payload.get("role") == "user"]
+
+
+async def print_lines(framework: "BubFramework", channel: str, lines: Sequence[str]) -> bool:
+    """Print lines into the chat of a channel; False if it is not one that can."""
+    from rich.text import Text
+
+    terminal = _terminal(framework, channel)
+    if terminal is None:
+        return False
+    console = terminal._renderer.console
+    # `Text` is printed as it is: brackets in it are no markup.
+    text = Text("\n".join(lines), style="bright_black")
+    await terminal._presenter.write(lambda: console.print(text, new_line_start=True))
+    return True
+
+
+async def echo(
+    framework: "BubFramework", session_id: str, message: "ChannelMessage", turn: "TurnSnapshot"
+) -> None:
+    """Let the message's channel show what was typed, as it does for one that starts a turn."""
+    router = framework._channel_router
+    if router is not None:
+        quiet = replace(turn, is_running=False)
+        await router.admit_channel_message(session_id=session_id, message=message, turn=quiet)
+
+
+def register_tool(
+    *,
+    name: str,
+    description: str,
+    parameters: dict[str, Any],
+    handler: Callable[..., Awaitable[str]],
+    command_only: bool = False,
+) -> None:
+    """Offer a tool to Bub's user and, unless `command_only`, to its model. `handler` gets
+    `context` and the arguments; its calls are shown in the chat."""
+    from bub.tools import REGISTRY, Tool, _add_logging
+
+    REGISTRY[name] = _add_logging(
+        Tool(
+            name=name,
+            handler=handler,
+            description=description,
+            parameters=parameters,
+            context=True,
+            exposure="command" if command_only else "direct",
+        )
+    )
+
+
+def offer_skills(folders: Iterable[str]) -> None:
+    """Let Bub find the skills in these folders. Bub reads them from a namespace package."""
+    import importlib
+
+    path: Any = importlib.import_module("skills").__path__
+    for folder in folders:
+        if folder not in path:
+            path.append(folder)
+
+
+def _agent(framework: "BubFramework") -> "Agent":
+    builtin: Any = framework.plugin_manager.get_plugin(BUILTIN)
+    agent: Agent = builtin._get_agent()
+    return agent
+
+
+def _terminal(framework: "BubFramework", channel: str) -> "CliChannel | None":
+    from bub.channels.cli import CliChannel
+
+    router: Any = framework._channel_router
+    found = router.get_channel(channel) if router is not None else None
+    return found if isinstance(found, CliChannel) else None
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content)
+    return str(content or "")

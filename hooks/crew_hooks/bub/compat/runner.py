@@ -1,0 +1,271 @@
+"""Bub's model runner with shared clients and with retries that are ours."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from any_llm.types.completion import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessageFunctionToolCall,
+    Function,
+)
+from bub.builtin.model_runner import CompletionResult, ModelOutputAccumulator, ModelRunner
+from bub.hooks.interception import AgentHooks
+from bub.streaming import StreamEvent, StreamState
+
+from crew_hooks.bub.clients import ClientPool, back_off, engine_error
+from crew_plugin.errors import EngineError
+from crew_plugin.host import ModelAnswered, ToolCall
+from crew_plugin.models.records import Usage
+
+if TYPE_CHECKING:
+    from any_llm import AnyLLM
+    from bub.builtin.settings import AgentSettings, ModelCandidate
+    from bub.tools import Tool
+
+__all__ = ["MALFORMED", "CrewRunner", "ModelFailed", "ModelWatch"]
+
+MALFORMED = "__not_json__"
+"""The one argument of a call whose arguments were no JSON object: what the model wrote."""
+
+
+class ModelFailed(Exception):
+    """Carries an `EngineError` through Bub.
+
+    Its own text says nothing: Bub takes certain texts for a sign that it should drop the whole
+    history and start over, which for a session of ours would be a silent loss.
+    """
+
+    def __init__(self, error: EngineError) -> None:
+        self.error = error
+        super().__init__("the model call failed for good")
+
+
+class ModelWatch(Protocol):
+    """Who is told how the model calls of a session go."""
+
+    def answered(self, answer: ModelAnswered) -> None:
+        """A call succeeded; nothing of its answer was acted on yet."""
+        ...
+
+    def retrying(self, error: EngineError, attempt: int, delay: float) -> None:
+        """A call failed and is made again after `delay`."""
+        ...
+
+    def output(self, size: int) -> None:
+        """A piece of a reply came in."""
+        ...
+
+    def proceed(self) -> None:
+        """A call is about to be made. Raises `CancelledError` if none may be made any more."""
+        ...
+
+
+class CrewRunner(ModelRunner):
+    """Makes the model calls of one session."""
+
+    def __init__(
+        self,
+        settings: "AgentSettings",
+        hooks: AgentHooks,
+        *,
+        pool: ClientPool,
+        watch: ModelWatch,
+        retries: int,
+        stall_seconds: float,
+    ) -> None:
+        super().__init__(settings, hooks=hooks)
+        self._plain = settings
+        self._pool = pool
+        self._watch = watch
+        self._retries = retries
+        self._stall = stall_seconds
+        self._clients: dict[str, AnyLLM] = {}
+        self._answering_model = ""
+
+    def force(self, tool: str | None) -> None:
+        """From the next call on, demand a call of this tool; None demands nothing."""
+        if tool is None:
+            self.settings = self._plain
+            return
+        choice = {"type": "function", "function": {"name": tool}}
+        arguments = {**self._plain.completion_args, "tool_choice": choice}
+        self.settings = self._plain.model_copy(update={"completion_args": arguments})
+
+    def iter_llm_clients(self, model: str) -> "Iterator[tuple[ModelCandidate, AnyLLM]]":
+        """The model and its fallbacks, each with the shared client that `_prepare` found."""
+        for candidate in self.settings.model_candidates(model):
+            yield candidate, self._clients[candidate.name]
+
+    async def completion_response(
+        self,
+        *,
+        model: str,
+        messages: list[dict[str, Any]],
+        tools: "list[Tool]",
+        max_tokens: int | None = None,
+        reasoning_effort: str | None = None,
+    ) -> CompletionResult:
+        """A call that is made when its events are read, and made again as often as it may be."""
+        call = _Call(model, messages, tools, max_tokens, reasoning_effort)
+        return cast("CompletionResult", call)
+
+    async def request(self, call: "_Call") -> CompletionResult:
+        """Make the call once, on the model or the first fallback that takes it."""
+        await self._prepare(call.model)
+        self._watch.proceed()
+        async with asyncio.timeout(self._stall):
+            return await super().completion_response(
+                model=call.model,
+                messages=call.messages,
+                tools=call.tools,
+                max_tokens=call.max_tokens,
+                reasoning_effort=call.reasoning_effort,
+            )
+
+    async def _prepare(self, model: str) -> None:
+        for candidate in self.settings.model_candidates(model):
+            if candidate.name not in self._clients:
+                arguments = self.settings.model_client_kwargs(candidate.provider_name or candidate.provider)
+                self._clients[candidate.name] = await self._pool.get(candidate.provider.value, arguments)
+
+    async def _completion_events(
+        self, completion: CompletionResult, state: StreamState, output: ModelOutputAccumulator
+    ) -> AsyncGenerator[StreamEvent, None]:
+        call = cast("_Call", completion)
+        failures = itertools.count(1)
+        while True:
+            try:
+                async with aclosing(self._attempt(call, state, output)) as events:
+                    async for event in events:
+                        yield event
+                break
+            except Exception as error:
+                failure = engine_error(error, call.model)
+                _forget(state, output)
+                if failure.kind == "bad_request" and self.settings is not self._plain:
+                    self.force(None)  # not every model lets a call be demanded
+                    continue
+                attempt = next(failures)
+                if not failure.retryable or attempt > self._retries:
+                    raise ModelFailed(failure) from error
+                delay = back_off(attempt, failure.retry_after)
+                self._watch.retrying(failure, attempt, delay)
+                await asyncio.sleep(delay)
+        self._watch.answered(self._answer(call, state, output))
+
+    async def _attempt(
+        self, call: "_Call", state: StreamState, output: ModelOutputAccumulator
+    ) -> AsyncGenerator[StreamEvent, None]:
+        self._answering_model = call.model
+        response = await self.request(call)
+        if isinstance(response, ChatCompletion):
+            self._answering_model = response.model or call.model
+            async with aclosing(super()._completion_events(response, state, output)) as events:
+                async for event in events:
+                    yield event
+        else:
+            async with (
+                aclosing(self._chunks(response)) as chunks,
+                aclosing(super()._completion_events(chunks, state, output)) as events,
+            ):
+                async for event in events:
+                    yield event
+        if not output.text and not output.tool_calls and state.usage is None:
+            raise ConnectionError("the reply ended before it had begun")
+
+    async def _chunks(
+        self, stream: AsyncIterator[ChatCompletionChunk]
+    ) -> AsyncGenerator[ChatCompletionChunk, None]:
+        """The chunks of a reply, each awaited no longer than the provider may be silent."""
+        try:
+            while True:
+                async with asyncio.timeout(self._stall):
+                    chunk = await anext(stream, None)
+                if chunk is None:
+                    return
+                self._answering_model = chunk.model or self._answering_model
+                self._watch.output(1)
+                yield chunk
+        finally:
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _answer(self, call: "_Call", state: StreamState, output: ModelOutputAccumulator) -> ModelAnswered:
+        calls = tuple(
+            ToolCall(id=made.id, name=made.function.name, arguments=made.function.arguments)
+            for made in output.tool_calls
+            if made.type == "function"
+        )
+        _repair(output)
+        return ModelAnswered(
+            text=output.text, tool_calls=calls, usage=_usage(state.usage), model=self._answering_model
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The arguments of one model call, until its events are read."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    tools: "list[Tool]"
+    max_tokens: int | None
+    reasoning_effort: str | None
+
+
+def _forget(state: StreamState, output: ModelOutputAccumulator) -> None:
+    """Drop what a failed attempt had brought."""
+    state.usage = None
+    fresh = ModelOutputAccumulator()
+    output.response = fresh.response
+    output._text_parts = fresh._text_parts
+    output._message_calls = fresh._message_calls
+    output._stream_calls = fresh._stream_calls
+
+
+def _repair(output: ModelOutputAccumulator) -> None:
+    """Make arguments that are no JSON object into one that says so.
+
+    Bub ends the turn over such a call; the wrapper around our tools answers it instead.
+    """
+    calls = output.tool_calls
+    repaired = [
+        ChatCompletionMessageFunctionToolCall(
+            id=call.id,
+            type="function",
+            function=Function(
+                name=call.function.name, arguments=json.dumps({MALFORMED: call.function.arguments})
+            ),
+        )
+        if call.type == "function" and not _is_object(call.function.arguments)
+        else call
+        for call in calls
+    ]
+    output._message_calls = cast("Any", repaired)
+    output._stream_calls = {}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text or "{}"), dict)
+    except ValueError:
+        return False
+
+
+def _usage(usage: dict[str, Any] | None) -> Usage:
+    if usage is None:
+        return Usage(calls=1)
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(
+        input=int(usage.get("prompt_tokens") or usage.get("input_tokens") or 0),
+        output=int(usage.get("completion_tokens") or usage.get("output_tokens") or 0),
+        cached=int(details.get("cached_tokens") or usage.get("cache_read_input_tokens") or 0),
+        calls=1,
+    )
