@@ -4,7 +4,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Connection:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.read_only = read_only
+        self.missing = read_only and not path.exists()
+        """Whether there was no store to read and this is an empty stand-in for it."""
         self._depth = 0
         self._fresh: list[EventRecord] = []
         try:
@@ -57,7 +59,7 @@ class Connection:
         return self._db.in_transaction
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Generator[None]:
         """Make all calls inside one transaction. Nested use makes a savepoint."""
         depth = self._depth
         mark = len(self._fresh)

@@ -2,7 +2,8 @@
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from crew_plugin.errors import CrewError
 from crew_plugin.models.ids import new_id
@@ -43,41 +44,33 @@ class Outbox(EventLog):
     def mark_sent(self, delivery_ids: Sequence[str], *, actor: str) -> None:
         """Note that these were handed over (again). What was acknowledged stays so."""
         with self.transaction():
-            for row in self._deliveries(delivery_ids):
-                if row["state"] == DeliveryState.ACKNOWLEDGED:
-                    continue
+            for row in self._open_deliveries(delivery_ids):
                 self._execute(
                     "UPDATE outbox SET state = ?, sends = sends + 1, sent_at = ? WHERE id = ?",
                     (DeliveryState.SENT, time.time(), row["id"]),
                 )
                 results = [row["result_id"]] if row["result_id"] else []
-                self._append(
-                    row["run_id"],
-                    self._run_row(row["run_id"])["epoch"],
-                    "delivery.sent",
-                    actor,
-                    task_id=row["task_id"],
-                    data={"delivery_id": row["id"], "results": results},
-                )
+                self._tell(row, "delivery.sent", actor, {"delivery_id": row["id"], "results": results})
 
     def acknowledge(self, delivery_ids: Sequence[str], *, actor: str) -> None:
         """Note that these stand on the parent's saved record."""
         with self.transaction():
-            for row in self._deliveries(delivery_ids):
-                if row["state"] == DeliveryState.ACKNOWLEDGED:
-                    continue
+            for row in self._open_deliveries(delivery_ids):
                 self._execute(
                     "UPDATE outbox SET state = ?, acknowledged_at = ? WHERE id = ?",
                     (DeliveryState.ACKNOWLEDGED, time.time(), row["id"]),
                 )
-                self._append(
-                    row["run_id"],
-                    self._run_row(row["run_id"])["epoch"],
-                    "delivery.acknowledged",
-                    actor,
-                    task_id=row["task_id"],
-                    data={"delivery_id": row["id"]},
-                )
+                self._tell(row, "delivery.acknowledged", actor, {"delivery_id": row["id"]})
+
+    def expire_deliveries(self, delivery_ids: Sequence[str], *, actor: str) -> None:
+        """Note that these were given up because they are too old. Acknowledged ones stay so."""
+        with self.transaction():
+            for row in self._open_deliveries(delivery_ids):
+                if row["state"] != DeliveryState.EXPIRED:
+                    self._execute(
+                        "UPDATE outbox SET state = ? WHERE id = ?", (DeliveryState.EXPIRED, row["id"])
+                    )
+                    self._tell(row, "delivery.expired", actor, {"delivery_id": row["id"]})
 
     def _owe(
         self, run: sqlite3.Row, run_id: str, *, task_id: str | None = None, result_id: str | None = None
@@ -109,14 +102,20 @@ class Outbox(EventLog):
             ),
         )
 
-    def _deliveries(self, delivery_ids: Sequence[str]) -> list[sqlite3.Row]:
+    def _open_deliveries(self, delivery_ids: Sequence[str]) -> list[sqlite3.Row]:
+        """The rows of these that were not acknowledged."""
         rows: list[sqlite3.Row] = []
         for delivery_id in delivery_ids:
             row = self._first("SELECT * FROM outbox WHERE id = ?", (delivery_id,))
             if row is None:
                 raise self._unknown("delivery", delivery_id, table="outbox")
-            rows.append(row)
+            if row["state"] != DeliveryState.ACKNOWLEDGED:
+                rows.append(row)
         return rows
+
+    def _tell(self, row: sqlite3.Row, kind: str, actor: str, data: Mapping[str, Any]) -> None:
+        epoch = self._run_row(row["run_id"])["epoch"]
+        self._append(row["run_id"], epoch, kind, actor, task_id=row["task_id"], data=data)
 
 
 def _record(row: sqlite3.Row) -> DeliveryRecord:

@@ -1,0 +1,87 @@
+"""Events as they are appended, by whatever process: for those who watch a run from outside.
+
+The store's `data_version` is asked twenty times a second while somebody watches; that costs
+half a CPU second a minute and needs no other way between the processes.
+"""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from crew_plugin.models.records import EventRecord
+from crew_plugin.models.states import RUN_TERMINAL
+from crew_plugin.store.liveness import owner_alive
+from crew_plugin.store.port import RunStore
+
+if TYPE_CHECKING:
+    from crew_plugin.store.writer import StoreWriter
+
+__all__ = ["follow", "follow_here"]
+
+_PAUSE = 0.05
+_PAUSES_PER_LOOK = 20
+"""How often a run is looked at although nothing changed: a supervisor that died changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Glance:
+    """What is new, and whether anything can still come."""
+
+    version: int
+    events: list[EventRecord]
+    over: bool
+
+
+async def follow(
+    writer: "StoreWriter", run_id: str | None, *, after_seq: int = 0
+) -> AsyncIterator[EventRecord]:
+    """The events of a run (or of all runs) from a sequence number on, as they come. Ends when the
+    run has ended or its supervisor has died; with all runs, never."""
+    import anyio
+
+    seen, version, pauses = after_seq, -1, 0
+    while True:
+        if pauses % _PAUSES_PER_LOOK == 0 or await writer.read(RunStore.data_version) != version:
+            glance = await writer.read(partial(_glance, run_id=run_id, seen=seen))
+            version = glance.version
+            for event in glance.events:
+                seen = event.seq
+                yield event
+            if glance.over:
+                return
+        pauses += 1
+        await anyio.sleep(_PAUSE)
+
+
+def follow_here(store: RunStore, run_id: str | None, *, after_seq: int = 0) -> Iterator[EventRecord]:
+    """The same for a program without an event loop: blocks between events."""
+    seen, version, pauses = after_seq, -1, 0
+    while True:
+        if pauses % _PAUSES_PER_LOOK == 0 or store.data_version() != version:
+            glance = _glance(store, run_id=run_id, seen=seen)
+            version = glance.version
+            for event in glance.events:
+                seen = event.seq
+                yield event
+            if glance.over:
+                return
+        pauses += 1
+        time.sleep(_PAUSE)
+
+
+def _glance(store: RunStore, *, run_id: str | None, seen: int) -> _Glance:
+    """The run is looked at before its events, so that an ended run has no unseen ones."""
+    version = store.data_version()
+    over = False
+    if run_id is not None:
+        run = store.load_run(run_id)
+        lost = run.owner is not None and not owner_alive(run.owner)
+        over = run.state in RUN_TERMINAL or lost
+        run_id = run.id
+    events: list[EventRecord] = []
+    while piece := store.tail(run_id, after_seq=seen):
+        events += piece
+        seen = piece[-1].seq
+    return _Glance(version, events, over)
