@@ -21,7 +21,8 @@ from pydantic_settings import EnvSettingsSource
 from crew_plugin.config.describe import allowed, project_may, rows, section_model
 from crew_plugin.config.settings import Settings
 from crew_plugin.errors import ConfigError
-from crew_plugin.resources.places import CONFIG_FILE, PROJECT_FOLDER, user_folder
+from crew_plugin.project import CREW_DIR
+from crew_plugin.resources.places import CONFIG_FILE, user_folder
 
 __all__ = ["load_settings"]
 
@@ -59,7 +60,7 @@ def load_settings(project_root: Path | None, *, user_root: Path | None = None) -
     """
     layers = [_from_file((user_root or user_folder()) / CONFIG_FILE)]
     if project_root is not None:
-        layers.append(_from_file(project_root / PROJECT_FOLDER / CONFIG_FILE, is_project=True))
+        layers.append(_from_file(project_root / CREW_DIR / CONFIG_FILE, is_project=True))
     merged = _Merged()
     for layer in layers:
         _take_section(Settings, layer.values, (), layer, merged)

@@ -176,8 +176,7 @@ class Settings(BaseSettings):
     )
     trusted_projects: tuple[str, ...] = _key(
         (),
-        "Folders of projects whose own agents, teams, workflows and skills may take the place of others. "
-        "Only the user's file can say this.",
+        "Folders of projects whose own agents, teams, workflows and skills may take the place of others.",
         project="nothing",
     )
     limits: LimitSettings = LimitSettings()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from crew_plugin.bundle import bundle_root
+from crew_plugin.project import CREW_DIR
 from crew_plugin.resources.agentfile import parse_agent, parse_skill
 from crew_plugin.resources.catalog import Catalog, Hidden, Reading
 from crew_plugin.resources.files import read_text, stamp
@@ -26,7 +27,7 @@ from crew_plugin.resources.models import (
     TeamFile,
     WorkflowFile,
 )
-from crew_plugin.resources.places import PROJECT_FOLDER, user_folder
+from crew_plugin.resources.places import CONFIG_FILE, user_folder
 from crew_plugin.resources.teamfile import parse_team
 from crew_plugin.resources.workflowfile import parse_workflow
 from crew_plugin.resources.yamltext import BadText
@@ -122,7 +123,7 @@ def _layers(project_root: Path | None, settings: "Settings", user_root: Path) ->
         trusted = is_trusted(project_root, settings)
         project = _Layer(
             source=Source.PROJECT,
-            root=project_root / PROJECT_FOLDER,
+            root=project_root / CREW_DIR,
             trusted=trusted,
             inside=project_root.resolve(),
         )
@@ -268,4 +269,4 @@ def _note_unused_overrides(settings: "Settings", found: _Found, user_root: Path)
     for name in settings.agents.overrides:
         if (Kind.AGENT, name.casefold()) not in found.owners:
             message = f"agents.overrides.{name}: there is no agent of this name"
-            found.notices.append(Problem(path=user_root / "config.toml", line=0, message=message))
+            found.notices.append(Problem(path=user_root / CONFIG_FILE, line=0, message=message))

@@ -1,12 +1,11 @@
-"""Where configuration and resources of a person and of a project are kept."""
+"""Where a person's own resources and settings are kept."""
 
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CONFIG_FILE", "PROJECT_FOLDER", "user_folder"]
+__all__ = ["CONFIG_FILE", "user_folder"]
 
 CONFIG_FILE: Final = "config.toml"
-PROJECT_FOLDER: Final = ".crew"
 
 
 def user_folder() -> Path:
