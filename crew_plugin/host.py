@@ -22,6 +22,7 @@ __all__ = [
     "HostCapability",
     "HostInfo",
     "ModelAnswered",
+    "ModelBusy",
     "ModelRetrying",
     "Session",
     "SessionEvent",
@@ -154,6 +155,11 @@ class ModelRetrying:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelBusy:
+    """A sign of life: the model is still putting out an answer. At most one every few seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SteersTaken:
     """Texts given to `steer` or `prompt` became part of a model call."""
 
@@ -196,7 +202,14 @@ class SessionFailed:
 
 
 SessionEvent = (
-    ModelAnswered | ModelRetrying | SteersTaken | ToolStarted | ToolEnded | TurnEnded | SessionFailed
+    ModelAnswered
+    | ModelBusy
+    | ModelRetrying
+    | SteersTaken
+    | ToolStarted
+    | ToolEnded
+    | TurnEnded
+    | SessionFailed
 )
 
 
