@@ -1,0 +1,222 @@
+"""Bub as a host of the crew: what it offers, and how a crew is put together inside it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from crew_hooks.bub.compat.parent import register_tool
+from crew_plugin.errors import HostUnsupported
+from crew_plugin.host import HostCapability, HostInfo, ToolContext, ToolError, ToolSpec
+from crew_plugin.models.records import ParentRef
+
+if TYPE_CHECKING:
+    from bub.channels.message import ChannelMessage
+    from bub.framework import BubFramework
+    from bub.tools import ToolContext as BubContext
+    from crew_plugin.crew import Crew
+
+    from crew_hooks.bub.channel import CrewChannel
+    from crew_hooks.bub.lifecycle import CrewLife
+    from crew_plugin.config import Settings
+    from crew_plugin.project import Project
+
+__all__ = ["PARENT", "BubHost", "CommandHandler", "compose", "host_crew"]
+
+PARENT: Final = "_crew_parent"
+"""Under this key of a turn's state stands which session it belongs to, as a `ParentRef`."""
+
+CommandHandler = Callable[[tuple[str, ...], dict[str, Any], "BubContext"], Awaitable[str]]
+
+_FROM_CHAT: Final = "run_command"
+"""What Bub gives as the run's id of a tool that a person called by a chat command."""
+
+_ALWAYS: Final = frozenset(
+    {
+        HostCapability.TURN_END,
+        HostCapability.PROMPT_CONTEXT,
+        HostCapability.BEFORE_COMPACT,
+        HostCapability.COMMANDS,
+        HostCapability.SKILLS,
+        HostCapability.MCP_CATALOG,
+    }
+)
+_WITH_CHANNELS: Final = frozenset(
+    {HostCapability.INJECT_IDLE, HostCapability.STEER_PARENT, HostCapability.PROGRESS}
+)
+
+
+class BubHost:
+    """One framework as the crew sees it. Implements the `Host` port."""
+
+    def __init__(self, framework: "BubFramework", version: str, life: "CrewLife") -> None:
+        self._framework = framework
+        self._version = version
+        self._life = life
+        self._channel: CrewChannel | None = None
+        self.progress: Callable[[ParentRef, str], None] | None = None
+        """Prints a line in a parent's chat; None before the crew's first use."""
+
+    def identify(self) -> HostInfo:
+        """Bub, and what it can do in this process: without channels nothing can be delivered later."""
+        return HostInfo(
+            name="bub",
+            version=self._version,
+            cwd=str(self._framework.workspace),
+            capabilities=_ALWAYS | _WITH_CHANNELS if self.has_channels else _ALWAYS,
+        )
+
+    def attach(self, channel: "CrewChannel | None") -> None:
+        """Deliver through this channel from now on; None when Bub's channels end."""
+        self._channel = channel
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether Bub's channel manager runs: only then can something be delivered later."""
+        return self._channel is not None
+
+    def register_tools(self, tools: tuple[ToolSpec, ...]) -> None:
+        """Offer these tools to Bub's model."""
+        for spec in tools:
+            self.offer(spec)
+
+    def offer(self, spec: ToolSpec, command: CommandHandler | None = None) -> None:
+        """Offer a tool to Bub's model; with `command`, a person can call it in the chat as well."""
+
+        async def handle(*words: str, context: "BubContext", **arguments: Any) -> str:
+            if command is not None and context.run_id == _FROM_CHAT:
+                return await command(words, arguments, context)
+            return await self._call(spec, arguments, context)
+
+        register_tool(
+            name=spec.name,
+            description=spec.description,
+            parameters=dict(spec.parameters),
+            handler=handle,
+        )
+
+    def tool_context(self, context: "BubContext") -> ToolContext:
+        """Who calls, in the crew's words."""
+        known = context.state.get(PARENT)
+        parent = known if isinstance(known, ParentRef) else None
+        show = self.progress
+
+        async def progress(line: str) -> None:
+            if show is not None and parent is not None:
+                show(parent, line)
+
+        return ToolContext(
+            session=parent.session if parent else str(context.state.get("session_id", "")),
+            call_id=context.run_id or "",
+            parent=parent,
+            progress=progress,
+            can_deliver_later=self.has_channels,
+        )
+
+    async def send(self, parent: ParentRef, text: str) -> "ChannelMessage | None":
+        """Hand `text` to a session; the message, which lives for as long as Bub has it to deal
+        with, or None if there is no way now."""
+        from crew_hooks.bub.channel import parent_message
+
+        if self._channel is None:
+            return None
+        message = parent_message(parent, text)
+        await self._channel.hand_in(message)
+        return message
+
+    async def deliver(self, parent: ParentRef, text: str) -> bool:
+        """Hand `text` to a session: a new turn if it is idle, steered if it is busy."""
+        return await self.send(parent, text) is not None
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Start and stop with `framework.running()`."""
+        return self._life.running()
+
+    async def _call(self, spec: ToolSpec, arguments: dict[str, Any], context: "BubContext") -> str:
+        from bub.errors import BubError, ErrorKind
+
+        try:
+            return (await spec.execute(arguments, self.tool_context(context))).text
+        except ToolError as error:
+            raise BubError(ErrorKind.INVALID_INPUT, str(error)) from error
+
+
+@asynccontextmanager
+async def compose(
+    framework: "BubFramework", project: "Project", settings: "Settings | None" = None
+) -> "AsyncIterator[Crew]":
+    """A crew inside a running framework. On leaving, its runs are cancelled and its sessions
+    quiet before the clients and connections that they use are closed."""
+    # Importing takes longer than the host's loop may be held up.
+    await asyncio.to_thread(_import_parts)
+    from crew_plugin.crew import Crew
+    from crew_plugin.session.runner import SessionRunner
+    from crew_plugin.session.scaffold import ScaffoldRunner
+    from crew_tools.toolbox import session_tools
+
+    from crew_hooks.bub.engine import BubEngine
+    from crew_plugin.config import load_settings
+    from crew_plugin.engine.supervisor import Supervisor
+    from crew_plugin.models.states import SessionKind
+    from crew_plugin.plugins import build_hooks
+    from crew_plugin.store.writer import StoreWriter
+
+    if settings is None:
+        settings = await asyncio.to_thread(load_settings, project.root)
+    async with AsyncExitStack() as stack:
+        writer = await stack.enter_async_context(StoreWriter(project))
+        engine = await stack.enter_async_context(BubEngine(framework))
+        live = SessionRunner(engine, writer, settings, session_tools)
+        scaffold = ScaffoldRunner(writer, settings, session_tools)
+        supervisor = Supervisor(
+            writer=writer,
+            runners={SessionKind.LIVE: live, SessionKind.SCAFFOLD: scaffold},
+            hooks=await asyncio.to_thread(build_hooks),
+            process_width=settings.limits.process_sessions,
+        )
+        await stack.enter_async_context(supervisor.running())
+        yield Crew(project=project, settings=settings, writer=writer, supervisor=supervisor, engine=engine)
+
+
+def _import_parts() -> None:
+    for module in (
+        "crew_hooks.bub.engine",
+        "crew_plugin.config",
+        "crew_plugin.crew",
+        "crew_plugin.engine.supervisor",
+        "crew_plugin.session.runner",
+        "crew_plugin.session.scaffold",
+        "crew_tools.team.dispatch",
+        "crew_tools.toolbox",
+    ):
+        import_module(module)
+
+
+@asynccontextmanager
+async def host_crew(project: "Project", settings: "Settings") -> "AsyncIterator[Crew]":
+    """A crew with a Bub of its own in this process, for as long as the block lasts.
+
+    Raises:
+        HostUnsupported: this Bub is not one the crew can work in.
+    """
+    from importlib.metadata import version
+
+    from bub.framework import BubFramework
+    from loguru import logger
+
+    from crew_hooks.bub import compat
+
+    problem = compat.probe(version("bub"))
+    if problem is not None:
+        raise HostUnsupported(problem)
+    # Bub tells of each step on standard error, where the caller shows its run.
+    logger.disable("bub")
+    try:
+        framework = await asyncio.to_thread(BubFramework)
+        framework.workspace = project.root
+        await asyncio.to_thread(framework.load_hooks)
+        async with framework.running(), compose(framework, project, settings) as crew:
+            yield crew
+    finally:
+        logger.enable("bub")

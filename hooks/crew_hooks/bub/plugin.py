@@ -1,0 +1,320 @@
+"""The hooks of Bub in which the crew takes part. Each one hands over at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING, Any, Final
+
+from bub.channels.admission import AdmitDecision, TurnSnapshot
+from bub.channels.base import Channel
+from bub.channels.contracts import MessageHandler
+from bub.envelope import Envelope, content_of, field_of
+from bub.framework import BubFramework
+from bub.hooks import hookimpl
+from bub.hooks.interception import LlmCallRequest, ToolCall, ToolCallDecision
+from bub.turn import TurnState
+from loguru import logger
+
+from crew_hooks.bub import commands, compat, guard
+from crew_hooks.bub.channel import CHANNEL, CrewChannel
+from crew_hooks.bub.compat import parent as private
+from crew_hooks.bub.delivery import Delivery, delivery_ids, process_text
+from crew_hooks.bub.host import PARENT, BubHost, compose
+from crew_hooks.bub.lifecycle import COMMAND_SESSION, CrewLife, Turns, is_ours
+from crew_hooks.bub.progress import Progress
+from crew_plugin.bundle import bundle_root
+from crew_plugin.errors import CrewError
+from crew_plugin.host import ToolSpec
+from crew_plugin.manifest import load_manifest
+from crew_plugin.models.records import ParentRef
+from crew_plugin.project import Project, find_project
+from crew_plugin.store.liveness import current_owner
+
+if TYPE_CHECKING:
+    import typer
+    from bub.tools import ToolContext as BubContext
+    from crew_plugin.crew import Crew
+
+__all__ = ["CrewPlugin", "Inactive", "load"]
+
+TURN: Final = "_crew_turn"
+LINE: Final = "_crew_line"
+"""The rest of a chat command that Bub's own reading of it would refuse."""
+
+
+class Inactive:
+    """What Bub gets when it is not a Bub that the crew can work in: no hook, no tool."""
+
+
+def load(framework: BubFramework, *, version: str | None = None) -> "CrewPlugin | Inactive":
+    """The crew's plugin for this framework, its tools registered; `Inactive`, with one line in
+    the log, in a Bub that is too old, too new, or lacks something."""
+    found = version or installed_version("bub")
+    problem = compat.probe(found)
+    if problem is not None:
+        logger.warning("crew-plugin is not active: {}", problem)
+        return Inactive()
+    plugin = CrewPlugin(framework, found)
+    # Last: a tool that is offered without its plugin would fail at every call.
+    plugin.register()
+    return plugin
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What one turn of a session has to do with deliveries."""
+
+    opened_by: tuple[str, ...] | None = None
+    taken: list[str] = field(default_factory=list[str])
+
+
+class CrewPlugin:
+    """Binds one crew into one Bub framework."""
+
+    def __init__(self, framework: BubFramework, version: str) -> None:
+        self._framework = framework
+        self._life = CrewLife(self._composed)
+        self._host = BubHost(framework, version, self._life)
+        self._turns = Turns()
+        self._delivery: Delivery | None = None
+        self._to_open: list[str] = []
+        self._project: Project | None = None
+        self._process = current_owner()
+
+    def register(self) -> None:
+        """Offer the crew's tools to Bub's model, and its commands to the person in the chat."""
+        modules = [import_module(name) for name in load_manifest().tool_modules]
+        tools: dict[str, ToolSpec] = {
+            spec.name: spec
+            for module in modules
+            if hasattr(module, "tools")
+            for spec in module.tools(self._life.ensure)
+        }
+        private.offer_skills([str(bundle_root() / "skills")])
+        team = tools.pop("team")
+
+        async def typed(words: tuple[str, ...], options: dict[str, Any], context: "BubContext") -> str:
+            return await self._command("team", words, options, context, team)
+
+        async def crew(*words: str, context: "BubContext", **options: Any) -> str:
+            return await self._command("crew", words, options, context, team)
+
+        self._host.register_tools(tuple(tools.values()))
+        private.register_tool(
+            name="crew",
+            description="Watch and steer runs of the crew: `crew help`.",
+            parameters={},
+            handler=crew,
+            command_only=True,
+        )
+        self._host.offer(team, command=typed)
+
+    async def _command(
+        self,
+        name: str,
+        words: tuple[str, ...],
+        options: dict[str, Any],
+        context: "BubContext",
+        team: ToolSpec,
+    ) -> str:
+        line = context.state.pop(LINE, None)
+        if line is None:
+            typed = commands.Typed(words=words, options=options)
+        else:
+            typed = commands.read_line(str(line), frozenset(team.parameters["properties"]))
+        return await commands.run_command(name, typed, team, self._host.tool_context(context))
+
+    # --- the crew of this process ---
+
+    @asynccontextmanager
+    async def _composed(self) -> AsyncIterator["Crew"]:
+        """The crew, with what only a chat needs: delivery of late results, and lines of progress."""
+        project = await self._find_project()
+        async with AsyncExitStack() as stack:
+            crew = await stack.enter_async_context(compose(self._framework, project))
+            delivery = Delivery(
+                crew,
+                identity=self._process,
+                send=self._host.send,
+                on_tape=self._on_tape,
+                report=logger.warning,
+            )
+            await stack.enter_async_context(delivery.running())
+            if crew.settings.progress:
+                progress = Progress(crew, show=self._show)
+                await stack.enter_async_context(progress.running())
+                self._host.progress = progress.line
+            stack.callback(self._decomposed)
+            self._delivery = delivery
+            waiting, self._to_open = self._to_open, []
+            for session_id in waiting:
+                await delivery.session_opened(session_id)
+            yield crew
+
+    def _decomposed(self) -> None:
+        self._delivery = self._host.progress = None
+
+    async def _find_project(self) -> Project:
+        if self._project is None:
+            self._project = await asyncio.to_thread(find_project, self._framework.workspace)
+        return self._project
+
+    async def _on_tape(self, session_id: str, idents: Sequence[str]) -> frozenset[str]:
+        said = await private.user_messages(self._framework, session_id)
+        return frozenset(idents).intersection(ident for text in said for ident in delivery_ids(text))
+
+    async def _show(self, parent: ParentRef, lines: Sequence[str]) -> None:
+        channel = parent.route.get("output_channel", "")
+        try:
+            if await private.print_lines(self._framework, channel, lines):
+                return
+        except Exception as error:  # noqa: BLE001 - the display failed; the runs it tells of go on
+            logger.warning("crew-plugin could not print its progress: {!r}", error)
+        if not self._host.has_channels:
+            for line in lines:
+                logger.info("crew {}", line)
+
+    @hookimpl(trylast=True)
+    async def provide_lifespan(self) -> AsyncIterator[None]:
+        """Last to be entered is first to be left: Bub's shells outlive our sessions."""
+        async with self._host.running():
+            yield
+
+    @hookimpl(tryfirst=True)
+    def provide_channels(self, message_handler: MessageHandler) -> list[Channel]:
+        """First in the list is first to be stopped: before MCP servers and other channels."""
+        return [CrewChannel(message_handler, started=self._host.attach, stopped=self._channels_end)]
+
+    async def _channels_end(self) -> None:
+        await self._life.close()
+        self._host.attach(None)
+
+    # --- a turn of the parent: start, prompt, end ---
+
+    @hookimpl
+    async def load_state(self, message: Envelope, session_id: str) -> TurnState:
+        """The start of a turn, and of its session if it is the first."""
+        session = session_id.removeprefix(COMMAND_SESSION)
+        if is_ours(session):
+            return {}
+        if self._turns.begins(session):
+            await self._open(session)
+        return {PARENT: self._parent(message, session), TURN: _Turn()}
+
+    @hookimpl(tryfirst=True)
+    async def build_prompt(self, message: Envelope, session_id: str, state: TurnState) -> str | None:
+        """Notice which deliveries a turn takes in. Says something itself only where a chat command
+        of ours cannot be read by Bub."""
+        turn = state.get(TURN)
+        if not isinstance(turn, _Turn):
+            return None
+        content = content_of(message)
+        idents = delivery_ids(content)
+        opens = turn.opened_by is None
+        if opens:
+            turn.opened_by = idents
+        if idents and self._delivery is not None:
+            turn.taken.extend(idents)
+            self._delivery.taken(idents)
+        prefix = private.command_prefix(self._framework)
+        spoiled = commands.spoils(content, prefix) if opens else None
+        if spoiled is None:
+            return None
+        name, state[LINE] = spoiled
+        message.kind = "command"
+        return f"{prefix}{name}"
+
+    @hookimpl
+    async def save_state(
+        self, session_id: str, state: TurnState, message: Envelope, model_output: str
+    ) -> None:
+        """The end of a turn, however it ended; its tape is saved by now."""
+        turn = state.get(TURN)
+        if self._delivery is None or not isinstance(turn, _Turn) or is_ours(session_id):
+            return
+        try:
+            await self._delivery.turn_ended(session_id, turn.taken, opened_by=turn.opened_by or ())
+        except CrewError as error:
+            logger.warning("crew-plugin: {}", error)
+
+    async def _open(self, session_id: str) -> None:
+        """Look for what is owed to a session. Without a store nothing is, and none is made."""
+        try:
+            project = await self._find_project()
+            if not await asyncio.to_thread(project.database.exists):
+                return
+            if self._delivery is not None:
+                await self._delivery.session_opened(session_id)
+            else:
+                self._to_open.append(session_id)
+                self._life.begin()
+        except CrewError as error:
+            logger.warning("crew-plugin: {}", error)
+
+    def _parent(self, message: Envelope, session_id: str) -> ParentRef:
+        context: Mapping[str, Any] = field_of(message, "context", {}) or {}
+        route = {
+            "channel": field_of(message, "channel"),
+            "chat_id": field_of(message, "chat_id"),
+            "output_channel": field_of(message, "output_channel"),
+            "thread_id": context.get(commands.THREAD) or context.get("thread_id"),
+            "process": process_text(self._process),
+        }
+        return ParentRef(
+            host="bub", session=session_id, route={key: str(value) for key, value in route.items() if value}
+        )
+
+    # --- messages that come while a turn runs ---
+
+    @hookimpl(tryfirst=True)
+    async def admit_message(
+        self, session_id: str, message: Envelope, turn: TurnSnapshot
+    ) -> AdmitDecision | None:
+        """Chat commands of ours run at once; all else is decided by the message's channel."""
+        if field_of(message, "channel") == CHANNEL:
+            message.kind = "normal"
+            return None
+        if not turn.is_running:
+            return None
+        if not commands.is_crew_command(content_of(message), private.command_prefix(self._framework)):
+            return None
+        await private.echo(self._framework, session_id, message, turn)
+        commands.set_aside(message, session_id)
+        return AdmitDecision("process", reason="a command of the crew")
+
+    # --- what must survive a cut of the history ---
+
+    @hookimpl
+    async def before_llm_call(self, request: LlmCallRequest, state: TurnState) -> LlmCallRequest | None:
+        """Put the roster of the parent's runs into the call, outside the history."""
+        block = await self._roster(state)
+        if block is None:
+            return None
+        return replace(request, messages=guard.with_roster(request.messages, block))
+
+    @hookimpl
+    async def before_tool_call(self, call: ToolCall, state: TurnState) -> ToolCallDecision | None:
+        """Note the roster in the anchor of a handoff."""
+        if call.tool not in guard.HANDOFF_TOOLS or not (block := await self._roster(state)):
+            return None
+        return ToolCallDecision.proceed(guard.with_note(call.arguments, block))
+
+    async def _roster(self, state: TurnState) -> str | None:
+        """None where the crew was never used: nothing to tell, and no older block to replace."""
+        parent = state.get(PARENT)
+        if not isinstance(parent, ParentRef) or not self._life.begun:
+            return None
+        crew = await self._life.ensure()
+        return await crew.writer.read(lambda store: guard.roster(store, parent))
+
+    # --- the terminal ---
+
+    @hookimpl
+    def register_cli_commands(self, app: "typer.Typer") -> None:
+        """`bub crew ...` is `crew ...`."""
+        from crew_plugin.cli.app import build_app
+
+        app.add_typer(build_app(), name="crew", help="A crew of agents: start teams, watch them.")

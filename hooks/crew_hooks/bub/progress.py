@@ -1,0 +1,108 @@
+"""Lines in the chat that tell what the runs of the chat do."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from crew_plugin.models.records import EventRecord, ParentRef
+
+if TYPE_CHECKING:
+    from crew_plugin.crew import Crew
+
+    from crew_plugin.store.port import RunStore
+    from crew_plugin.ui.views import TaskName
+
+__all__ = ["Progress"]
+
+_PAUSE: Final = 0.1
+"""Lines that come together are printed together: each print redraws the prompt."""
+_AT_ONCE: Final = 40
+"""More lines than this in one print say nothing to a person; the rest is counted."""
+_ENDED: Final = ("run.completed", "run.failed", "run.cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    parent: ParentRef | None
+    """None for a run whose lines nobody in a chat of this process waits for."""
+    names: Mapping[str, "TaskName"]
+
+
+class Progress:
+    """Prints what waiting tool calls tell, and what the background runs of this process do."""
+
+    def __init__(self, crew: "Crew", *, show: Callable[[ParentRef, Sequence[str]], Awaitable[None]]) -> None:
+        self._crew = crew
+        self._show = show
+        self._lines: list[tuple[ParentRef, str]] = []
+        self._events: list[EventRecord] = []
+        self._some = anyio.Event()
+        self._runs: dict[str, _Run] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Print while the body runs."""
+        unsubscribe = self._crew.writer.subscribe(self._saw)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._pump)
+                yield
+                group.cancel_scope.cancel()
+        finally:
+            unsubscribe()
+
+    def line(self, parent: ParentRef, text: str) -> None:
+        """Print a line soon."""
+        self._lines.append((parent, text))
+        self._some.set()
+
+    def _saw(self, event: EventRecord) -> None:
+        self._events.append(event)
+        self._some.set()
+
+    async def _pump(self) -> None:
+        while True:
+            await self._some.wait()
+            await anyio.sleep(_PAUSE)
+            self._some = anyio.Event()
+            await self._read_events()
+            lines, self._lines = self._lines, []
+            by_chat: dict[tuple[str, str], tuple[ParentRef, list[str]]] = {}
+            for parent, line in lines:
+                chat = by_chat.setdefault((parent.session, parent.route.get("channel", "")), (parent, []))
+                chat[1].append(line)
+            for parent, texts in by_chat.values():
+                await self._show(parent, _bounded(texts))
+
+    async def _read_events(self) -> None:
+        from crew_plugin.ui.text import event_line
+
+        events, self._events = self._events, []
+        for event in events:
+            known = self._runs.get(event.run_id)
+            if known is None or event.type == "task.added":
+                known = await self._crew.writer.read(
+                    lambda store, run_id=event.run_id: _look_up(store, run_id)
+                )
+                self._runs[event.run_id] = known
+            if known.parent is not None and (line := event_line(event, known.names)):
+                self._lines.append((known.parent, line))
+            if event.type in _ENDED:
+                del self._runs[event.run_id]
+
+
+def _bounded(lines: Sequence[str]) -> Sequence[str]:
+    if len(lines) <= _AT_ONCE:
+        return lines
+    return [f"({len(lines) - _AT_ONCE} more lines)", *lines[-_AT_ONCE:]]
+
+
+def _look_up(store: "RunStore", run_id: str) -> _Run:
+    from crew_plugin.ui.views import task_names
+
+    run = store.load_run(run_id)
+    # A waiting tool call tells of its run itself.
+    return _Run(run.parent if run.background else None, task_names(store, run_id))
