@@ -33,7 +33,7 @@ class Artifacts(EventLog):
         """Store a body under its hash (write, fsync, rename) and then its reference."""
         name = text(name)
         sha256 = self._bodies.put(body)
-        with self.transaction():
+        with self._change():
             epoch = self._run_row(run_id)["epoch"]
             known = self._first(
                 f"SELECT {_REF} FROM artifact WHERE sha256 = ? AND run_id = ? AND name = ? AND task_id IS ?",

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from crew_plugin.errors import StateUnwritable
+from crew_plugin.errors import CrewError, StateUnwritable
 from crew_plugin.models.records import EventRecord
 from crew_plugin.store import schema
 
@@ -43,6 +43,7 @@ class Connection:
         self.missing = read_only and not path.exists()
         """Whether there was no store to read and this is an empty stand-in for it."""
         self._depth = 0
+        self._spoiled = False
         self._fresh: list[EventRecord] = []
         try:
             self._db = _open_to_read(path) if read_only else _open_to_write(path)
@@ -70,9 +71,12 @@ class Connection:
         self._depth += 1
         try:
             yield
+            if self._spoiled:
+                raise CrewError("half of a change failed inside a transaction, so all of it was undone")
             self._execute(f"RELEASE s{depth}" if depth else "COMMIT")
         except BaseException:
             del self._fresh[mark:]
+            self._spoiled = False
             if self._db.in_transaction:
                 self._execute(f"ROLLBACK TO s{depth}" if depth else "ROLLBACK")
                 if depth:
@@ -80,6 +84,21 @@ class Connection:
             raise
         finally:
             self._depth = depth
+
+    @contextmanager
+    def _change(self) -> Generator[None]:
+        """One change, whole or not at all. Inside a transaction it spares itself a savepoint: a
+        change that fails after it wrote something spoils the transaction around it instead."""
+        if not self._depth:
+            with self.transaction():
+                yield
+            return
+        before = self._db.total_changes
+        try:
+            yield
+        except BaseException:
+            self._spoiled = self._spoiled or self._db.total_changes != before
+            raise
 
     def take_fresh_events(self) -> list[EventRecord]:
         """The events committed since the last call, in order."""

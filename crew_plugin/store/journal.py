@@ -23,7 +23,7 @@ class Journal(Artifacts, Tasks):
     ) -> str:
         """Journal a call before it is made. Returns its id."""
         call_id = new_id("call")
-        with self.transaction():
+        with self._change():
             self._fence(lease)
             self._attempt_of(lease, attempt_id)
             self._execute(
@@ -47,7 +47,7 @@ class Journal(Artifacts, Tasks):
             state = ToolCallState.CANCELLED
         else:
             state = ToolCallState.DONE if error is None else ToolCallState.FAILED
-        with self.transaction():
+        with self._change():
             changed = self._execute(
                 "UPDATE tool_call SET state = ?, error = ?, ended_at = ? WHERE id = ? AND ended_at IS NULL",
                 (state, None if error is None else text(error), time.time(), call_id),
@@ -77,7 +77,7 @@ class Journal(Artifacts, Tasks):
 
     def append_transcript(self, lease: Lease, session_id: str, entries: Sequence[TranscriptEntry]) -> None:
         """Append to a session's transcript. `seq` and `at` of the entries are set here."""
-        with self.transaction():
+        with self._change():
             self._fence(lease)
             session = self._first(
                 "SELECT (SELECT max(seq) FROM transcript WHERE session_id = session.id) AS last"

@@ -25,7 +25,7 @@ class EventLog(Connection):
         self, lease: Lease | None, run_id: str, events: Sequence[NewEvent]
     ) -> list[EventRecord]:
         """Append events that go with no other change. An unknown type raises `ValueError`."""
-        with self.transaction():
+        with self._change():
             if lease is not None and lease.run_id != run_id:
                 raise ValueError(f"a lease of {lease.run_id} is no right to write to {run_id}")
             epoch = self._fence(lease)["epoch"] if lease else self._run_row(run_id)["epoch"]
@@ -102,7 +102,7 @@ class EventLog(Connection):
             task_id=task_id,
             attempt_id=attempt_id,
             cause=cause,
-            data=load(content),
+            data=load(content) if data else {},
         )
         self._fresh.append(event)
         return event

@@ -41,7 +41,7 @@ class Mail(Runs):
     ) -> MessageRecord:
         """Accept a message for delivery. One to a session of a run that has ended is dead at once."""
         message_id = new_id("msg")
-        with self.transaction():
+        with self._change():
             run = self._run_row(run_id)
             self._execute(
                 "INSERT INTO message (id, run_id, sender, recipient, kind, body, state, hops, reply_to,"
@@ -79,7 +79,7 @@ class Mail(Runs):
     def take_messages(self, run_id: str, recipient: str) -> list[MessageRecord]:
         """The messages for this recipient that are still `accepted`, oldest first; they become
         `delivered`."""
-        with self.transaction():
+        with self._change():
             rows = self._all(
                 "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ? ORDER BY n",
                 (run_id, recipient, MessageState.ACCEPTED),
@@ -99,7 +99,7 @@ class Mail(Runs):
 
     def settle_message(self, message_id: str, state: MessageState, *, reason: str | None = None) -> None:
         """Note that a message was read, expired or is dead."""
-        with self.transaction():
+        with self._change():
             row = self._message_row(message_id)
             current = MessageState(row["state"])
             if current == state:
@@ -135,7 +135,7 @@ class Mail(Runs):
     ) -> ControlRecord:
         """Ask the run's supervisor for something. A run that has ended raises `IllegalTransition`."""
         control_id = new_id("ctl")
-        with self.transaction():
+        with self._change():
             run = self._run_row(run_id)
             if RunState(run["state"]) in RUN_TERMINAL:
                 raise IllegalTransition("run", run_id, run["state"], f"asked to {verb}")
@@ -173,7 +173,7 @@ class Mail(Runs):
     def answer_control(self, lease: Lease, control_id: str, *, refused: str | None, actor: str) -> None:
         """Note that a request was carried out, or refused with the reason."""
         state = ControlState.APPLIED if refused is None else ControlState.REFUSED
-        with self.transaction():
+        with self._change():
             self._fence(lease)
             row = self._control_row(control_id)
             if row["state"] == state:

@@ -43,7 +43,7 @@ class Outbox(EventLog):
 
     def mark_sent(self, delivery_ids: Sequence[str], *, actor: str) -> None:
         """Note that these were handed over (again). What was acknowledged stays so."""
-        with self.transaction():
+        with self._change():
             for row in self._open_deliveries(delivery_ids):
                 self._execute(
                     "UPDATE outbox SET state = ?, sends = sends + 1, sent_at = ? WHERE id = ?",
@@ -54,7 +54,7 @@ class Outbox(EventLog):
 
     def acknowledge(self, delivery_ids: Sequence[str], *, actor: str) -> None:
         """Note that these stand on the parent's saved record."""
-        with self.transaction():
+        with self._change():
             for row in self._open_deliveries(delivery_ids):
                 self._execute(
                     "UPDATE outbox SET state = ?, acknowledged_at = ? WHERE id = ?",
@@ -64,7 +64,7 @@ class Outbox(EventLog):
 
     def expire_deliveries(self, delivery_ids: Sequence[str], *, actor: str) -> None:
         """Note that these were given up because they are too old. Acknowledged ones stay so."""
-        with self.transaction():
+        with self._change():
             for row in self._open_deliveries(delivery_ids):
                 if row["state"] != DeliveryState.EXPIRED:
                     self._execute(

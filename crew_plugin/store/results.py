@@ -26,7 +26,7 @@ class Results(Artifacts, Tasks):
     def accept_result(self, lease: Lease, attempt_id: str, result: NewResult, *, actor: str) -> ResultRecord:
         """Write an accepted result and, for a background run with a parent, its outbox row."""
         run_id = lease.run_id
-        with self.transaction():
+        with self._change():
             run = self._fence(lease)
             attempt = self._attempt_of(lease, attempt_id)
             if attempt.state in ATTEMPT_TERMINAL:

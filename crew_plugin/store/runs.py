@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from crew_plugin.errors import IllegalTransition, InvalidPlan, InvalidValue, LeaseHeld, UnknownName
 from crew_plugin.models.causes import Cause
@@ -22,7 +22,7 @@ from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.outbox import Outbox
 from crew_plugin.store.rows import cause_of, dump, dump_cause, load, owner_of, parent_of, text
 
-__all__ = ["OUTSIDE", "Runs"]
+__all__ = ["OUTSIDE", "Runs", "check_tasks"]
 
 OUTSIDE = ("parent", "operator")
 """Recipients of mail who do not end with the run."""
@@ -43,7 +43,8 @@ class Runs(Outbox):
         """Write down a run and its tasks, all `queued`, with `run.created`."""
         run_id = new_id("run")
         parent = run.parent
-        with self.transaction():
+        with self._change():
+            check_tasks(f"{run.workflow!r} of {run.team!r}", tasks, known=frozenset())
             self._execute(
                 "INSERT INTO run (id, state, team, workflow, cwd, background, parent_host,"
                 " parent_session, parent_route, created_at, wall_seconds, goal, spec)"
@@ -105,7 +106,7 @@ class Runs(Outbox):
     ) -> RunRecord:
         """Move the run. A terminal state releases the lease and adds the run's end to the outbox."""
         run_id = lease.run_id
-        with self.transaction():
+        with self._change():
             row = self._fence(lease)
             current = RunState(row["state"])
             if to == current:
@@ -130,7 +131,7 @@ class Runs(Outbox):
 
     def claim(self, run_id: str, owner: Owner, *, force: bool = False) -> Lease:
         """Take the run under a new epoch, with `run.claimed`. A lease of a dead process is free."""
-        with self.transaction():
+        with self._change():
             row = self._first(
                 "SELECT state, epoch, owner_pid, owner_started, owner_boot FROM run WHERE id = ?", (run_id,)
             )
@@ -158,14 +159,14 @@ class Runs(Outbox):
 
     def renew(self, lease: Lease) -> int:
         """Show that the supervisor lives. Returns the new count of renewals."""
-        with self.transaction():
+        with self._change():
             renewals = int(self._fence(lease)["renewals"]) + 1
             self._execute("UPDATE run SET renewals = ? WHERE id = ?", (renewals, lease.run_id))
             return renewals
 
     def release(self, lease: Lease) -> None:
         """Give the run up without ending it. Nothing is left to give up once it has ended."""
-        with self.transaction():
+        with self._change():
             if RunState(self._fence(lease)["state"]) in RUN_TERMINAL:
                 return
             self._disown(lease.run_id)
@@ -226,20 +227,7 @@ class Runs(Outbox):
 
     def _insert_tasks(self, run_id: str, tasks: Sequence[NewTask]) -> list[str]:
         """Add tasks behind those that are there. Returns their ids."""
-        known = {row["key"] for row in self._all("SELECT key FROM task WHERE run_id = ?", (run_id,))}
-        before = len(known)
-        keys = known | {task.key for task in tasks}
-        problems = [f"two tasks have the key {task.key!r}" for task in tasks if task.key in known]
-        if len(keys) != before + len(tasks) and not problems:
-            problems = ["two new tasks have the same key"]
-        problems += [
-            f"task {task.key!r} depends on {name!r}, which does not exist"
-            for task in tasks
-            for name in task.depends_on
-            if name not in keys
-        ]
-        if problems:
-            raise InvalidPlan(f"run {run_id}", problems)
+        before = self._one("SELECT count(*) FROM task WHERE run_id = ?", (run_id,))[0]
         ids = [new_id("task") for _ in tasks]
         for position, (task_id, task) in enumerate(zip(ids, tasks, strict=True), start=before):
             self._execute(
@@ -295,6 +283,24 @@ class Runs(Outbox):
                 fits = ", ".join(row["id"] for row in rows)
                 raise InvalidValue("run", part, f"longer: it fits {fits}")
         raise self._unknown("run", part)
+
+
+def check_tasks(what: str, tasks: Sequence[NewTask], *, known: Set[str]) -> None:
+    """Raises `InvalidPlan` unless keys are unique and dependencies exist, among `known` ones too."""
+    keys = set(known)
+    problems: list[str] = []
+    for task in tasks:
+        if task.key in keys:
+            problems.append(f"two tasks have the key {task.key!r}")
+        keys.add(task.key)
+    problems += [
+        f"task {task.key!r} depends on {name!r}, which does not exist"
+        for task in tasks
+        for name in task.depends_on
+        if name not in keys
+    ]
+    if problems:
+        raise InvalidPlan(what, problems)
 
 
 def _record(row: sqlite3.Row, counts: Mapping[TaskState, int]) -> RunRecord:

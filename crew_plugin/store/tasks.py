@@ -27,7 +27,7 @@ from crew_plugin.models.states import (
     TaskState,
 )
 from crew_plugin.store.rows import cause_of, dump_cause, dump_ref, load, load_ref, text
-from crew_plugin.store.runs import Runs
+from crew_plugin.store.runs import Runs, check_tasks
 
 __all__ = ["Tasks"]
 
@@ -62,10 +62,12 @@ class Tasks(Runs):
 
     def add_tasks(self, lease: Lease, tasks: Sequence[NewTask], *, actor: str) -> list[TaskRecord]:
         """Add tasks on the way (adaptive plans), with `task.added` for each."""
-        with self.transaction():
+        with self._change():
             state = RunState(self._fence(lease)["state"])
             if state in RUN_TERMINAL:
                 raise IllegalTransition("run", lease.run_id, state, "larger")
+            known = self._all("SELECT key FROM task WHERE run_id = ?", (lease.run_id,))
+            check_tasks(f"run {lease.run_id}", tasks, known={row["key"] for row in known})
             ids = self._insert_tasks(lease.run_id, tasks)
             for task_id, task in zip(ids, tasks, strict=True):
                 self._append(
@@ -91,7 +93,7 @@ class Tasks(Runs):
     ) -> AttemptRecord:
         """`queued` (or `running` between two attempts) -> `running`: counts the dispatch, makes
         the attempt and its session."""
-        with self.transaction():
+        with self._change():
             run_state = RunState(self._fence(lease)["state"])
             task = self._task_of(lease, task_id)
             self._check_start(run_state, task)
@@ -138,7 +140,7 @@ class Tasks(Runs):
         self, lease: Lease, attempt_id: str, *, host_session: str, prompt: ArtifactRef | None
     ) -> None:
         """Note the host's id of the session and the prompt it got."""
-        with self.transaction():
+        with self._change():
             self._fence(lease)
             attempt = self._attempt_of(lease, attempt_id)
             self._execute(
@@ -151,7 +153,7 @@ class Tasks(Runs):
     ) -> None:
         """Note progress: usage so far, model calls so far, activity now. An ended attempt stays
         as it is."""
-        with self.transaction():
+        with self._change():
             self._fence(lease)
             changed = self._execute(
                 "UPDATE attempt SET usage_input = ?, usage_output = ?, usage_cached = ?, usage_calls = ?,"
@@ -186,7 +188,7 @@ class Tasks(Runs):
     ) -> TaskRecord:
         """End an attempt and, unless `task_state` is None (another attempt is due), its task,
         with the matching event. `COMPLETED` needs an accepted result without error."""
-        with self.transaction():
+        with self._change():
             self._fence(lease)
             attempt = self._attempt_of(lease, attempt_id)
             if attempt.state == state and state in ATTEMPT_TERMINAL:
@@ -231,7 +233,7 @@ class Tasks(Runs):
         self, lease: Lease, task_id: str, to: TaskState, *, actor: str, cause: Cause | None = None
     ) -> TaskRecord:
         """Move a task that has no open attempt (skip, cancel, fail), or `running <-> waiting`."""
-        with self.transaction():
+        with self._change():
             self._fence(lease)
             task = self._task_of(lease, task_id)
             if task.state == to:
@@ -250,7 +252,7 @@ class Tasks(Runs):
 
     def schedule_retry(self, lease: Lease, task_id: str, at: float, *, actor: str) -> TaskRecord:
         """Note when the next attempt of a running task without an open attempt is due."""
-        with self.transaction():
+        with self._change():
             self._fence(lease)
             task = self._task_of(lease, task_id)
             if task.retry_at == at:

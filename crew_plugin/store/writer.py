@@ -139,10 +139,7 @@ class StoreWriter:
             try:
                 store = self._writable()
                 with store.transaction():
-                    for operation in group:
-                        answers.append(_attempt(store, operation))
-                        if not store.in_transaction:
-                            break
+                    answers = _do(store, group)
                 events = store.take_fresh_events()
             except BaseException as error:  # noqa: BLE001 - handed to everybody whose work was not kept
                 # The commit itself failed, or the store cannot be opened.
@@ -250,13 +247,22 @@ class _Lane:
             self._ended()
 
 
-def _attempt(store: SqliteStore, operation: _Operation) -> _Answer:
-    """Do one operation in a savepoint: what it raises undoes it alone and goes to its caller."""
-    try:
-        with store.transaction():
-            return _Answer(operation, value=operation.work(store))
-    except BaseException as error:  # noqa: BLE001 - handed to the caller who caused it
-        return _Answer(operation, error=error)
+def _do(store: SqliteStore, group: list[_Operation]) -> list[_Answer]:
+    """Do the operations of a group, up to one after which SQLite gave the transaction up."""
+    if len(group) == 1:
+        # The transaction around it undoes it as well as a savepoint would.
+        return [_Answer(group[0], value=group[0].work(store))]
+    answers: list[_Answer] = []
+    for operation in group:
+        try:
+            with store.transaction():
+                value = operation.work(store)
+            answers.append(_Answer(operation, value=value))
+        except BaseException as error:  # noqa: BLE001 - handed to the caller who caused it
+            answers.append(_Answer(operation, error=error))
+        if not store.in_transaction:
+            break
+    return answers
 
 
 def _arrive(
