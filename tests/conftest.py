@@ -7,3 +7,16 @@ import pytest
 def anyio_backend() -> str:
     """Hosts run on asyncio, so that is where everything is tested."""
     return "asyncio"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the longer loops too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    skip = pytest.mark.skip(reason="a longer loop: chosen with --long")
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(skip)
