@@ -14,6 +14,7 @@ from crew_plugin.engine.snapshot import (
     Cancel,
     Finish,
     Retry,
+    RetryPolicy,
     Skip,
     Snapshot,
     Start,
@@ -22,7 +23,7 @@ from crew_plugin.engine.snapshot import (
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, AttemptState, RunState, TaskState
 
-__all__ = ["decide", "may_retry", "next_due", "run_end"]
+__all__ = ["decide", "may_retry", "next_due", "run_end", "stopped_state"]
 
 _STOPPED_BY_SOMEBODY = frozenset(
     {CauseCode.CALLER_CANCELLED, CauseCode.LEADER_INTERRUPTED, CauseCode.SHUTDOWN}
@@ -48,43 +49,42 @@ def decide(snapshot: Snapshot, now: float) -> list[Action]:
     return _starts(snapshot, now) or _held(snapshot, now)
 
 
-def may_retry(task: TaskView, snapshot: Snapshot) -> bool:
+def may_retry(task: TaskView, policy: RetryPolicy, *, stopped: bool) -> bool:
     """Whether this task, after the failure noted in `last`, gets another attempt by itself."""
     return (
         task.last is not None
         and task.last.retryable
         and task.last.state in {AttemptState.FAILED, AttemptState.LOST}
-        and task.attempts <= snapshot.retry.retries
+        and task.attempts <= policy.retries
         and task.dispatches < task.max_dispatches
         and task.stop is None
-        and snapshot.stop is None
+        and not stopped
     )
 
 
-def next_due(snapshot: Snapshot) -> float | None:
+def next_due(snapshot: Snapshot, now: float) -> float | None:
     """The next moment at which `decide` may answer differently although nothing happened."""
-    moments = [
-        task.retry_at
-        for task in snapshot.tasks
-        if task.retry_at is not None and task.state is TaskState.RUNNING and not task.busy
-    ]
-    if snapshot.deadline is not None:
-        moments.append(snapshot.deadline)
-    return min(moments, default=None)
+    moments = [task.retry_at for task in snapshot.tasks if task.state is TaskState.RUNNING and not task.busy]
+    moments.append(snapshot.deadline)
+    return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
 
 def run_end(tasks: Iterable[TaskView], stop: Cause | None = None) -> Finish:
     """How a run ends whose tasks have all ended; `stop` if it was stopped before they had."""
     tasks = tuple(tasks)
     if stop is not None and any(task.state is TaskState.CANCELLED for task in tasks):
-        stopped = stop.code in _STOPPED_BY_SOMEBODY
-        return Finish(RunState.CANCELLED if stopped else RunState.FAILED, stop)
+        return Finish(stopped_state(stop), stop)
     culprit = _culprit(tasks)
     if culprit is None:
         return Finish(RunState.COMPLETED)
     return Finish(
         RunState.FAILED, Cause(code=CauseCode.TASK_FAILED, message=f"task {culprit.key!r} {_how(culprit)}")
     )
+
+
+def stopped_state(cause: Cause) -> RunState:
+    """How a run ends that was stopped for this: by somebody, or because it could not go on."""
+    return RunState.CANCELLED if cause.code in _STOPPED_BY_SOMEBODY else RunState.FAILED
 
 
 # --- stopping ---
@@ -141,7 +141,7 @@ def _settle_idle(snapshot: Snapshot, now: float) -> list[Action]:
             actions.append(Cancel(task.key, _cap(task)))
         if task.state is not TaskState.RUNNING or task.busy:
             continue
-        if task.retry_at is None and may_retry(task, snapshot):
+        if task.retry_at is None and may_retry(task, snapshot.retry, stopped=snapshot.stop is not None):
             actions.append(Retry(task.key, now + snapshot.retry.pause(task.attempts)))
         elif task.retry_at is None or capped:
             actions.append(Cancel(task.key, _why_over(task, capped=capped), TaskState.FAILED))

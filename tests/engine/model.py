@@ -152,7 +152,7 @@ class ModelRun:
             state=state, cause=Cause(code=CauseCode.MODEL_ERROR, message="scripted"), retryable=retryable
         )
         ended = replace(task, busy=False, last=last)
-        again = may_retry(ended, self.snapshot)
+        again = may_retry(ended, self.snapshot.retry, stopped=self.snapshot.stop is not None)
         self.change(
             key,
             None if again else ENDS[state],

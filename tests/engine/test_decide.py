@@ -150,7 +150,7 @@ def test_a_run_stopped_by_its_deadline_has_failed() -> None:
     assert finish.state is RunState.FAILED
     assert finish.cause is not None
     assert finish.cause.code is CauseCode.WALL_LIMIT
-    assert next_due(replace(snapshot, tasks=(TaskView(key="a"),))) == 10.0
+    assert next_due(replace(snapshot, tasks=(TaskView(key="a"),)), 9.0) == 10.0
 
 
 def test_stopping_one_task_leaves_the_others_alone() -> None:
@@ -165,7 +165,7 @@ def test_a_failure_that_may_pass_is_tried_again_after_a_pause_that_can_be_foreto
     assert decide(snapshot, 100.0) == [Retry("a", 103.0)]
     pausing = replace(snapshot, tasks=(replace(snapshot.tasks[0], retry_at=103.0),))
     assert decide(pausing, 102.9) == []
-    assert next_due(pausing) == 103.0
+    assert next_due(pausing, 102.9) == 103.0
     assert decide(pausing, 103.0) == [Start("a")]
 
 

@@ -159,7 +159,7 @@ def finish(run: ModelRun) -> None:
         release(run)
         run.settle()
         busy = run.keys(TaskState.RUNNING, busy=True)
-        due = next_due(run.snapshot)
+        due = next_due(run.snapshot, run.now)
         if busy:
             run.outcome(busy[0], AttemptState.COMPLETED, retryable=False)
         elif due is not None:

@@ -1,0 +1,390 @@
+"""Driving one run from its claim to its end: look, decide, carry out, wait for the next thing."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from crew_plugin.engine.decide import decide, may_retry, next_due
+from crew_plugin.engine.hooks import Hooks
+from crew_plugin.engine.ports import TaskRunner
+from crew_plugin.engine.requests import Requests
+from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, view_of
+from crew_plugin.engine.slots import Slots
+from crew_plugin.engine.snapshot import (
+    Action,
+    Block,
+    Cancel,
+    Finish,
+    LastAttempt,
+    Retry,
+    RetryPolicy,
+    Skip,
+    Snapshot,
+    Start,
+    TaskView,
+)
+from crew_plugin.engine.worker import RunContext, Work
+from crew_plugin.errors import Fenced, IllegalTransition
+from crew_plugin.hookspecs import RunEnded, RunStarting, TaskEnded
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import ControlRecord, Lease, NewEvent, Owner, RunRecord, TaskRecord
+from crew_plugin.models.spec import RunSpec
+from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, RunState, TaskState
+from crew_plugin.store.port import RunStore
+from crew_plugin.store.writer import StoreWriter
+
+__all__ = ["Driver", "Means"]
+
+POLL_SECONDS = 0.15
+"""How often requests of other processes are looked for."""
+RENEW_SECONDS = 2.0
+"""How often the lease is renewed."""
+LAST_WORDS_SECONDS = 5.0
+"""How long writing down the end of a broken run may take."""
+ACTOR = "supervisor"
+
+logger = logging.getLogger(__name__)
+
+Write = Callable[[RunStore], TaskRecord]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What a supervisor gives to each of its drivers."""
+
+    writer: StoreWriter
+    hooks: Hooks
+    slots: Slots
+    owner: Owner
+    retry: RetryPolicy
+
+
+class Driver:
+    """Owns one run while it is driven. The only writer of the run, so what it last wrote is what
+    it decides on; the store checks each change against the row and the epoch all the same."""
+
+    def __init__(self, means: Means, run: RunRecord, spec: RunSpec, runner: TaskRunner) -> None:
+        self.run = run
+        """The run as it was last written."""
+        self.error: Exception | None = None
+        """Why the run could not be driven to its end."""
+        self.ended = anyio.Event()
+        """The run's end is written down, or cannot be. Sessions may still be leaving."""
+        self.gone = anyio.Event()
+        """Every session is gone too."""
+        self._means = means
+        self._writer = means.writer
+        self._spec = spec
+        self._runner = runner
+        self._steps = {step.id: step for step in spec.steps}
+        self._requests = Requests(writer=means.writer, width=spec.width)
+        self._lease: Lease | None = None
+        self._tasks: dict[str, TaskRecord] = {}
+        self._work: dict[str, Work] = {}
+        self._last: dict[str, LastAttempt] = {}
+        self._due: dict[str, float] = {}
+        self._deadline: float | None = None
+        self._wake = anyio.Event()
+        self._scope = anyio.CancelScope(shield=True)
+        self._side: anyio.abc.TaskGroup | None = None
+
+    # --- for others ---
+
+    async def drive(self) -> None:
+        """Drive the run to its end. Shielded from the caller's scope: ends with the run, or by
+        `kill`. What went wrong is in `error`."""
+        unlisten = self._means.slots.listen(self.wake)
+        try:
+            with self._scope:
+                await self._drive()
+        except Exception as error:
+            self.error = _alone(error)
+            logger.warning("run %s could not be driven to its end", self.run.id, exc_info=True)
+        finally:
+            unlisten()
+            self.ended.set()
+            self.gone.set()
+
+    def kill(self) -> None:
+        """Stop at once, whatever is under way."""
+        self._scope.cancel()
+
+    def wake(self) -> None:
+        """Look at the run again soon."""
+        self._wake.set()
+
+    async def request(self, control: ControlRecord) -> str | None:
+        """Carry out a request that was written down. Returns why it was refused."""
+        refused = await self._requests.take(control, self._lease, self._tasks, self._work)
+        self.wake()
+        return refused
+
+    def note(self, settled: Settled) -> None:
+        """An attempt's end was written down."""
+        self._last[settled.task.key] = settled.last
+        self._note_task(settled.task, settled.summary)
+
+    def again(self, task: TaskRecord, last: LastAttempt) -> bool:
+        """Whether a task with this last attempt gets another one by itself."""
+        stopped = self._requests.stop is not None or task.key in self._requests.task_stops
+        return may_retry(replace(view_of(task), last=last), self._means.retry, stopped=stopped)
+
+    # --- from claim to end ---
+
+    async def _drive(self) -> None:
+        lease = self._lease = await self._claim()
+        if lease is None:
+            return
+        try:
+            if await self._begin(lease):
+                await self._sessions(lease)
+        except anyio.get_cancelled_exc_class():
+            await self._give_up(lease, Cause(code=CauseCode.SHUTDOWN, message="it was stopped at once"))
+            raise
+        except Exception as error:
+            if isinstance(_alone(error), Fenced):
+                raise
+            await self._give_up(lease, _internal(_alone(error)))
+            raise
+        await self._tell_end(lease)
+
+    async def _claim(self) -> Lease | None:
+        """The lease; None if the run has ended meanwhile. Raises `LeaseHeld`."""
+        run_id = self.run.id
+        asks_first = self._means.hooks.listens("before_run_start")
+
+        def claim(store: RunStore) -> tuple[Lease | None, RunRecord]:
+            try:
+                lease = store.claim(run_id, self._means.owner)
+            except IllegalTransition:
+                return None, store.load_run(run_id)
+            store.append_events(lease, run_id, [_resolved(self._spec)])
+            if not asks_first:
+                store.transition_run(lease, RunState.RUNNING, actor=ACTOR)
+            self._tasks = {task.key: task for task in store.load_tasks(run_id)}
+            return lease, store.load_run(run_id)
+
+        lease, self.run = await self._writer.run(claim)
+        return lease
+
+    async def _begin(self, lease: Lease) -> bool:
+        """Ask the hooks, and start the clock. False if a hook refused the run."""
+        if self.run.state is RunState.QUEUED:
+            answer = await self._means.hooks.ask("before_run_start", _starting(self.run))
+
+            def go(store: RunStore) -> RunRecord:
+                store.append_events(lease, lease.run_id, answer.events)
+                if answer.refusal is not None:
+                    return close_run(store, lease, answer.refusal, actor=ACTOR)
+                return store.transition_run(lease, RunState.RUNNING, actor=ACTOR)
+
+            self.run = await self._writer.run(go)
+        if self.run.wall_seconds is not None:
+            self._deadline = anyio.current_time() + self.run.wall_seconds
+        return self.run.state not in RUN_TERMINAL
+
+    async def _sessions(self, lease: Lease) -> None:
+        """The life of the run. Left when every session is gone and every hook was told."""
+        context = RunContext(
+            lease=lease,
+            run=self.run,
+            spec=self._spec,
+            writer=self._writer,
+            runner=self._runner,
+            hooks=self._means.hooks,
+            pace=anyio.Lock(),
+        )
+        async with anyio.create_task_group() as self._side, anyio.create_task_group() as group:
+            group.start_soon(self._renew, lease)
+            group.start_soon(self._watch)
+            await self._loop(group, context)
+            # Who is still there has its end written down and only has to leave.
+            group.cancel_scope.cancel()
+
+    async def _loop(self, group: anyio.abc.TaskGroup, context: RunContext) -> None:
+        while True:
+            self._wake = anyio.Event()
+            await self._requests.answer_settled(context.lease, self._tasks)
+            now = anyio.current_time()
+            snapshot = self._snapshot()
+            actions = decide(snapshot, now)
+            if await self._carry_out(actions, group, context):
+                return
+            if all(isinstance(action, Start) for action in actions):
+                due = next_due(snapshot, now)
+                with anyio.move_on_after(None if due is None else due - now):
+                    await self._wake.wait()
+
+    async def _give_up(self, lease: Lease, cause: Cause) -> None:
+        """Write down the end of a run that cannot go on."""
+        if self.run.state in RUN_TERMINAL:
+            return
+        with anyio.move_on_after(LAST_WORDS_SECONDS, shield=True):
+            try:
+                self.run = await self._writer.run(lambda store: close_run(store, lease, cause, actor=ACTOR))
+            except Exception:
+                logger.exception("the end of run %s could not be written", self.run.id)
+
+    async def _renew(self, lease: Lease) -> None:
+        while True:
+            await anyio.sleep(RENEW_SECONDS)
+            await self._writer.run(lambda store: store.renew(lease))
+
+    async def _watch(self) -> None:
+        run_id = self.run.id
+        while True:
+            for control in await self._writer.read(lambda store: store.pending_controls(run_id)):
+                await self.request(control)
+            await anyio.sleep(POLL_SECONDS)
+
+    # --- what the scheduler sees ---
+
+    def _snapshot(self) -> Snapshot:
+        stop = self._requests.stop
+        return Snapshot(
+            state=self.run.state,
+            tasks=tuple(self._view(task) for task in self._tasks.values()),
+            width=self._requests.width,
+            free_slots=self._means.slots.free,
+            tag_limits=self._spec.tag_limits,
+            stop=None if stop is None else stop.cause,
+            fail_fast=self._spec.fail_fast,
+            deadline=self._deadline,
+            retry=self._means.retry,
+        )
+
+    def _view(self, task: TaskRecord) -> TaskView:
+        work = self._work.get(task.key)
+        stop = self._requests.task_stops.get(task.key)
+        return replace(
+            view_of(task),
+            busy=work is not None and task.state not in TASK_TERMINAL,
+            stopping=work is not None and work.stop is not None,
+            last=self._last.get(task.key),
+            retry_at=self._due.get(task.key),
+            stop=None if stop is None else stop.cause,
+        )
+
+    # --- carrying out what was decided ---
+
+    async def _carry_out(
+        self, actions: Sequence[Action], group: anyio.abc.TaskGroup, context: RunContext
+    ) -> bool:
+        """Whether the run has ended."""
+        writes: list[Write] = []
+        for action in actions:
+            match action:
+                case Start(key):
+                    await self._start(key, group, context)
+                case Finish(state, cause):
+                    await self._finish(context.lease, state, cause)
+                    return True
+                case Block(cause):
+                    await self._block(context.lease, cause)
+                case Cancel(key, cause) if key in self._work:
+                    work = self._work[key]
+                    work.stop = Stop(cause=cause, actor=self._requests.actor_for(key))
+                    group.start_soon(work.abort)
+                case Cancel() | Skip() | Retry():
+                    writes.append(self._write_for(action, context.lease))
+        if writes:
+            for record in await self._writer.run(lambda store: [write(store) for write in writes]):
+                self._note_task(record)
+        return False
+
+    def _write_for(self, action: Cancel | Skip | Retry, lease: Lease) -> Write:
+        task = self._tasks[action.key]
+        if isinstance(action, Retry):
+            self._due[task.key] = action.at
+            at = time.time() + action.at - anyio.current_time()
+            return lambda store: store.schedule_retry(lease, task.id, at, actor=ACTOR)
+        to = action.to if isinstance(action, Cancel) else TaskState.SKIPPED
+        actor = self._requests.actor_for(task.key)
+        return lambda store: store.transition_task(lease, task.id, to, actor=actor, cause=action.cause)
+
+    async def _start(self, key: str, group: anyio.abc.TaskGroup, context: RunContext) -> None:
+        """Give the task a slot. Yields, so that the first session begins before the last is thought of."""
+        work = Work(context=context, books=self, task=self._tasks[key], step=self._steps[key])
+        self._work[key] = work
+        self._due.pop(key, None)
+        self._means.slots.take()
+        group.start_soon(self._work_on, work)
+        await anyio.lowlevel.checkpoint()
+
+    async def _work_on(self, work: Work) -> None:
+        try:
+            await work.run()
+        finally:
+            del self._work[work.task.key]
+            self._means.slots.give_back()
+            self.wake()
+
+    def _note_task(self, task: TaskRecord, summary: str = "") -> None:
+        self._tasks[task.key] = task
+        self.wake()
+        if task.state in TASK_TERMINAL and self._side and self._means.hooks.listens("after_task_end"):
+            self._side.start_soon(self._tell_task, _task_ended(task, summary))
+
+    async def _tell_task(self, event: TaskEnded) -> None:
+        events = await self._means.hooks.tell("after_task_end", event)
+        await self._writer.run(lambda store: store.append_events(self._lease, event.run_id, events))
+
+    async def _block(self, lease: Lease, cause: Cause) -> None:
+        self.run = await self._writer.run(
+            lambda store: store.transition_run(lease, RunState.BLOCKED, actor=ACTOR, cause=cause)
+        )
+
+    async def _finish(self, lease: Lease, state: RunState, cause: Cause | None) -> None:
+        stop = self._requests.stop
+        actor = stop.actor if stop is not None and state is RunState.CANCELLED else ACTOR
+        answers = self._requests.last_answers(state)
+        self.run = await self._writer.run(
+            lambda store: finish_run(store, lease, state, cause, actor=actor, answers=answers)
+        )
+        self.ended.set()
+
+    async def _tell_end(self, lease: Lease) -> None:
+        if not self._means.hooks.listens("after_run_end"):
+            return
+        event = RunEnded(run_id=self.run.id, state=self.run.state, cause=self.run.cause)
+        events = await self._means.hooks.tell("after_run_end", event)
+        await self._writer.run(lambda store: store.append_events(lease, lease.run_id, events))
+
+
+def _resolved(spec: RunSpec) -> NewEvent:
+    asked = spec.runtime_requested
+    reason = f"{asked} was asked for" if asked != "auto" else "the host can hold live sessions"
+    data = {"kind": spec.runtime, "requested": asked, "reason": reason}
+    return NewEvent(type="runtime.resolved", actor=ACTOR, data=data)
+
+
+def _starting(run: RunRecord) -> RunStarting:
+    return RunStarting(run_id=run.id, goal=run.goal, team=run.team, workflow=run.workflow, cwd=run.cwd)
+
+
+def _task_ended(task: TaskRecord, summary: str) -> TaskEnded:
+    return TaskEnded(
+        run_id=task.run_id,
+        task_id=task.id,
+        key=task.key,
+        state=task.state,
+        cause=task.cause,
+        summary=summary,
+    )
+
+
+def _alone(error: Exception) -> Exception:
+    """The error itself, or the one that a group of errors is about."""
+    while isinstance(error, ExceptionGroup):
+        fenced, _ = error.split(Fenced)
+        error = (fenced or error).exceptions[0]
+    return error
+
+
+def _internal(error: Exception) -> Cause:
+    return Cause(code=CauseCode.INTERNAL_ERROR, message=f"the run broke: {type(error).__name__}: {error}")

@@ -1,0 +1,155 @@
+"""Writing down how attempts and runs end. What the store holds counts, never what a session says.
+
+These functions run on the writing thread, each inside one transaction.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from crew_plugin.engine.decide import run_end, stopped_state
+from crew_plugin.engine.ports import Outcome
+from crew_plugin.engine.snapshot import LastAttempt, TaskView
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import ControlRecord, Lease, ResultRecord, RunRecord, TaskRecord
+from crew_plugin.models.states import ATTEMPT_TERMINAL, TASK_TERMINAL, AttemptState, RunState, TaskState
+from crew_plugin.store.port import RunStore
+
+__all__ = ["Settled", "Stop", "close_run", "finish_run", "settle_attempt", "view_of"]
+
+_TASK_ENDS = {
+    AttemptState.COMPLETED: TaskState.COMPLETED,
+    AttemptState.NEEDS_ATTENTION: TaskState.NEEDS_ATTENTION,
+    AttemptState.FAILED: TaskState.FAILED,
+    AttemptState.LOST: TaskState.FAILED,
+    AttemptState.CANCELLED: TaskState.CANCELLED,
+}
+_SAID_LESS = {AttemptState.COMPLETED, AttemptState.CANCELLED, AttemptState.LOST}
+"""Outcomes that say less than a result in which the agent reports an error."""
+_DONE_TO_IT = {AttemptState.CANCELLED, AttemptState.LOST}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """A wish to stop a run or a task: why, and whose it is."""
+
+    cause: Cause
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What an attempt's end made of its task."""
+
+    task: TaskRecord
+    last: LastAttempt
+    summary: str = ""
+
+
+def view_of(task: TaskRecord) -> TaskView:
+    """A task's row as the scheduler sees it, without what only the supervisor knows."""
+    return TaskView(
+        key=task.key,
+        state=task.state,
+        cause=task.cause,
+        depends_on=task.depends_on,
+        optional=task.optional,
+        attention_pass=task.attention_pass,
+        dispatches=task.dispatches,
+        max_dispatches=task.max_dispatches,
+        attempts=task.attempts,
+        tags=frozenset({f"role:{task.role}", f"agent:{task.agent}"}),
+    )
+
+
+def settle_attempt(
+    store: RunStore,
+    lease: Lease,
+    attempt_id: str,
+    outcome: Outcome,
+    *,
+    stop: Stop | None,
+    again: Callable[[TaskRecord, LastAttempt], bool],
+) -> Settled:
+    """End an attempt as the store's facts allow. One that has ended already is left as it is.
+
+    `again` says whether a task with this last attempt gets another one by itself.
+    """
+    attempt = store.load_attempt(attempt_id)
+    task = store.load_task(lease.run_id, attempt.task_id)
+    if attempt.state in ATTEMPT_TERMINAL:
+        return Settled(task=task, last=LastAttempt(state=attempt.state, cause=attempt.cause))
+    result = store.load_result(attempt.result_id) if attempt.result_id is not None else None
+    judged = _judge(outcome, result, stop)
+    last = LastAttempt(state=judged.state, cause=judged.cause, retryable=judged.retryable and stop is None)
+    due_again = again(task, last)
+    task = store.end_attempt(
+        lease,
+        attempt_id,
+        judged.state,
+        task_state=None if due_again else _TASK_ENDS[judged.state],
+        actor=stop.actor if stop is not None and judged.state in _DONE_TO_IT else "supervisor",
+        cause=judged.cause,
+        last_text=judged.last_text,
+    )
+    return Settled(task=task, last=last, summary=result.summary if result is not None else "")
+
+
+def _judge(outcome: Outcome, result: ResultRecord | None, stop: Stop | None) -> Outcome:
+    if result is not None and result.error is None and not _refused_after_all(outcome):
+        return Outcome(state=AttemptState.COMPLETED)
+    if result is not None and result.error is not None and outcome.state in _SAID_LESS:
+        cause = Cause(code=CauseCode.AGENT_ERROR, message=f"the agent reported: {result.error}")
+        return replace(outcome, state=AttemptState.FAILED, cause=cause, retryable=False)
+    if outcome.state is AttemptState.COMPLETED:
+        cause = Cause(code=CauseCode.NO_RESULT, message="the session said it was done, but no result exists")
+        state = AttemptState.FAILED if outcome.last_text is None else AttemptState.NEEDS_ATTENTION
+        return replace(outcome, state=state, cause=cause, retryable=False)
+    if outcome.state not in ATTEMPT_TERMINAL:
+        cause = Cause(code=CauseCode.INTERNAL_ERROR, message=f"the session ended as {outcome.state}")
+        return replace(outcome, state=AttemptState.FAILED, cause=cause, retryable=False)
+    if stop is not None and outcome.state is AttemptState.CANCELLED:
+        return replace(outcome, cause=stop.cause)
+    return outcome
+
+
+def _refused_after_all(outcome: Outcome) -> bool:
+    """A strict schema fails the attempt and keeps what was submitted."""
+    return outcome.cause is not None and outcome.cause.code is CauseCode.RESULT_REJECTED
+
+
+def finish_run(
+    store: RunStore,
+    lease: Lease,
+    state: RunState,
+    cause: Cause | None,
+    *,
+    actor: str,
+    answers: Sequence[tuple[ControlRecord, str | None]] = (),
+) -> RunRecord:
+    """End a run whose tasks have all ended, answering first what it was still asked."""
+    for control, refused in answers:
+        store.answer_control(lease, control.id, refused=refused, actor="supervisor")
+    return store.transition_run(lease, state, actor=actor, cause=cause)
+
+
+def close_run(store: RunStore, lease: Lease, cause: Cause, *, actor: str) -> RunRecord:
+    """End everything of a run that nobody works on any more. Accepted results stay accepted."""
+    state = stopped_state(cause)
+    cancelled = state is RunState.CANCELLED
+    lost = cause.code is CauseCode.SUPERVISOR_LOST
+    given_up = Outcome(
+        state=AttemptState.LOST if lost else AttemptState.CANCELLED if cancelled else AttemptState.FAILED,
+        cause=cause,
+    )
+    stop = Stop(cause=cause, actor=actor)
+    for attempt in store.open_attempts(lease.run_id):
+        settle_attempt(store, lease, attempt.id, given_up, stop=stop, again=lambda _task, _last: False)
+    for task in store.load_tasks(lease.run_id):
+        if task.state not in TASK_TERMINAL:
+            queued = task.state is TaskState.QUEUED
+            to = TaskState.CANCELLED if queued or cancelled else TaskState.FAILED
+            store.transition_task(lease, task.id, to, actor=actor, cause=cause)
+    answers = [(control, cause.message) for control in store.pending_controls(lease.run_id)]
+    if run_end(view_of(task) for task in store.load_tasks(lease.run_id)).state is RunState.COMPLETED:
+        return finish_run(store, lease, RunState.COMPLETED, None, actor=actor, answers=answers)
+    return finish_run(store, lease, state, cause, actor=actor, answers=answers)

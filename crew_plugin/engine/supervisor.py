@@ -1,0 +1,316 @@
+"""The process's own runs: writing them down, driving them, waiting for them, stopping them."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import anyio.abc
+import pluggy
+
+from crew_plugin.engine.cancel import (
+    CancelReport,
+    Wish,
+    answer_to,
+    cancel_or_ask,
+    report_answer,
+    report_silence,
+)
+from crew_plugin.engine.driver import Driver, Means
+from crew_plugin.engine.hooks import Hooks
+from crew_plugin.engine.ports import TaskRunner
+from crew_plugin.engine.slots import Slots
+from crew_plugin.engine.snapshot import RetryPolicy
+from crew_plugin.errors import CrewError, HostUnsupported, IllegalTransition, UnknownName
+from crew_plugin.host import EngineCapability
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import ControlRecord, ControlVerb, NewRun, NewTask, ParentRef, RunRecord
+from crew_plugin.models.spec import RunSpec
+from crew_plugin.models.states import RUN_TERMINAL, SessionKind
+from crew_plugin.store.liveness import current_owner, owner_alive
+from crew_plugin.store.port import RunStore
+from crew_plugin.store.writer import StoreWriter
+
+__all__ = ["SteerReport", "Supervisor"]
+
+STOP_SECONDS = 8.0
+"""How long a stopped run may take to be over and gone before it is stopped at once."""
+ANSWER_SECONDS = 5.0
+"""How long an answer to a request is waited for."""
+LOOK_SECONDS = 0.05
+"""How often the answer of another process is looked for."""
+UNCLAIMED_SECONDS = 10.0
+"""How long a run that nobody drives is waited for: another process may be about to claim it."""
+
+logger = logging.getLogger(__name__)
+
+_NEEDED = frozenset({EngineCapability.SYSTEM_PROMPT, EngineCapability.RESTRICT_TOOLS})
+"""What a live session cannot do without: the agent's own prompt, and an end by its result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteerReport:
+    """Whether a text reached a running session, and if not, why."""
+
+    steered: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    run: RunRecord
+    spec: RunSpec
+
+
+class Supervisor:
+    """All runs that this process drives, under one limit of open sessions."""
+
+    def __init__(
+        self,
+        *,
+        writer: StoreWriter,
+        runners: Mapping[SessionKind, TaskRunner],
+        hooks: pluggy.PluginManager,
+        process_width: int = 32,
+        max_dispatches: int = 3,
+        retry: RetryPolicy | None = None,
+        capabilities: frozenset[EngineCapability] = frozenset(EngineCapability),
+    ) -> None:
+        self._writer = writer
+        self._runners = runners
+        self._max_dispatches = max_dispatches
+        self._capabilities = capabilities
+        self._owner = current_owner()
+        self._means = Means(
+            writer=writer,
+            hooks=Hooks(hooks),
+            slots=Slots(process_width),
+            owner=self._owner,
+            retry=retry or RetryPolicy(),
+        )
+        self._drivers: dict[str, Driver] = {}
+        self._submitted: dict[str, _Submitted] = {}
+        self._group: anyio.abc.TaskGroup | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Owns the background runs. Leaving it stops them with the cause `shutdown`."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            try:
+                yield
+            finally:
+                self._group = None
+                cause = Cause(code=CauseCode.SHUTDOWN, message="the process that owned it was asked to end")
+                await self._stop_all(cause)
+
+    async def submit(
+        self, spec: RunSpec, *, parent: ParentRef | None, background: bool, actor: str
+    ) -> RunRecord:
+        """Write a run down, to be driven by `execute` or `start`.
+
+        Raises:
+            HostUnsupported: this process cannot execute it as it is planned; nothing was written.
+        """
+        self._check(spec)
+
+        def write(store: RunStore) -> RunRecord:
+            new = NewRun(
+                goal=spec.goal,
+                team=spec.team,
+                workflow=spec.workflow,
+                cwd=spec.cwd,
+                spec=spec.model_dump_json(),
+                background=background,
+                parent=parent,
+                wall_seconds=spec.wall_seconds,
+            )
+            return store.create_run(new, self._tasks_of(spec), actor=actor)
+
+        run = await self._writer.run(write)
+        self._submitted[run.id] = _Submitted(run, spec)
+        return run
+
+    async def execute(self, run_id: str) -> RunRecord:
+        """Drive a submitted run in the caller's scope; returns how it ended.
+
+        If the caller is cancelled, the run is cancelled with it, quiet within a second, and the
+        cancellation goes on when everything of the run is gone.
+        """
+        driver = self._driver(run_id)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._drive, driver)
+            try:
+                await driver.gone.wait()
+            except anyio.get_cancelled_exc_class():
+                message = "the turn that owned the run was interrupted"
+                await self._stop(driver, Cause(code=CauseCode.LEADER_INTERRUPTED, message=message))
+                raise
+        if driver.error is not None:
+            raise driver.error
+        return driver.run
+
+    def start(self, run_id: str) -> None:
+        """Drive a submitted run in the background. Only while `running`."""
+        if self._group is None:
+            raise RuntimeError("background runs need `async with supervisor.running()`")
+        self._group.start_soon(self._drive, self._driver(run_id))
+
+    async def wait(self, run_id: str, timeout: float | None) -> RunRecord:
+        """The run when it has ended, or as it stands after `timeout` seconds. A run whose
+        supervisor died, or that nobody claims, is not waited for any longer."""
+        run = await self._load(run_id)
+        begun = anyio.current_time()
+        with anyio.move_on_after(timeout):
+            while run.state not in RUN_TERMINAL:
+                driver = self._drivers.get(run.id)
+                if driver is not None:
+                    await driver.ended.wait()
+                elif _abandoned(run, anyio.current_time() - begun):
+                    break
+                else:
+                    await anyio.sleep(4 * LOOK_SECONDS)
+                run = await self._load(run.id)
+                if driver is not None and driver.error is not None:
+                    break
+        return await self._load(run.id)
+
+    async def cancel(
+        self,
+        run_id: str,
+        *,
+        cause: Cause,
+        actor: str,
+        force: bool = False,
+        task: str | None = None,
+        caller: ParentRef | None = None,
+    ) -> CancelReport:
+        """Stop a run, or one task of it, whoever drives it. Raises `UnknownName`.
+
+        `caller` is the host session that asks; a run of another session, or one that another
+        process drives, needs `force`.
+        """
+        wish = Wish(run_id=run_id, cause=cause, actor=actor, force=force, task=task, caller=caller)
+        asked = await self._writer.run(lambda store: cancel_or_ask(store, wish, self._owner))
+        if isinstance(asked, CancelReport):
+            return asked
+        driver = self._drivers.get(asked.run_id)
+        if driver is not None:
+            await driver.request(asked)
+        report = await self._answered(lambda store: report_answer(store, wish, asked))
+        return report or await self._writer.read(lambda store: report_silence(store, wish))
+
+    async def steer(self, run_id: str, task: str, text: str, *, actor: str = "operator") -> SteerReport:
+        """Have a running session see `text` at its next model call. Raises `UnknownName`."""
+        try:
+            control = await self._writer.run(lambda store: _ask_to_steer(store, run_id, task, text, actor))
+        except IllegalTransition as error:
+            return SteerReport(steered=False, message=str(error))
+        driver = self._drivers.get(control.run_id)
+        if driver is not None:
+            await driver.request(control)
+        answer = await self._answered(lambda store: answer_to(store, control))
+        if answer is None:
+            return SteerReport(steered=False, message="its supervisor has not answered yet")
+        if answer.refused is not None:
+            return SteerReport(steered=False, message=answer.refused)
+        return SteerReport(steered=True, message="it sees the text at its next model call")
+
+    async def _answered[T](self, look: Callable[[RunStore], T | None]) -> T | None:
+        """What `look` finds within the time that an answer may take."""
+        with anyio.move_on_after(ANSWER_SECONDS):
+            while True:
+                found = await self._writer.read(look)
+                if found is not None:
+                    return found
+                await anyio.sleep(LOOK_SECONDS)
+        return None
+
+    # --- drivers ---
+
+    def _driver(self, run_id: str) -> Driver:
+        submitted = self._submitted.pop(run_id, None)
+        if submitted is None:
+            raise UnknownName("submitted run", run_id, self._submitted)
+        driver = Driver(self._means, submitted.run, submitted.spec, self._runners[submitted.spec.runtime])
+        self._drivers[run_id] = driver
+        return driver
+
+    async def _drive(self, driver: Driver) -> None:
+        try:
+            await driver.drive()
+        finally:
+            del self._drivers[driver.run.id]
+
+    async def _stop(self, driver: Driver, cause: Cause) -> None:
+        """End a run of ours in an orderly way and, if that takes too long, at once. Shielded."""
+        try:
+            with anyio.move_on_after(STOP_SECONDS, shield=True):
+                await self._tell_to_stop(driver, cause)
+                await driver.gone.wait()
+        finally:
+            # Too late, or the caller was cancelled a second time.
+            if not driver.gone.is_set():
+                driver.kill()
+
+    async def _tell_to_stop(self, driver: Driver, cause: Cause) -> None:
+        wish = Wish(run_id=driver.run.id, cause=cause, actor="supervisor", force=True)
+        try:
+            asked = await self._writer.run(lambda store: cancel_or_ask(store, wish, self._owner))
+        except CrewError:
+            # The wish cannot be written down: it is stopped all the same.
+            logger.exception("run %s is stopped without a record of why", driver.run.id)
+            driver.kill()
+            return
+        if isinstance(asked, ControlRecord):
+            await driver.request(asked)
+
+    async def _stop_all(self, cause: Cause) -> None:
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                for driver in list(self._drivers.values()):
+                    group.start_soon(self._stop, driver, cause)
+
+    async def _load(self, run_id: str) -> RunRecord:
+        return await self._writer.read(lambda store: store.load_run(run_id))
+
+    def _check(self, spec: RunSpec) -> None:
+        if spec.runtime not in self._runners:
+            known = ", ".join(self._runners) or "none"
+            raise HostUnsupported(f"this host cannot execute {spec.runtime} sessions; it can: {known}")
+        missing = _NEEDED - self._capabilities if spec.runtime is SessionKind.LIVE else frozenset()
+        if missing:
+            raise HostUnsupported(
+                "the engine of this host lacks what the plan needs: " + ", ".join(sorted(missing))
+            )
+
+    def _tasks_of(self, spec: RunSpec) -> list[NewTask]:
+        return [
+            NewTask(
+                key=step.id,
+                title=step.title or step.id,
+                role=step.role,
+                agent=step.agent,
+                depends_on=step.depends_on,
+                optional=step.optional,
+                attention_pass=step.attention == "pass",
+                max_dispatches=self._max_dispatches,
+                spec=step.model_dump_json(),
+            )
+            for step in spec.steps
+        ]
+
+
+def _abandoned(run: RunRecord, watched: float) -> bool:
+    if run.owner is None:
+        return watched > UNCLAIMED_SECONDS
+    return not owner_alive(run.owner)
+
+
+def _ask_to_steer(store: RunStore, run_id: str, task: str, text: str, actor: str) -> ControlRecord:
+    run = store.load_run(run_id)
+    task_id = store.load_task(run.id, task).id
+    return store.request_control(
+        run.id, ControlVerb.STEER, actor=actor, task_id=task_id, payload={"text": text}
+    )

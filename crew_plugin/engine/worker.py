@@ -1,0 +1,205 @@
+"""One task in flight: from the hook that may refuse it to the attempt's recorded end."""
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+import anyio.lowlevel
+
+from crew_plugin.engine.hooks import Hooks
+from crew_plugin.engine.ports import AttemptContext, Outcome, TaskRunner
+from crew_plugin.engine.settle import Settled, Stop, settle_attempt
+from crew_plugin.engine.snapshot import LastAttempt
+from crew_plugin.errors import Fenced
+from crew_plugin.hookspecs import TaskStarting
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import AttemptRecord, Lease, NewEvent, RunRecord, TaskRecord
+from crew_plugin.models.spec import RunSpec, StepSpec
+from crew_plugin.models.states import AttemptState, TaskState
+from crew_plugin.store.port import RunStore
+from crew_plugin.store.writer import StoreWriter
+
+__all__ = ["RunContext", "Work"]
+
+QUIET_SECONDS = 1.0
+"""How long an aborted attempt may take to return by itself."""
+WALL_MARGIN = 30.0
+"""How much later than the session's own wall-clock limit the engine's one comes."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Books(Protocol):
+    """Who wants to know what became of a task: the run's driver."""
+
+    def note(self, settled: Settled) -> None: ...
+
+    def again(self, task: TaskRecord, last: LastAttempt) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What all tasks in flight of one run share."""
+
+    lease: Lease
+    run: RunRecord
+    spec: RunSpec
+    writer: StoreWriter
+    runner: TaskRunner
+    hooks: Hooks
+    pace: anyio.Lock
+    """Lets one session at a time begin its preparations, so that many starts do not add up to
+    one long turn of the loop."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A task that holds a slot. Made when `decide` starts it, gone when its session is gone."""
+
+    context: RunContext
+    books: _Books
+    task: TaskRecord
+    step: StepSpec
+    attempt: AttemptRecord | None = None
+    stop: Stop | None = None
+    settled: bool = False
+    _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    _over: anyio.Event = field(default_factory=anyio.Event)
+
+    async def run(self) -> None:
+        """Work on the task until its end is written down. Raises `Fenced`, and what the store
+        raises when it cannot be written."""
+        try:
+            with self._scope:
+                await self._attempt()
+            if self.attempt is not None:
+                await self._settle(Outcome(state=AttemptState.CANCELLED))
+        finally:
+            self._over.set()
+
+    async def abort(self) -> None:
+        """Make it end: asked first, made to after a second. A submitted result is kept."""
+        if self.attempt is not None:
+            with anyio.move_on_after(QUIET_SECONDS):
+                await self._ask_to_end(self.attempt)
+                await self._over.wait()
+            await self._settle(Outcome(state=AttemptState.CANCELLED))
+        self._scope.cancel()
+
+    async def _ask_to_end(self, attempt: AttemptRecord) -> None:
+        cause = self.stop.cause if self.stop else Cause(code=CauseCode.UNKNOWN, message="it was stopped")
+        try:
+            await self.context.runner.abort(attempt.id, cause)
+        except Exception:
+            logger.exception("aborting attempt %s failed; its scope is cancelled instead", attempt.id)
+
+    async def _attempt(self) -> None:
+        if await self._refused():
+            return
+        with anyio.CancelScope(shield=True):
+            # Even if the task is stopped just now: an attempt that was written down must be known here.
+            attempt, self.task = await self.context.writer.run(self._start)
+            self.attempt = attempt
+        if self.stop is not None:
+            return
+        async with self.context.pace:
+            await anyio.lowlevel.checkpoint()
+        await self._settle(await self._outcome(attempt))
+
+    def _start(self, store: RunStore) -> tuple[AttemptRecord, TaskRecord]:
+        context = self.context
+        attempt = store.start_attempt(
+            context.lease,
+            self.task.id,
+            kind=context.runner.kind,
+            engine=context.runner.engine,
+            model=self.step.model,
+            cwd=self.step.cwd or context.spec.cwd,
+            actor="supervisor",
+        )
+        return attempt, store.load_task(context.lease.run_id, self.task.id)
+
+    async def _outcome(self, attempt: AttemptRecord) -> Outcome:
+        """How the attempt ended. The limit here is kept outside the session that it guards."""
+        context = AttemptContext(
+            lease=self.context.lease,
+            run=self.context.run,
+            spec=self.context.spec,
+            task=self.task,
+            step=self.step,
+            attempt=attempt,
+        )
+        seconds = self.step.limits.wall_seconds + WALL_MARGIN
+        try:
+            with anyio.move_on_after(seconds) as limit:
+                return await self.context.runner.run(context)
+        except Fenced:
+            raise
+        except Exception as error:
+            logger.warning("attempt %s ended by a defect", attempt.id, exc_info=True)
+            return Outcome(state=AttemptState.FAILED, cause=_defect(error))
+        assert limit.cancelled_caught
+        message = f"the session did not end within {seconds:g} s, its own limit notwithstanding"
+        return Outcome(state=AttemptState.FAILED, cause=Cause(code=CauseCode.WALL_LIMIT, message=message))
+
+    async def _settle(self, outcome: Outcome) -> None:
+        if self.settled or self.attempt is None:
+            return
+        self.settled = True
+        attempt_id = self.attempt.id
+        with anyio.CancelScope(shield=True):
+            settled = await self.context.writer.run(
+                lambda store: settle_attempt(
+                    store,
+                    self.context.lease,
+                    attempt_id,
+                    outcome,
+                    stop=self.stop,
+                    again=self.books.again,
+                )
+            )
+        self.books.note(settled)
+
+    async def _refused(self) -> bool:
+        """Whether a hook refuses the task; it is over then."""
+        if not self.context.hooks.listens("before_task_start"):
+            return False
+        event = TaskStarting(
+            run_id=self.task.run_id,
+            task_id=self.task.id,
+            key=self.task.key,
+            role=self.task.role,
+            agent=self.task.agent,
+            attempt=self.task.attempts + 1,
+        )
+        answer = await self.context.hooks.ask("before_task_start", event)
+        with anyio.CancelScope(shield=True):
+            record = await self.context.writer.run(self._note_answer(answer.events, answer.refusal))
+        if record is None:
+            return False
+        self.books.note(Settled(task=record, last=LastAttempt(state=AttemptState.FAILED, cause=record.cause)))
+        return True
+
+    def _note_answer(
+        self, events: Sequence[NewEvent], refusal: Cause | None
+    ) -> Callable[[RunStore], TaskRecord | None]:
+        def note(store: RunStore) -> TaskRecord | None:
+            lease = self.context.lease
+            store.append_events(lease, lease.run_id, events)
+            if refusal is None or self.stop is not None:
+                return None
+            to = TaskState.SKIPPED if self.task.state is TaskState.QUEUED else TaskState.FAILED
+            return store.transition_task(lease, self.task.id, to, actor="supervisor", cause=refusal)
+
+        return note
+
+
+def _defect(error: Exception) -> Cause:
+    return Cause(
+        code=CauseCode.INTERNAL_ERROR,
+        message=f"a defect ended the session: {type(error).__name__}: {error}",
+        detail="".join(traceback.format_exception(error))[-8000:],
+    )
