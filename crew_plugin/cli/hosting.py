@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crew_plugin.crew import Crew
     from crew_plugin.project import Project
 
-__all__ = ["HostReport", "HostSetup", "KeyState", "ServerReport", "load_checkup", "load_host", "need_model"]
+__all__ = ["HostReport", "HostSetup", "KeyState"_checkup", "load_host", "need_model"]
 
 HOST = "bub"
 
@@ -50,15 +50,6 @@ class HostReport:
     """Configured MCP servers, by name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerReport:
-    """One MCP server after trying to reach it."""
-
-    name: str
-    tools: tuple[str, ...]
-    error: str | None
-
-
 class HostSetup(Protocol):
     """The `checkup` module of a host's package."""
 
@@ -66,19 +57,22 @@ class HostSetup(Protocol):
         """Look at the host's version and configuration. Connects to nothing."""
         ...
 
-    async def connect_servers(self, crew: "Crew") -> tuple[ServerReport, ...]:
-        """Which MCP servers answer, in a host that was loaded with `host_crew`."""
+    def stand_in(self, *, base_url: str, home: str) -> dict[str, str]:
+        """The environment variables that make the host ask a model at this address, and keep its
+        own files in this folder."""
         ...
 
 
 def load_host() -> "Callable[[Project, Settings], AbstractAsyncContextManager[Crew]]":
     """The host's `host_crew`. Importing it may take seconds. Raises `HostUnsupported`."""
-    return cast("Any", _load(""))
+    return cast(
+        "Callable[[Project, Settings], AbstractAsyncContextManager[Crew]]", _load_module("").host_crew
+    )
 
 
 def load_checkup() -> HostSetup:
     """The host's self-description. Raises `HostUnsupported` if the host is not installed."""
-    return cast("HostSetup", _load(".checkup"))
+    return cast("HostSetup", _load_module(".checkup"))
 
 
 def need_model(report: HostReport) -> None:
@@ -93,12 +87,11 @@ def need_model(report: HostReport) -> None:
         )
 
 
-def _load(part: str) -> Any:
+def _load_module(part: str) -> Any:
     entry = load_manifest().host(HOST)
     if importlib.util.find_spec(entry.name) is None:
         raise HostUnsupported(
             f"the host {entry.name} is not installed beside crew-plugin: "
             f'pip install "crew-plugin[{entry.name}]"'
         )
-    module = import_module(entry.module + part)
-    return module.host_crew if not part else module
+    return import_module(entry.module + part)

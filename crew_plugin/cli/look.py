@@ -42,7 +42,7 @@ def runs(*, place: Place, json: bool, limit: int) -> int:
     if limit < 1:
         raise InvalidValue("--limit", limit, "at least 1")
     with place.reading() as store:
-        rows = [] if store is None else run_rows(store, limit=limit)
+        rows = run_rows(store, limit=limit)
     if json:
         print_json({"runs": [row.as_json() for row in rows]})
     else:
@@ -52,8 +52,8 @@ def runs(*, place: Place, json: bool, limit: int) -> int:
 
 def status(*, place: Place, json: bool, run: str) -> int:
     """Show where one run stands."""
-    with place.reading_run(run) as store:
-        view = run_view(store, run)
+    with place.reading_run(run) as (store, run_id):
+        view = run_view(store, run_id)
     if json:
         print_json(view.as_json())
         return 0
@@ -77,8 +77,8 @@ def show(
     """Show results, transcripts, prompts or a stored body, whole."""
     if sum((result, transcript, prompt, artifact is not None)) > 1:
         raise InvalidValue("show", "several at once", "one of --result, --transcript, --prompt, --artifact")
-    with place.reading_run(run) as store:
-        view = run_view(store, run)
+    with place.reading_run(run) as (store, run_id):
+        view = run_view(store, run_id)
         if artifact is not None:
             return _show_artifact(store, artifact, as_json=json)
         tasks = _chosen(view, task)
@@ -98,8 +98,7 @@ def show(
 
 def events(*, place: Place, json: bool, run: str, follow: bool, after: int) -> int:
     """List the events of a run; with `follow`, until it is over."""
-    with place.reading_run(run) as store:
-        run_id = store.load_run(run).id
+    with place.reading_run(run) as (store, run_id):
         if follow:
             return _follow(store, run_id, after, as_json=json)
         names = task_names(store, run_id)

@@ -19,10 +19,12 @@ class Place:
 
     project: str | None = None
     state_dir: str | None = None
+    start: str | None = None
+    """The folder to look upwards from; None for the current one."""
 
-    def find(self, start: str | None = None) -> Project:
+    def find(self) -> Project:
         """The project. Raises `InvalidValue`."""
-        return find_project(start, explicit=self.project, state_dir=self.state_dir)
+        return find_project(self.start, explicit=self.project, state_dir=self.state_dir)
 
     def logs(self) -> Path:
         """The folder for logs, made if need be. Raises `StateUnwritable`."""
@@ -31,31 +33,28 @@ class Place:
         return folder
 
     def options(self) -> str:
-        """What to add to a printed command so that it means the same project."""
-        text = "" if self.project is None else f" --project {shlex.quote(str(self.find().root))}"
+        """What to add to a printed command so that it means this project, from this folder."""
+        here = self.find()
+        text = "" if find_project().root == here.root else f" --project {shlex.quote(str(here.root))}"
         if self.state_dir is not None:
-            text += f" --state-dir {shlex.quote(str(self.find().state_dir))}"
+            text += f" --state-dir {shlex.quote(str(here.state_dir))}"
         return text
 
     @contextmanager
-    def reading(self) -> Iterator[RunStore | None]:
-        """The store; None where nothing was ever run. Reading makes no files."""
+    def reading(self) -> Iterator[RunStore]:
+        """The store at one unchanging moment. Makes no files; what does not exist reads as empty."""
         from crew_plugin.store.sqlite import SqliteStore
 
-        project = self.find()
-        if not project.database.exists():
-            yield None
-            return
-        store = SqliteStore.open(project, readonly=True)
+        store = SqliteStore.open(self.find(), read_only=True)
         try:
             yield store
         finally:
             store.close()
 
     @contextmanager
-    def reading_run(self, run: str) -> Iterator[RunStore]:
-        """The store, for a command that is about one run. Raises `UnknownName` without a store."""
+    def reading_run(self, run: str) -> Iterator[tuple[RunStore, str]]:
+        """The store and the id of one run in it. Raises `UnknownName`."""
         with self.reading() as store:
-            if store is None:
-                raise UnknownName("run", run, ())
-            yield store
+            if run == "last" and not store.list_runs(limit=1):
+                raise UnknownName("run", "last", ())
+            yield store, store.load_run(run).id

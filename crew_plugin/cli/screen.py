@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from crew_plugin.crew import Crew
 
-__all__ = ["Screen", "console_on", "is_terminal", "screen_on"]
+__all__ = ["Screen", "console_on", "is_terminal", "screen_on", "stderr_into"]
 
 _TICK: Final = 0.1
 _LOGS_KEPT: Final = 20
@@ -150,18 +150,24 @@ def screen_on(logs: Path, *, quiet: bool) -> Iterator[Screen]:
     for old in sorted(logs.glob("host-*.log"))[: -_LOGS_KEPT + 1]:
         old.unlink(missing_ok=True)
     log = logs / f"host-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    with stderr_into(log) as stream:
+        yield Screen(stream, quiet=quiet, log=log)
+
+
+@contextmanager
+def stderr_into(log: Path) -> Iterator[TextIO]:
+    """Make standard error this file, also for child processes; yields what it was before."""
     sys.stderr.flush()
     kept = os.dup(2)
-    stream = open(kept, "w", encoding=sys.stderr.encoding, errors="replace", buffering=1, closefd=True)  # noqa: SIM115 - closed below, after standard error is itself again
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(handle, 2)
-    os.close(handle)
-    try:
-        yield Screen(stream, quiet=quiet, log=log)
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        stream.close()
+    with open(kept, "w", encoding=sys.stderr.encoding, errors="replace", buffering=1) as stream:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(handle, 2)
+        os.close(handle)
+        try:
+            yield stream
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
 
 
 def is_terminal(stream: TextIO) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from crew_plugin.cli.hosting import load_host
+from crew_plugin.cli.hosting import load_checkup, load_host, need_model
 from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place
 from crew_plugin.cli.screen import Screen, console_on, is_terminal, screen_on
@@ -54,6 +54,8 @@ class Errand:
     project: "Project"
     settings: "Settings"
     plan: "Callable[[Catalog], RunSpec]"
+    asks_model: bool
+    """False for a dry run, which needs no model."""
     json: bool
     quiet: bool
 
@@ -73,6 +75,8 @@ async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") 
     screen.say("loading the host ...")
     with anyio.CancelScope() as scope:
         interrupts.on_first = _from_signal(scope.cancel)
+        if errand.asks_model:
+            need_model(load_checkup().report())
         host_crew = load_host()
         async with host_crew(errand.project, errand.settings) as crew:
             spec = errand.plan(await crew.catalog())

@@ -198,8 +198,17 @@ COMMANDS: Final = (
         "Make .crew/ with a commented config.toml and folders for your own agents and teams.",
         "crew init --dry-run",
         "crew_plugin.cli.resources",
-        (Param("dry_run", "Only say what would be written.", bool, ("--dry-run",), False),),
-        more="Safe to repeat: what exists is left as it is.",
+        (
+            Param("dry_run", "Only say what would be written.", bool, ("--dry-run",), False),
+            Param(
+                "overwrite",
+                "Replace config.toml and .gitignore by fresh ones.",
+                bool,
+                ("--overwrite",),
+                False,
+            ),
+        ),
+        more="Safe to repeat: what exists is left as it is, unless you say --overwrite.",
     ),
     Command(
         "doctor",

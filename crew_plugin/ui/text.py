@@ -19,6 +19,7 @@ __all__ = [
     "answers_text",
     "artifacts_text",
     "bytes_text",
+    "columns",
     "event_line",
     "events_text",
     "one_line",
@@ -113,7 +114,7 @@ def _when(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns padded to their widest cell; the last column is left as it is."""
     if not rows:
         return []
@@ -132,7 +133,7 @@ def runs_text(rows: Sequence[RunRow]) -> str:
     if not rows:
         return "no runs yet"
     return "\n".join(
-        _table(
+        columns(
             [
                 (
                     row.id,
@@ -160,7 +161,7 @@ def status_text(view: RunView) -> str:
     why = _why(row)
     if why:
         lines.append(why)
-    table = _table(
+    table = columns(
         [
             (task.key, task.agent, task.shown_state, seconds_text(task.elapsed), task_note(task))
             for task in view.tasks
@@ -290,7 +291,7 @@ def artifacts_text(refs: Sequence[ArtifactRef], names: Mapping[str, TaskName]) -
     for ref in refs:
         name = names.get(ref.task_id) if ref.task_id else None
         rows.append((ref.sha256[:16], bytes_text(ref.size), name.key if name else "-", one_line(ref.name)))
-    return "\n".join(_table(rows))
+    return "\n".join(columns(rows))
 
 
 def events_text(events: Sequence[EventRecord], names: Mapping[str, TaskName]) -> str:
@@ -298,7 +299,7 @@ def events_text(events: Sequence[EventRecord], names: Mapping[str, TaskName]) ->
     if not events:
         return "no events"
     return "\n".join(
-        _table(
+        columns(
             [
                 (str(event.seq), _clock(event.at), event.type, _who(event, names)[0], _facts(event))
                 for event in events

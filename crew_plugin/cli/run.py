@@ -1,0 +1,83 @@
+"""`run`: plan, run in this process, show, answer."""
+
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from crew_plugin.cli.place import Place
+from crew_plugin.cli.supervise import Errand, supervise
+from crew_plugin.config import load_settings
+from crew_plugin.errors import InvalidValue
+from crew_plugin.resources import Catalog
+
+if TYPE_CHECKING:
+    from crew_plugin.models.spec import RunSpec
+
+__all__ = ["run"]
+
+
+def run(
+    *,
+    place: Place,
+    json: bool,
+    words: list[str],
+    workflow: str | None,
+    agent: str | None,
+    model: str | None,
+    width: int | None,
+    cwd: str | None,
+    dry_run: bool,
+    quiet: bool,
+) -> int:
+    """Run a team or an agent on a goal."""
+    place = replace(place, start=cwd)
+    project = place.find()
+    settings = load_settings(project.root)
+    team, goal = _team_and_goal(words, agent)
+
+    def plan(catalog: Catalog) -> "RunSpec":
+        from crew_plugin.engine.plan import plan_run
+
+        if team is None and agent is None and goal in catalog.teams:
+            raise InvalidValue("GOAL", goal, f'a sentence that says what to do: crew run {goal} "..."')
+        return plan_run(
+            catalog,
+            settings,
+            goal=goal,
+            cwd=cwd or _work_folder(place, project_root=str(project.root)),
+            team=team,
+            workflow=workflow,
+            agent=agent,
+            model=model,
+            width=width,
+            dry_run=dry_run,
+        )
+
+    return supervise(
+        Errand(
+            place=place,
+            project=project,
+            settings=settings,
+            plan=plan,
+            asks_model=not dry_run,
+            json=json,
+            quiet=quiet,
+        )
+    )
+
+
+def _team_and_goal(words: list[str], agent: str | None) -> tuple[str | None, str]:
+    """One word is the goal; of several, the first is the team unless an agent was named."""
+    team = None
+    if agent is None and len(words) > 1:
+        team, words = words[0], words[1:]
+    goal = sys.stdin.read() if words == ["-"] else " ".join(words)
+    if not goal.strip():
+        raise InvalidValue("GOAL", goal, 'some text: crew run review "what to look at"')
+    return team, goal
+
+
+def _work_folder(place: Place, *, project_root: str) -> str:
+    """Where one stands, unless another project was named."""
+    return project_root if place.project is not None else os.getcwd()
