@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from crew_plugin.errors import CallerError, InvalidValue
 
@@ -34,14 +43,21 @@ class Params(BaseModel):
     )
 
     @classmethod
-    def keys(cls) -> tuple[str, ...]:
+    def spellings(cls) -> tuple[str, ...]:
         """The names that a caller uses."""
-        return tuple(field.alias or name for name, field in cls.model_fields.items())
+        return tuple(key for name, field in cls.model_fields.items() for key in _of_field(name, field))
 
     @model_validator(mode="before")
     @classmethod
     def _tidied(cls, value: Any) -> Any:
-        return _tidy(value, cls.keys())[0] if isinstance(value, Mapping) else value
+        return _tidy(value, cls.spellings())[0] if isinstance(value, Mapping) else value
+
+
+def _of_field(name: str, field: FieldInfo) -> tuple[str, ...]:
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(choice) for choice in alias.choices)
+    return (alias if isinstance(alias, str) else name,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +79,7 @@ def parse[ParamsT: Params](
 
     Raises `InvalidValue` for a wrong value and `CallerError` for a missing or a second wrong one.
     """
-    kept, dropped = _tidy(arguments, model.keys())
+    kept, dropped = _tidy(arguments, model.spellings())
     others = frozenset(elsewhere)
     try:
         params = model.model_validate(kept)

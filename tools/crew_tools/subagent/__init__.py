@@ -1,0 +1,1 @@
+"""What is behind `crew_agent` and `crew_agent_result`."""

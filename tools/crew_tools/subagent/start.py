@@ -1,0 +1,77 @@
+"""`crew_agent`: give one task to one agent."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import AliasChoices, Field
+
+from crew_plugin.host import ToolContext, ToolOutput
+from crew_tools.params import Params, Skills, parse
+from crew_tools.team.launch import folder_inside, launch
+
+if TYPE_CHECKING:
+    from crew_plugin.crew import Crew
+
+__all__ = ["DESCRIPTION", "NAME", "PARAMETERS", "start_agent"]
+
+NAME = "crew_agent"
+DESCRIPTION = """\
+Give one task to one subagent and get its result. It starts blank and knows nothing of this \
+conversation: name the target, what is to change or be found, and how to tell that it is done; give \
+large material by path. Choose the most specific subagent_type; one agent may both investigate and \
+edit. With run_in_background=true the call returns an id at once, and the result comes to you by \
+itself, once: do not poll. `completed` means that a result was handed in; its claims are unchecked. \
+For several tasks, or steps that build on each other, use team."""
+
+
+class StartParams(Params):
+    """What to do, and who does it."""
+
+    prompt: str = Field(
+        validation_alias=AliasChoices("prompt", "goal", "task"),
+        description="The whole task, complete in itself.",
+    )
+    description: str | None = Field(default=None, description="Three to five words for the person watching.")
+    subagent_type: str = Field(
+        default="executor",
+        validation_alias=AliasChoices("subagent_type", "agent"),
+        description="An agent's name; team action=list shows them.",
+    )
+    model: str | None = Field(default=None, description="Another model than the agent's own.")
+    skill: Skills = Field(
+        default=None, description="Skills for its prompt, with commas between; false for none at all."
+    )
+    max_turns: int | None = Field(default=None, ge=1, le=10_000, description="At most so many model calls.")
+    run_in_background: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("run_in_background", "async", "background"),
+        description="Return at once; the result comes by itself when it is there.",
+    )
+
+
+PARAMETERS = StartParams
+
+
+async def start_agent(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+    """Plan a run with one step and launch it."""
+    from crew_plugin.engine.plan import plan_run
+
+    parsed = parse(StartParams, arguments)
+    params = parsed.params
+    spec = plan_run(
+        await crew.catalog(),
+        crew.settings,
+        goal=params.prompt,
+        cwd=await folder_inside(crew, None),
+        agent=params.subagent_type,
+        title=params.description,
+        model=params.model,
+        skills=params.skill,
+        max_turns=params.max_turns,
+    )
+    output = await launch(crew, spec, context, background=params.run_in_background)
+    agent_id = output.details["run_id"]
+    return ToolOutput(
+        text=f"agent_id: {agent_id}\n{output.text}",
+        details={**output.details, "agent_id": agent_id, **parsed.details()},
+    )

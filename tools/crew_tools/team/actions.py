@@ -1,0 +1,168 @@
+"""Every action of the tool `team`, as data.
+
+The tool's schema, its help, the chat commands, docs/tools.md and the tests are made from this
+table. An action's module holds `PARAMETERS`, a model, and `act`, a coroutine; it is imported when
+the action is first used, so nothing heavy may be imported here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from crew_plugin.errors import InvalidValue
+
+__all__ = ["ACTIONS", "Action", "find_action", "from_words"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One action."""
+
+    name: str
+    summary: str
+    example: str
+    """A call as a model makes it, the tool's name left out."""
+    cli: str
+    """What an operator types for the same in a terminal."""
+    module: str
+    words: tuple[str, ...] = ()
+    """Which parameters bare words in a chat command stand for; the last one takes the rest."""
+
+    @property
+    def chat(self) -> str:
+        """What a person types for the same in the chat."""
+        return " ".join([",team", self.name, *(word.upper() for word in self.words)])
+
+
+_ALL: Final = (
+    Action(
+        name="run",
+        summary="Run a team's workflow, or one agent, on a goal. Waits for the results, or with "
+        "async=true returns at once.",
+        example='action="run", team="review", goal="Find bugs in src/login.py: wrong results, races, leaks"',
+        cli='crew run review "find bugs in src/login.py"',
+        module="crew_tools.team.run",
+        words=("team", "goal"),
+    ),
+    Action(
+        name="parallel",
+        summary="Run independent tasks side by side, one agent each; every task has a result of its own.",
+        example='action="parallel", tasks=[{"goal": "List the public API of src/a.py"}, '
+        '{"goal": "List the public API of src/b.py", "agent": "explorer"}]',
+        cli='crew run --agent explorer "list the public API of src/a.py"',
+        module="crew_tools.team.parallel",
+        words=("tasks",),
+    ),
+    Action(
+        name="plan",
+        summary="Show the steps that a run would take. Starts nothing, writes nothing.",
+        example='action="plan", team="review"',
+        cli="crew workflows review",
+        module="crew_tools.team.plan",
+        words=("team", "goal"),
+    ),
+    Action(
+        name="status",
+        summary="Show where a run stands: what each task does, did, or waits for.",
+        example='action="status", run_id="last"',
+        cli="crew status last",
+        module="crew_tools.team.status",
+        words=("run_id",),
+    ),
+    Action(
+        name="wait",
+        summary="Wait for a run that is under way and answer with its results.",
+        example='action="wait", run_id="last", timeout=600',
+        cli="crew events last --follow",
+        module="crew_tools.team.wait",
+        words=("run_id", "timeout"),
+    ),
+    Action(
+        name="cancel",
+        summary="Stop a run, or one task of it. What is finished is kept.",
+        example='action="cancel", run_id="last", reason="the goal changed"',
+        cli="crew cancel last",
+        module="crew_tools.team.cancel",
+        words=("run_id", "task_id"),
+    ),
+    Action(
+        name="list",
+        summary="List teams, workflows, agents and skills, what is wrong with any of them, and the "
+        "newest runs.",
+        example='action="list"',
+        cli="crew teams",
+        module="crew_tools.team.listing",
+        words=("resource",),
+    ),
+    Action(
+        name="get",
+        summary="Show one team, workflow, agent or skill in full, or the full result of one task.",
+        example='action="get", run_id="last", task_id="explore"',
+        cli="crew show last explore",
+        module="crew_tools.team.get",
+        words=("run_id", "task_id"),
+    ),
+    Action(
+        name="summary",
+        summary="Show what every task of a run handed in so far.",
+        example='action="summary", run_id="last"',
+        cli="crew show last",
+        module="crew_tools.team.summary",
+        words=("run_id",),
+    ),
+    Action(
+        name="events",
+        summary="List what happened in a run, newest last.",
+        example='action="events", run_id="last", limit=20',
+        cli="crew events last",
+        module="crew_tools.team.events",
+        words=("run_id", "limit"),
+    ),
+    Action(
+        name="artifacts",
+        summary="List the stored bodies of a run, or read one of them piece by piece.",
+        example='action="artifacts", run_id="last", artifact="3f2a9c01"',
+        cli="crew show last --artifact 3f2a9c01",
+        module="crew_tools.team.artifacts",
+        words=("run_id", "artifact"),
+    ),
+    Action(
+        name="help",
+        summary="Explain the actions, or one of them with its parameters.",
+        example='action="help", topic="run"',
+        cli="crew --help",
+        module="crew_tools.team.help",
+        words=("topic",),
+    ),
+)
+
+ACTIONS: Final[Mapping[str, Action]] = MappingProxyType({action.name: action for action in _ALL})
+"""Every action by its name."""
+
+
+def find_action(written: object) -> Action:
+    """The action that was meant. Raises `InvalidValue` with the valid ones."""
+    if isinstance(written, str):
+        action = ACTIONS.get(written.strip().lower())
+        if action is not None:
+            return action
+    raise InvalidValue("action", written, ACTIONS)
+
+
+def from_words(words: Sequence[str], options: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of a chat command such as `,team run review "find bugs" width=4`."""
+    action = find_action(words[0] if words else "list")
+    arguments: dict[str, Any] = {"action": action.name}
+    rest = list(words[1:])
+    names = list(action.words)
+    if names[:1] == ["team"] and len(rest) == 1 and action.name == "run":
+        names = names[1:]  # one text is a goal for the default team
+    for position, name in enumerate(names):
+        if not rest:
+            break
+        last = position == len(names) - 1
+        arguments[name] = " ".join(rest) if last else rest.pop(0)
+        if last:
+            rest = []
+    return {**arguments, **options}

@@ -1,0 +1,55 @@
+"""From an action and its raw arguments to the module that does it."""
+
+from collections.abc import Awaitable, Mapping
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from crew_plugin.errors import CallerError
+from crew_plugin.host import ToolContext, ToolOutput
+from crew_tools.params import Params, parse
+from crew_tools.team.actions import ACTIONS, Action
+
+if TYPE_CHECKING:
+    from crew_plugin.crew import Crew
+
+__all__ = ["all_keys", "dispatch", "load_action"]
+
+
+class ActionModule(Protocol):
+    """What a module behind an action holds."""
+
+    PARAMETERS: type[Params]
+
+    def act(self, crew: "Crew", params: Any, context: ToolContext) -> Awaitable[ToolOutput]:
+        """Do it."""
+        ...
+
+
+def load_action(action: Action) -> ActionModule:
+    """The module behind an action."""
+    return cast("ActionModule", import_module(action.module))
+
+
+async def dispatch(
+    crew: "Crew", action: Action, arguments: Mapping[str, Any], context: ToolContext
+) -> ToolOutput:
+    """Check the arguments and do it. Parameters of other actions are passed over in silence."""
+    module = load_action(action)
+    try:
+        parsed = parse(module.PARAMETERS, arguments, elsewhere=all_keys())
+    except CallerError as error:
+        raise CallerError(f"{action.name}: {error}. Example: {action.example}") from error
+    output = await module.act(crew, parsed.params, context)
+    return ToolOutput(
+        text=output.text,
+        details={"action": action.name, **output.details, **parsed.details()},
+        ends_session=output.ends_session,
+    )
+
+
+@cache
+def all_keys() -> frozenset[str]:
+    """Every parameter of the tool."""
+    keys = (key for action in ACTIONS.values() for key in load_action(action).PARAMETERS.spellings())
+    return frozenset({"action", *keys})

@@ -1,0 +1,78 @@
+"""Starting a planned run for a tool call: awaited, or in the background where that makes sense."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crew_plugin.errors import InvalidValue
+from crew_plugin.host import ToolContext, ToolOutput
+from crew_plugin.models.records import RunRecord
+from crew_tools.progress import progress
+from crew_tools.team.answer import read_answer
+
+if TYPE_CHECKING:
+    from crew_plugin.crew import Crew
+
+    from crew_plugin.models.spec import RunSpec
+
+__all__ = ["actor_of", "folder_inside", "launch"]
+
+CANNOT_DELIVER = (
+    "(It was to run in the background, but nothing can be delivered to this conversation later, "
+    "so this call waited for it.)\n"
+)
+
+
+def actor_of(context: ToolContext) -> str:
+    """How the caller is named in the store."""
+    return f"session:{context.session}"
+
+
+async def folder_inside(crew: "Crew", cwd: str | None) -> str:
+    """The folder a run works in. Raises `InvalidValue` when it is not one of the project."""
+    import anyio.to_thread
+
+    root = crew.project.root
+
+    def resolved() -> str | None:
+        try:
+            folder = (root / (cwd or ".")).resolve()
+            inside = folder.is_dir() and folder.is_relative_to(Path(root).resolve())
+        except (OSError, RuntimeError, ValueError):
+            return None
+        return str(folder) if inside else None
+
+    folder = await anyio.to_thread.run_sync(resolved)
+    if folder is None:
+        raise InvalidValue("cwd", cwd, f"a folder inside the project {str(root)!r}")
+    return folder
+
+
+async def launch(crew: "Crew", spec: "RunSpec", context: ToolContext, *, background: bool) -> ToolOutput:
+    """Write the run down and execute it. In the background its id comes back at once; the result
+    follows by itself."""
+    later = background and context.can_deliver_later and context.parent is not None
+    run = await crew.supervisor.submit(spec, parent=context.parent, background=later, actor=actor_of(context))
+    if later:
+        crew.supervisor.start(run.id)
+        return _started(run, spec)
+    async with progress(crew, run.id, context):
+        await crew.supervisor.execute(run.id)
+    answer = await crew.writer.read(lambda store: read_answer(store, run.id))
+    return ToolOutput(
+        text=(CANNOT_DELIVER if background else "") + answer.text,
+        details={"run_id": run.id, "state": answer.view.shown_state, "background": False},
+    )
+
+
+def _started(run: RunRecord, spec: "RunSpec") -> ToolOutput:
+    steps = ", ".join(f"{step.id} ({step.agent})" for step in spec.steps[:12])
+    more = f" and {len(spec.steps) - 12} more" if len(spec.steps) > 12 else ""
+    return ToolOutput(
+        text=(
+            f"run {run.id} ({run.team}/{run.workflow}) was started in the background: {steps}{more}.\n"
+            "Its results come to this conversation by themselves, once, when it is over. Do not poll and "
+            "do not wait for it: go on with other work, or end your turn.\n"
+            f'If it is no longer wanted: action="cancel", run_id="{run.id}".'
+        ),
+        details={"run_id": run.id, "state": str(run.state), "background": True},
+    )

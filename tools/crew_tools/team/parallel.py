@@ -1,0 +1,79 @@
+"""`parallel`: independent tasks side by side, one run with a step for each."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AliasChoices, Field
+
+from crew_plugin.host import ToolContext, ToolOutput
+from crew_tools.params import LooseList, Params, Skills
+from crew_tools.team.launch import folder_inside, launch
+
+if TYPE_CHECKING:
+    from crew_plugin.crew import Crew
+
+__all__ = ["PARAMETERS", "ParallelParams", "TaskParams", "act"]
+
+_MOST = 1000
+
+
+class TaskParams(Params):
+    """One of the tasks."""
+
+    goal: str = Field(
+        validation_alias=AliasChoices("goal", "task", "prompt"),
+        description="Target, change, how to tell that it is done.",
+    )
+    agent: str | None = Field(default=None, description="Who does it; executor when left out.")
+    cwd: str | None = Field(default=None, description="Its folder, inside the project.")
+
+
+class ParallelParams(Params):
+    """The tasks and how many of them at once."""
+
+    tasks: Annotated[list[TaskParams], LooseList] = Field(
+        min_length=1,
+        max_length=_MOST,
+        description="parallel: the tasks. They know nothing of each other; one owner for each file.",
+    )
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        validation_alias=AliasChoices("concurrency", "width"),
+        description="How many of the tasks at once.",
+    )
+    model: str | None = Field(default=None, description="The model of every session of the run.")
+    skill: Skills = Field(default=None, description="Skills for every session, with commas between.")
+    cwd: str | None = Field(default=None, description="The folder to work in, inside the project.")
+    background: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("async", "background", "run_in_background"),
+        description="Return at once; the result comes by itself when it is there.",
+    )
+
+
+PARAMETERS = ParallelParams
+
+
+async def act(crew: "Crew", params: ParallelParams, context: ToolContext) -> ToolOutput:
+    """Plan one step for each task, write it down, execute it."""
+    from crew_plugin.engine.plan import ParallelTask, plan_parallel
+
+    tasks = [
+        ParallelTask(
+            goal=task.goal,
+            agent=task.agent,
+            cwd=await folder_inside(crew, task.cwd) if task.cwd else None,
+        )
+        for task in params.tasks
+    ]
+    spec = plan_parallel(
+        await crew.catalog(),
+        crew.settings,
+        tasks=tasks,
+        cwd=await folder_inside(crew, params.cwd),
+        width=params.concurrency,
+        model=params.model,
+        skills=params.skill,
+    )
+    return await launch(crew, spec, context, background=params.background)
