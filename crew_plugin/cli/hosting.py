@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crew_plugin.crew import Crew
     from crew_plugin.project import Project
 
-__all__ = ["HostReport", "HostSetup", "KeyState"_checkup", "load_host", "need_model"]
+__all__ = ["HostReport", "HostSetup", "KeyState", "load_checkup", "load_host", "need_model"]
 
 HOST = "bub"
 
