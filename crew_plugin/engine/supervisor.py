@@ -199,7 +199,9 @@ class Supervisor:
         if driver is not None:
             await driver.request(asked)
         report = await self._answered(lambda store: report_answer(store, wish, asked))
-        return report or await self._writer.read(lambda store: report_silence(store, wish))
+        if report is None:
+            report = await self._writer.read(lambda store: report_silence(store, wish))
+        return report
 
     async def steer(self, run_id: str, task: str, text: str, *, actor: str = "operator") -> SteerReport:
         """Have a running session see `text` at its next model call. Raises `UnknownName`."""

@@ -1,0 +1,44 @@
+"""One project in one process: what tools, commands and host adapters are given to work with."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crew_plugin.config.settings import Settings
+    from crew_plugin.engine.supervisor import Supervisor
+    from crew_plugin.host import Engine
+    from crew_plugin.project import Project
+    from crew_plugin.resources import Catalog
+    from crew_plugin.store.writer import StoreWriter
+
+__all__ = ["Crew"]
+
+
+@dataclass(slots=True)
+class _Read:
+    """The resources as they were read last."""
+
+    catalog: "Catalog | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """A project, its settings and store, and what executes its runs."""
+
+    project: "Project"
+    settings: "Settings"
+    writer: "StoreWriter"
+    supervisor: "Supervisor"
+    engine: "Engine"
+    _read: _Read = field(default_factory=_Read, init=False, repr=False, compare=False)
+
+    async def catalog(self) -> "Catalog":
+        """The project's resources as they are now. Only files that changed are read again."""
+        import anyio.to_thread
+
+        from crew_plugin.resources import discover
+
+        self._read.catalog = await anyio.to_thread.run_sync(
+            lambda: discover(self.project.root, self.settings, previous=self._read.catalog)
+        )
+        return self._read.catalog

@@ -1,0 +1,321 @@
+"""From names and a goal to a `RunSpec` in which nothing has to be looked up again.
+
+Everything that can be wrong is found here, before anything is written: all problems of a plan in
+one `InvalidPlan`, with file and line where a resource has them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from crew_plugin.config.settings import Settings
+from crew_plugin.engine.validate import step_problems
+from crew_plugin.errors import CallerError, InvalidPlan, InvalidValue, UnknownName
+from crew_plugin.models.spec import AgentSpec, LimitsSpec, RunSpec, SkillText, StepSpec
+from crew_plugin.models.states import SessionKind
+from crew_plugin.resources.catalog import Catalog
+from crew_plugin.resources.models import Kind, Role, Skills, Step, TeamFile, WorkflowFile
+
+__all__ = ["DEFAULT_AGENT", "DEFAULT_TEAM", "ParallelTask", "plan_parallel", "plan_run"]
+
+DEFAULT_TEAM = "fast-fix"
+"""The team of a run that names none."""
+DEFAULT_AGENT = "executor"
+"""The agent of an independent task that names none."""
+SOLO = "solo"
+"""What stands in a team's place when one agent works alone."""
+PARALLEL = "parallel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelTask:
+    """One of several tasks that know nothing of each other."""
+
+    goal: str
+    agent: str | None = None
+    cwd: str | None = None
+
+
+def plan_run(
+    catalog: Catalog,
+    settings: Settings,
+    *,
+    goal: str,
+    cwd: str,
+    team: str | None = None,
+    workflow: str | None = None,
+    agent: str | None = None,
+    role: str | None = None,
+    title: str | None = None,
+    model: str | None = None,
+    skills: Skills = None,
+    width: int | None = None,
+    max_turns: int | None = None,
+    dry_run: bool = False,
+) -> RunSpec:
+    """A team's workflow, one role of it, or one agent alone, on a goal.
+
+    Raises:
+        CallerError: a name is unknown, or the team and the workflow do not fit together.
+    """
+    if not goal.strip():
+        raise InvalidValue("goal", goal, "some text that says what is to be achieved")
+    draft = _Draft(catalog, settings, goal=goal, model=model, skills=skills, max_turns=max_turns)
+    if agent is not None:
+        if team is not None or workflow is not None or role is not None:
+            raise InvalidValue("agent", agent, "given alone, without team, workflow or role")
+        draft.add_alone(agent, key=agent, task=goal, title=title)
+        return draft.finish(team=SOLO, workflow=agent, cwd=cwd, width=1, dry_run=dry_run)
+    if role is not None:
+        chosen = _team(catalog, team or DEFAULT_TEAM)
+        bound = chosen.roles.get(role)
+        if bound is None:
+            raise UnknownName(f"role in team {chosen.name!r}", role, chosen.roles)
+        draft.add_alone(bound.agent, key=role, task=goal, title=title, role=bound)
+        return draft.finish(team=chosen.name, workflow=role, cwd=cwd, width=1, dry_run=dry_run)
+    return _plan_workflow(draft, team, workflow, cwd=cwd, width=width, dry_run=dry_run)
+
+
+def plan_parallel(
+    catalog: Catalog,
+    settings: Settings,
+    *,
+    tasks: Sequence[ParallelTask],
+    cwd: str,
+    width: int | None = None,
+    model: str | None = None,
+    skills: Skills = None,
+    dry_run: bool = False,
+) -> RunSpec:
+    """One run with an independent step for each task."""
+    if not tasks:
+        raise InvalidValue("tasks", [], "a list with at least one task")
+    goal = f"{len(tasks)} independent tasks side by side; each worker does its own and no other"
+    draft = _Draft(catalog, settings, goal=goal, model=model, skills=skills)
+    for number, task in enumerate(tasks, start=1):
+        if not task.goal.strip():
+            raise InvalidValue(
+                f"tasks[{number - 1}].goal", task.goal, "some text that says what is to be done"
+            )
+        draft.add_alone(
+            task.agent or DEFAULT_AGENT,
+            key=f"t{number}",
+            task=task.goal,
+            title=_first_line(task.goal),
+            cwd=task.cwd,
+        )
+    return draft.finish(team=PARALLEL, workflow=PARALLEL, cwd=cwd, width=width, dry_run=dry_run)
+
+
+def _plan_workflow(
+    draft: "_Draft", team: str | None, workflow: str | None, *, cwd: str, width: int | None, dry_run: bool
+) -> RunSpec:
+    catalog = draft.catalog
+    chosen = _team_for(catalog, team, workflow)
+    name = workflow or (chosen.default_workflow if chosen else None)
+    if name is None:
+        assert chosen is not None
+        raise InvalidPlan(
+            f"team {chosen.name!r} ({chosen.path})",
+            ["it names no default workflow; choose one of: " + ", ".join(sorted(catalog.workflows))],
+        )
+    plan = catalog.workflows.get(name)
+    if plan is None:
+        raise catalog.missing(Kind.WORKFLOW, name)
+    roles = {step.role: Role(name=step.role, agent=step.role) for step in plan.steps}
+    if chosen is not None:
+        roles = dict(chosen.roles)
+    problems = step_problems(plan, chosen, roles)
+    for step in plan.steps:
+        bound = roles.get(step.role)
+        if bound is not None:
+            problems += draft.add_step(step, bound, plan, chosen)
+    if problems:
+        who = f" with team {chosen.name!r}" if chosen else ""
+        raise InvalidPlan(f"workflow {plan.name!r}{who}", problems)
+    limits = [width, plan.max_concurrency, chosen.max_concurrency if chosen else None]
+    return draft.finish(
+        team=chosen.name if chosen else plan.name,
+        workflow=plan.name,
+        cwd=cwd,
+        width=min((limit for limit in limits if limit is not None), default=None),
+        dry_run=dry_run,
+        tag_limits={
+            f"role:{role.name}": role.max_concurrency for role in roles.values() if role.max_concurrency
+        },
+    )
+
+
+def _team(catalog: Catalog, name: str) -> TeamFile:
+    team = catalog.teams.get(name)
+    if team is None:
+        raise catalog.missing(Kind.TEAM, name)
+    return team
+
+
+def _team_for(catalog: Catalog, team: str | None, workflow: str | None) -> TeamFile | None:
+    """The team that was named, or the one a workflow is made for; None if each role of the
+    workflow is to be the agent of the same name."""
+    if team is not None:
+        return _team(catalog, team)
+    if workflow is None:
+        return _team(catalog, DEFAULT_TEAM)
+    fitting = [each for each in catalog.teams.values() if each.default_workflow == workflow]
+    return catalog.teams.get(workflow) or next(iter(fitting), None)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making: its steps, and every agent and skill that they name."""
+
+    catalog: Catalog
+    settings: Settings
+    goal: str = field(kw_only=True)
+    model: str | None = field(kw_only=True, default=None)
+    skills: Skills = field(kw_only=True, default=None)
+    max_turns: int | None = field(kw_only=True, default=None)
+    steps: list[StepSpec] = field(init=False, default_factory=list[StepSpec])
+    agents: dict[str, AgentSpec] = field(init=False, default_factory=dict[str, AgentSpec])
+    texts: dict[str, SkillText] = field(init=False, default_factory=dict[str, SkillText])
+
+    def __post_init__(self) -> None:
+        missing = self._take_skills(self.skills)
+        if missing:
+            raise self.catalog.missing(Kind.SKILL, missing[0])
+
+    def add_alone(
+        self,
+        agent: str,
+        *,
+        key: str,
+        task: str,
+        title: str | None = None,
+        role: Role | None = None,
+        cwd: str | None = None,
+    ) -> None:
+        """A step without a workflow. Raises where the agent or a skill is missing."""
+        spec = self._agent(agent)
+        skills = role.skills if role else None
+        missing = self._take_skills(spec.skills) + self._take_skills(skills)
+        if missing:
+            raise self.catalog.missing(Kind.SKILL, missing[0])
+        self.steps.append(
+            StepSpec(
+                id=key,
+                role=role.name if role else agent,
+                agent=agent,
+                task=task,
+                title=title or _first_line(task),
+                model=self._model(spec, role.model if role else None),
+                skills=skills,
+                schema_mode=spec.schema_mode,
+                limits=self._limits(spec),
+                cwd=cwd,
+            )
+        )
+
+    def add_step(self, step: Step, role: Role, workflow: WorkflowFile, team: TeamFile | None) -> list[str]:
+        """A step of a workflow. Returns what is missing for it."""
+        try:
+            spec = self._agent(role.agent)
+        except CallerError as error:
+            where = f"{team.path}:{role.line}" if team else f"{workflow.path}:{step.line}"
+            return [f"{where}: role {role.name!r}: {error}"]
+        where = f"{workflow.path}:{step.line}: step {step.id!r}"
+        skills = _joined(role.skills, step.skills)
+        missing = [*self._take_skills(spec.skills), *self._take_skills(skills)]
+        limits = step.limits.over(self._limits(spec), tighten=not workflow.trusted)
+        self.steps.append(
+            StepSpec(
+                id=step.id,
+                role=step.role,
+                agent=role.agent,
+                # Replaced once: what the goal itself contains is the caller's text, never a placeholder.
+                task=step.task.replace("{goal}", self.goal) if step.task else self.goal,
+                title=step.id,
+                depends_on=step.depends_on,
+                reads=step.reads,
+                output=step.output,
+                optional=step.optional,
+                attention=step.attention,
+                model=self._model(spec, step.model or role.model),
+                skills=skills,
+                verify=step.verify,
+                result_schema=dict(step.schema.body) if step.schema else None,
+                schema_mode=step.schema_mode or spec.schema_mode,
+                limits=limits,
+            )
+        )
+        return [f"{where}: {self.catalog.missing(Kind.SKILL, name)}" for name in dict.fromkeys(missing)]
+
+    def finish(
+        self,
+        *,
+        team: str,
+        workflow: str,
+        cwd: str,
+        width: int | None,
+        dry_run: bool,
+        tag_limits: dict[str, int] | None = None,
+    ) -> RunSpec:
+        """The plan, whole. A width can be asked for below the limit of the settings, not above."""
+        most = self.settings.limits.width
+        requested = "scaffold" if dry_run else self.settings.runtime.mode
+        return RunSpec(
+            goal=self.goal,
+            team=team,
+            workflow=workflow,
+            cwd=cwd,
+            steps=tuple(self.steps),
+            agents=self.agents,
+            skill_texts=self.texts,
+            width=most if width is None else max(1, min(width, most)),
+            wall_seconds=self.settings.limits.run_wall_seconds,
+            model=self.model,
+            skills=self.skills,
+            tag_limits=tag_limits or {},
+            runtime=SessionKind.SCAFFOLD if requested == "scaffold" else SessionKind.LIVE,
+            runtime_requested=requested,
+        )
+
+    def _agent(self, name: str) -> AgentSpec:
+        if name not in self.agents:
+            file = self.catalog.agents.get(name)
+            if file is None:
+                raise self.catalog.missing(Kind.AGENT, name)
+            self.agents[name] = file.to_spec(
+                limits=self.settings.limits.session(), schema_mode=self.settings.result.schema_mode
+            )
+        return self.agents[name]
+
+    def _take_skills(self, skills: Skills) -> list[str]:
+        """Keep the texts of these skills; returns the names that no skill has."""
+        missing: list[str] = []
+        for name in skills or ():
+            file = self.catalog.skills.get(name)
+            if file is None:
+                missing.append(name)
+            else:
+                self.texts[name] = SkillText(name=name, body=file.body)
+        return missing
+
+    def _model(self, agent: AgentSpec, nearer: str | None) -> str | None:
+        """The caller's choice, else the step's, the role's, the agent's, the settings'."""
+        return self.model or nearer or agent.model or self.settings.model
+
+    def _limits(self, agent: AgentSpec) -> LimitsSpec:
+        limits = agent.limits or self.settings.limits.session()
+        if self.max_turns is None:
+            return limits
+        return limits.model_copy(update={"steps": min(self.max_turns, limits.steps)})
+
+
+def _joined(role: Skills, step: Skills) -> Skills:
+    """The step's own skills come on top of its role's; a step that wants none gets none."""
+    if step is False or (role is False and not step):
+        return False
+    return tuple(dict.fromkeys([*(role or ()), *(step or ())])) or None
+
+
+def _first_line(text: str) -> str:
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return line if len(line) <= 60 else line[:59] + "…"
