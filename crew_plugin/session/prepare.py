@@ -1,0 +1,120 @@
+"""From an attempt to the prompt of its session, which is kept before any model sees it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from crew_plugin.engine.ports import AttemptContext
+from crew_plugin.errors import CallerError
+from crew_plugin.models.records import ArtifactRef, MessageRecord
+from crew_plugin.models.spec import SchemaMode
+from crew_plugin.session.contract import ResultContract
+from crew_plugin.session.fence import reference
+from crew_plugin.session.mail import Mailbox
+from crew_plugin.session.material import handed_on, peers_of, project_instructions
+from crew_plugin.session.prompt import (
+    GOAL_LIMIT,
+    TASK_LIMIT,
+    Handed,
+    Peer,
+    Prompt,
+    PromptInputs,
+    build_prompt,
+)
+from crew_plugin.store.port import RunStore
+from crew_plugin.store.writer import StoreWriter
+
+__all__ = ["Prepared", "contract_of", "folder_of", "prepare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A prompt, where it is kept, and the mail that it holds."""
+
+    prompt: Prompt
+    artifact: ArtifactRef
+    mail: tuple[MessageRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Material:
+    handed: tuple[Handed, ...]
+    peers: tuple[Peer, ...]
+    project: str | None
+
+
+def folder_of(context: AttemptContext) -> str:
+    """The session's folder."""
+    return str(Path(context.spec.cwd, context.step.cwd or ""))
+
+
+async def contract_of(context: AttemptContext) -> ResultContract:
+    """The result contract of a session: the step's schema, else its agent's."""
+    schema, mode = _schema_of(context)
+    if schema is None:
+        return ResultContract()
+    # Compiling imports a library the first time, which takes longer than the loop may stand.
+    return await anyio.to_thread.run_sync(ResultContract, schema, mode)
+
+
+async def prepare(
+    context: AttemptContext, writer: StoreWriter, box: Mailbox, tools: Sequence[str]
+) -> Prepared:
+    """Build the prompt and keep it. Raises `CallerError` if the session's folder is none."""
+    cwd = folder_of(context)
+    material = await writer.read(lambda store: _material(store, context, cwd))
+    mail = await box.take()
+    schema, mode = _schema_of(context)
+
+    def build(store: RunStore) -> Prepared:
+        inputs = PromptInputs(
+            run_id=context.run.id,
+            spec=context.spec,
+            step=context.step,
+            agent=context.spec.agents[context.step.agent],
+            cwd=cwd,
+            tools=tools,
+            schema=schema,
+            mode=mode,
+            goal_whole=_kept(store, context, "goal.md", context.spec.goal, GOAL_LIMIT),
+            task_whole=_kept(store, context, f"{context.task.key}/task.md", context.step.task, TASK_LIMIT),
+            project=material.project,
+            handed=material.handed,
+            peers=material.peers,
+            mail=mail,
+        )
+        prompt = build_prompt(inputs)
+        name = f"{context.task.key}/prompt-{context.attempt.number}.md"
+        body = prompt.document().encode("utf-8", "replace")
+        artifact = store.put_artifact(context.run.id, name, body, task_id=context.task.id)
+        return Prepared(prompt=prompt, artifact=artifact, mail=mail)
+
+    return await writer.run(build)
+
+
+def _material(store: RunStore, context: AttemptContext, cwd: str) -> _Material:
+    if not Path(cwd).is_dir():
+        raise CallerError(f"the working folder {cwd!r} of task {context.task.key!r} does not exist")
+    agent = context.spec.agents[context.step.agent]
+    return _Material(
+        handed=handed_on(store, context),
+        peers=peers_of(store.load_tasks(context.run.id), context.task.key),
+        project=project_instructions(cwd) if agent.project_context else None,
+    )
+
+
+def _schema_of(context: AttemptContext) -> tuple[Mapping[str, Any] | None, SchemaMode]:
+    step, agent = context.step, context.spec.agents[context.step.agent]
+    if step.result_schema is not None:
+        return step.result_schema, step.schema_mode
+    return agent.result_schema, agent.schema_mode
+
+
+def _kept(store: RunStore, context: AttemptContext, name: str, text: str, limit: int) -> str:
+    """Where the whole of a text is that is too long for the prompt."""
+    if len(text) <= limit:
+        return ""
+    return reference(store.put_artifact(context.run.id, name, text.encode("utf-8", "replace")))

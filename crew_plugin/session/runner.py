@@ -1,0 +1,61 @@
+"""Live sessions: attempts executed by an engine in this process."""
+
+from crew_plugin.engine.ports import AttemptContext, Outcome
+from crew_plugin.host import Engine
+from crew_plugin.models.causes import Cause
+from crew_plugin.models.states import SessionKind
+from crew_plugin.session.live import LiveSession
+from crew_plugin.session.mail import MailRoom
+from crew_plugin.session.scope import Toolbox
+from crew_plugin.store.writer import StoreWriter
+
+__all__ = ["SessionRunner"]
+
+
+class SessionRunner:
+    """Implements `TaskRunner` over an `Engine`."""
+
+    def __init__(self, *, engine: Engine, writer: StoreWriter, toolbox: Toolbox, reminders: int = 3) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._toolbox = toolbox
+        self._reminders = reminders
+        self._room = MailRoom(writer)
+        self._live: dict[str, LiveSession] = {}
+
+    @property
+    def kind(self) -> SessionKind:
+        """Live."""
+        return SessionKind.LIVE
+
+    @property
+    def engine(self) -> str:
+        """The engine's name."""
+        return self._engine.name
+
+    async def run(self, context: AttemptContext) -> Outcome:
+        """Execute one attempt to its end."""
+        session = LiveSession(
+            context,
+            engine=self._engine,
+            writer=self._writer,
+            toolbox=self._toolbox,
+            room=self._room,
+            reminders=self._reminders,
+        )
+        self._live[context.attempt.id] = session
+        try:
+            return await session.run()
+        finally:
+            del self._live[context.attempt.id]
+
+    async def abort(self, attempt_id: str, cause: Cause) -> None:
+        """Make `run` of this attempt return soon."""
+        session = self._live.get(attempt_id)
+        if session is not None:
+            session.stop(cause)
+
+    async def steer(self, attempt_id: str, text: str) -> bool:
+        """Add a user message for the next model call. False if the attempt is not running."""
+        session = self._live.get(attempt_id)
+        return session is not None and await session.steer(text)

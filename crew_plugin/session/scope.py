@@ -1,0 +1,65 @@
+"""What the tools of a session are made from: the attempt, the result contract, the mail."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from crew_plugin.engine.ports import AttemptContext
+from crew_plugin.host import ToolSpec
+from crew_plugin.session.contract import Submission, Verdict
+from crew_plugin.session.prompt import Peer
+
+__all__ = ["Mail", "Receipt", "ResultGate", "SessionScope", "Toolbox"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What became of a message to one recipient."""
+
+    to: str
+    outcome: Literal["injected", "queued", "failed"]
+    """`injected`: its next model call sees it. `queued`: its first prompt will hold it."""
+    reason: str = ""
+
+
+class Mail(Protocol):
+    """What a session can do with the mail of its run."""
+
+    async def send(self, to: tuple[str, ...], text: str) -> tuple[Receipt, ...]:
+        """Send to these tasks, or to all others where one of them is `all`. Never waits for the
+        recipient. Raises `UnknownName` and `NotAllowed` before anything is sent."""
+        ...
+
+    async def peers(self) -> tuple[Peer, ...]:
+        """The other tasks of the run and where they stand."""
+        ...
+
+
+class ResultGate(Protocol):
+    """Where a session hands in its result."""
+
+    async def submit(self, submission: Submission) -> Verdict:
+        """Judge a submission; an accepted one is on the disk when this returns."""
+        ...
+
+    async def refuse(self, problem: str) -> Verdict:
+        """Count a call whose arguments could not be read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionScope:
+    """One session, as the tools that are made for it see it."""
+
+    context: AttemptContext
+    tools: tuple[str, ...]
+    """Host-neutral names that the agent lists."""
+    cwd: str
+    schema: Mapping[str, Any] | None
+    gate: ResultGate
+    mail: Mail
+
+
+Toolbox = Callable[[SessionScope], tuple[ToolSpec, ...]]
+"""Makes the crew's own tools for a session: `submit_result` and `irc` always, and of the file
+tools those that the agent lists."""

@@ -1,0 +1,42 @@
+"""What a session is told on the way: reminders, warnings and the last call for a result."""
+
+__all__ = ["last_call", "reminder", "time_warning"]
+
+
+def reminder(n: int, of: int, *, wants_data: bool) -> str:
+    """Reminder `n` after a turn that handed in nothing; the last one closes all other ways."""
+    data = " and `data` that fits the result schema" if wants_data else ""
+    if n >= of:
+        return (
+            f"Last reminder ({n} of {of}): nothing has been handed in yet, and only `submit_result` is "
+            f"left to you now. Call it with `summary`{data}, made of what you really have; name what is "
+            "unfinished or unchecked. If you have nothing of use, give `error` and say what blocked you. Text without "
+            "this call is lost."
+        )
+    return (
+        f"Reminder {n} of {of}: your turn ended without a tool call, so nothing has been handed in; plain "
+        "text does not leave this session.\n"
+        "- Not finished? Go on with the work now, with your tools. Take this way if in doubt.\n"
+        f"- Finished? Call `submit_result` with `summary`{data}. Put in everything the reader needs: "
+        "they see nothing of what you wrote before.\n"
+        "- Really blocked? Call `submit_result` with `error`: what blocks you and what you tried. This "
+        "reminder is no blocker."
+    )
+
+
+def last_call(limit: int, *, wants_data: bool) -> str:
+    """At the limit of model calls: one way is left."""
+    data = " and `data` that fits the result schema" if wants_data else ""
+    return (
+        f"You have used all {limit} model calls of this task. Only `submit_result` is left to you: call it "
+        f"now with `summary`{data} of what you have so far. Say plainly what is finished, what is not, and what "
+        "comes next."
+    )
+
+
+def time_warning(what: str) -> str:
+    """Some way before a limit."""
+    return (
+        f"You have used {what}. Bring the work to a close: finish what is under way, start nothing new, and "
+        "hand in your result with `submit_result` in good time. At the limit the session is stopped."
+    )
