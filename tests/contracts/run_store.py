@@ -1,0 +1,957 @@
+"""What every `RunStore` must do. A store joins by subclassing and providing two fixtures."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from crew_plugin.errors import (
+    CrewError,
+    Fenced,
+    IllegalTransition,
+    InvalidPlan,
+    InvalidValue,
+    LeaseHeld,
+    UnknownName,
+)
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import (
+    AttemptRecord,
+    ControlVerb,
+    DeliveryState,
+    Effect,
+    EventRecord,
+    Lease,
+    MessageKind,
+    MessageState,
+    NewEvent,
+    NewResult,
+    NewRun,
+    NewTask,
+    Owner,
+    ParentRef,
+    RunRecord,
+    TaskRecord,
+    ToolCallState,
+    TranscriptEntry,
+    Usage,
+)
+from crew_plugin.models.states import (
+    ATTEMPT_TERMINAL,
+    RUN_TERMINAL,
+    RUN_TRANSITIONS,
+    AttemptState,
+    RunState,
+    SessionKind,
+    TaskState,
+)
+from crew_plugin.store.liveness import current_owner
+from crew_plugin.store.port import RunStore
+from tests.store.processes import dead_process, live_process
+
+PARENT = ParentRef(host="bub", session="chat", route={"channel": "cli"})
+CAUSE = Cause(code=CauseCode.MODEL_ERROR, message="the model failed", detail="trace")
+
+
+def new_run(*, background: bool = False, parent: ParentRef | None = None, goal: str = "look") -> NewRun:
+    return NewRun(
+        goal=goal,
+        team="review",
+        workflow="review",
+        cwd="/src",
+        spec=json.dumps({"width": 4, "runtime": "live"}),
+        background=background,
+        parent=parent,
+    )
+
+
+def new_task(key: str, *depends_on: str, max_dispatches: int = 3) -> NewTask:
+    return NewTask(
+        key=key,
+        title=f"Do {key}",
+        role="reviewer",
+        agent="reviewer",
+        depends_on=depends_on,
+        max_dispatches=max_dispatches,
+    )
+
+
+def create(store: RunStore, *keys: str, owed: bool = False) -> RunRecord:
+    run = new_run(background=True, parent=PARENT) if owed else new_run()
+    return store.create_run(run, [new_task(key) for key in keys or ("one",)], actor="cli")
+
+
+def running(store: RunStore, *keys: str, owed: bool = False) -> Lease:
+    lease = store.claim(create(store, *keys, owed=owed).id, current_owner())
+    store.transition_run(lease, RunState.RUNNING, actor="supervisor")
+    return lease
+
+
+def start(store: RunStore, lease: Lease, key: str = "one") -> AttemptRecord:
+    return store.start_attempt(
+        lease,
+        store.load_task(lease.run_id, key).id,
+        kind=SessionKind.LIVE,
+        engine="fake",
+        model="small",
+        cwd="/src",
+        actor="supervisor",
+    )
+
+
+def complete(store: RunStore, lease: Lease, key: str = "one") -> TaskRecord:
+    attempt = start(store, lease, key)
+    store.accept_result(lease, attempt.id, NewResult(summary=f"{key} done"), actor="session")
+    return store.end_attempt(
+        lease, attempt.id, AttemptState.COMPLETED, task_state=TaskState.COMPLETED, actor="supervisor"
+    )
+
+
+def create_and_fail(store: RunStore) -> None:
+    with store.transaction():
+        create(store)
+        raise ZeroDivisionError
+
+
+def types(events: list[EventRecord]) -> list[str]:
+    return [event.type for event in events]
+
+
+@pytest.fixture(scope="module")
+def dead_owner() -> Owner:
+    """A process that has ended."""
+    return dead_process()
+
+
+@pytest.fixture
+def live_owner() -> Iterator[Owner]:
+    """Another process that lives as long as the test."""
+    with live_process() as owner:
+        yield owner
+
+
+class RunStoreContract:
+    """Joined by `class TestMyStore(RunStoreContract)` with fixtures `store` and `reopen`: an empty
+    store, and a function that opens the same store once more."""
+
+    # --- runs ---
+
+    def test_a_created_run_is_found_with_its_tasks_queued(self, store: RunStore) -> None:
+        run = store.create_run(
+            new_run(background=True, parent=PARENT), [new_task("a"), new_task("b", "a")], actor="cli"
+        )
+
+        assert store.load_run(run.id) == run
+        assert (run.state, run.parent, run.epoch, run.owner) == (RunState.QUEUED, PARENT, 0, None)
+        assert run.task_counts == {TaskState.QUEUED: 2}
+        a, b = store.load_tasks(run.id)
+        assert [(a.key, a.position), (b.key, b.position)] == [("a", 0), ("b", 1)]
+        assert (b.depends_on, b.state, b.attempts) == (("a",), TaskState.QUEUED, 0)
+        (event,) = store.tail(run.id)
+        assert (event.type, event.actor) == ("run.created", "cli")
+        assert event.data == {"team": "review", "workflow": "review", "tasks": ["a", "b"]}
+
+    @pytest.mark.parametrize(
+        "tasks", [[new_task("a"), new_task("a")], [new_task("a", "nowhere")]], ids=["twice", "dangling"]
+    )
+    def test_a_run_with_impossible_tasks_is_refused_before_anything_is_written(
+        self, store: RunStore, tasks: list[NewTask]
+    ) -> None:
+        with pytest.raises(InvalidPlan):
+            store.create_run(new_run(), tasks, actor="cli")
+
+        assert store.list_runs() == []
+        assert store.tail(None) == []
+
+    @pytest.mark.parametrize(
+        "goal", ["x" * 1_000_000, "🦀\u200d🚀 日本語", "{goal}\n---\na: b\n---", "a\0b", ""]
+    )
+    def test_a_goal_is_kept_to_the_letter(self, store: RunStore, goal: str) -> None:
+        run = store.create_run(new_run(goal=goal), [], actor="cli")
+
+        assert store.load_run(run.id).goal == goal
+
+    def test_half_a_surrogate_pair_is_replaced_and_never_fatal(self, store: RunStore) -> None:
+        run = store.create_run(new_run(goal="so \ud83d so"), [], actor="cli")
+
+        assert store.load_run(run.id).goal == "so ? so"
+
+    def test_a_run_is_found_by_a_unique_part_of_its_id_and_as_the_last(self, store: RunStore) -> None:
+        first, second = create(store), create(store)
+
+        assert store.load_run(first.id[-4:]).id == first.id
+        assert store.load_run(second.id[:-1]).id == second.id
+        assert store.load_run("last").id == second.id
+
+    def test_a_part_of_an_id_that_fits_two_runs_is_refused(self, store: RunStore) -> None:
+        first, _ = create(store), create(store)
+
+        with pytest.raises(InvalidValue, match=first.id):
+            store.load_run("run_")
+
+    @pytest.mark.parametrize("part", ["", "run", "nonsense", "%", "____", "last"])
+    def test_an_unknown_run_is_an_error_that_a_person_can_read(self, store: RunStore, part: str) -> None:
+        with pytest.raises(UnknownName, match="there is no run"):
+            store.load_run(part)
+
+    def test_an_unknown_run_names_the_nearest_ids(self, store: RunStore) -> None:
+        run = create(store)
+        mistyped = run.id[:-6] + "000000"
+
+        with pytest.raises(UnknownName, match=f"did you mean '{run.id}'"):
+            store.load_run(mistyped)
+
+    def test_runs_are_listed_newest_first_by_state_and_parent(self, store: RunStore) -> None:
+        plain, owed = create(store), create(store, owed=True)
+        lease = store.claim(plain.id, current_owner())
+        store.transition_run(lease, RunState.CANCELLED, actor="cli", cause=CAUSE)
+
+        assert [run.id for run in store.list_runs()] == [owed.id, plain.id]
+        assert [run.id for run in store.list_runs(limit=1)] == [owed.id]
+        assert [run.id for run in store.list_runs(states=[RunState.CANCELLED, RunState.FAILED])] == [plain.id]
+        assert [run.id for run in store.list_runs(parent=PARENT)] == [owed.id]
+        assert store.list_runs(parent=replace(PARENT, session="other")) == []
+
+    @pytest.mark.parametrize("to", sorted(RunState))
+    @pytest.mark.parametrize("current", sorted(RunState))
+    def test_a_run_moves_only_along_its_table(self, store: RunStore, current: RunState, to: RunState) -> None:
+        lease = store.claim(create(store, "one").id, current_owner())
+        if current != RunState.QUEUED:
+            store.transition_run(lease, RunState.RUNNING, actor="supervisor")
+        if current == RunState.COMPLETED:
+            complete(store, lease)
+        store.transition_run(lease, current, actor="supervisor")
+        before = store.tail(None)
+
+        if to == current:
+            assert store.transition_run(lease, to, actor="supervisor").state == current
+            assert store.tail(None) == before
+        elif to in RUN_TRANSITIONS[current] and to != RunState.COMPLETED:
+            assert store.transition_run(lease, to, actor="supervisor").state == to
+            assert len(store.tail(None)) == len(before) + 1
+        else:
+            with pytest.raises(IllegalTransition):
+                store.transition_run(lease, to, actor="supervisor")
+            assert store.tail(None) == before
+
+    def test_a_run_with_unfinished_tasks_cannot_be_completed(self, store: RunStore) -> None:
+        lease = running(store, "one", "two")
+        complete(store, lease, "one")
+
+        with pytest.raises(IllegalTransition, match="1 unfinished"):
+            store.transition_run(lease, RunState.COMPLETED, actor="supervisor")
+
+        complete(store, lease, "two")
+        run = store.transition_run(lease, RunState.COMPLETED, actor="supervisor")
+        assert run.task_counts == {TaskState.COMPLETED: 2}
+
+    def test_a_started_run_tells_how_it_runs(self, store: RunStore) -> None:
+        lease = running(store)
+
+        assert store.tail(lease.run_id)[-1].data == {"width": 4, "runtime": "live"}
+        assert store.load_run(lease.run_id).started_at is not None
+
+    def test_an_ended_run_keeps_its_cause_and_lets_its_lease_go(self, store: RunStore) -> None:
+        lease = running(store)
+
+        run = store.transition_run(lease, RunState.FAILED, actor="supervisor", cause=CAUSE)
+
+        assert (run.cause, run.owner) == (CAUSE, None)
+        assert run.ended_at is not None
+        assert store.tail(run.id)[-1].cause == CAUSE
+
+    # --- lease ---
+
+    def test_a_claim_gives_a_new_epoch_and_fences_the_one_before(self, store: RunStore) -> None:
+        old = running(store)
+        new = store.claim(old.run_id, current_owner(), force=True)
+
+        assert new.epoch == old.epoch + 1
+        with pytest.raises(Fenced):
+            store.transition_run(old, RunState.CANCELLED, actor="supervisor")
+        assert store.load_run(old.run_id).state == RunState.RUNNING
+        assert store.tail(old.run_id)[-1].data["takeover"] is True
+
+    def test_every_change_under_an_old_epoch_is_fenced_and_writes_nothing(self, store: RunStore) -> None:
+        old = running(store, "one", "two")
+        attempt = start(store, old)
+        control = store.request_control(old.run_id, ControlVerb.CANCEL, actor="cli")
+        store.claim(old.run_id, current_owner(), force=True)
+        task_id = store.load_task(old.run_id, "two").id
+        changes: list[Callable[[], object]] = [
+            lambda: store.transition_run(old, RunState.FAILED, actor="x"),
+            lambda: store.renew(old),
+            lambda: store.release(old),
+            lambda: store.add_tasks(old, [new_task("three")], actor="x"),
+            lambda: start(store, old, "two"),
+            lambda: store.open_session(old, attempt.id, host_session="temp/x", prompt=None),
+            lambda: store.touch_attempt(old, attempt.id, usage=Usage(), steps=9, model_used="x"),
+            lambda: store.end_attempt(
+                old, attempt.id, AttemptState.FAILED, task_state=TaskState.FAILED, actor="x"
+            ),
+            lambda: store.transition_task(old, task_id, TaskState.SKIPPED, actor="x"),
+            lambda: store.schedule_retry(old, task_id, 1.0, actor="x"),
+            lambda: store.accept_result(old, attempt.id, NewResult(summary="late"), actor="x"),
+            lambda: store.answer_control(old, control.id, refused=None, actor="x"),
+            lambda: store.begin_tool_call(old, attempt.id, "read", Effect.PURE, "{}"),
+            lambda: store.append_transcript(
+                old, attempt.session_id, [TranscriptEntry(seq=0, role="note", content="x")]
+            ),
+            lambda: store.append_events(old, old.run_id, [NewEvent(type="session.note", actor="x")]),
+        ]
+        before = (
+            store.tail(None),
+            store.load_run(old.run_id),
+            store.load_tasks(old.run_id),
+            store.load_attempt(attempt.id),
+        )
+
+        for change in changes:
+            with pytest.raises(Fenced):
+                change()
+
+        after = (
+            store.tail(None),
+            store.load_run(old.run_id),
+            store.load_tasks(old.run_id),
+            store.load_attempt(attempt.id),
+        )
+        assert after == before
+        assert store.list_tool_calls(attempt.id) == []
+        assert store.read_transcript(attempt.session_id) == []
+
+    def test_the_lease_of_a_living_process_is_held(self, store: RunStore, live_owner: Owner) -> None:
+        run = create(store)
+        store.claim(run.id, live_owner)
+
+        with pytest.raises(LeaseHeld, match=str(live_owner.pid)):
+            store.claim(run.id, current_owner())
+        assert store.load_run(run.id).owner == live_owner
+
+    def test_the_lease_of_a_dead_process_can_be_claimed(self, store: RunStore, dead_owner: Owner) -> None:
+        run = create(store)
+        store.claim(run.id, dead_owner)
+
+        lease = store.claim(run.id, current_owner())
+
+        assert lease.epoch == 2
+        assert store.load_run(run.id).owner == current_owner()
+
+    @pytest.mark.parametrize("changes", [{"started": 1.0}, {"boot_id": "another boot"}])
+    def test_a_pid_that_belongs_to_another_process_by_now_holds_nothing(
+        self, store: RunStore, changes: dict[str, float | str]
+    ) -> None:
+        run = create(store)
+        mine = current_owner()
+        store.claim(
+            run.id,
+            Owner(
+                pid=os.getpid(),
+                started=float(changes.get("started", mine.started)),
+                boot_id=str(changes.get("boot_id", mine.boot_id)),
+            ),
+        )
+
+        assert store.claim(run.id, mine).epoch == 2
+
+    def test_an_ended_run_cannot_be_claimed(self, store: RunStore) -> None:
+        lease = running(store)
+        store.transition_run(lease, RunState.CANCELLED, actor="cli")
+
+        with pytest.raises(IllegalTransition):
+            store.claim(lease.run_id, current_owner(), force=True)
+
+    def test_renewals_count_up_over_all_owners(self, store: RunStore, dead_owner: Owner) -> None:
+        run = create(store)
+        first = store.claim(run.id, dead_owner)
+        counts = [store.renew(first), store.renew(first)]
+        second = store.claim(run.id, current_owner())
+        counts.append(store.renew(second))
+
+        assert counts == sorted(set(counts))
+        assert store.load_run(run.id).renewals == counts[-1]
+
+    def test_a_released_run_is_free_and_its_lease_worth_nothing(self, store: RunStore) -> None:
+        lease = running(store)
+        store.release(lease)
+
+        assert store.load_run(lease.run_id).owner is None
+        with pytest.raises(Fenced):
+            store.renew(lease)
+        assert store.claim(lease.run_id, current_owner()).epoch == 2
+
+    # --- tasks and attempts ---
+
+    def test_tasks_added_on_the_way_stand_behind_the_others(self, store: RunStore) -> None:
+        lease = running(store, "one")
+
+        (added,) = store.add_tasks(lease, [new_task("two", "one")], actor="planner")
+
+        assert [task.key for task in store.load_tasks(lease.run_id)] == ["one", "two"]
+        assert (added.position, added.state) == (1, TaskState.QUEUED)
+        assert types(store.tail(lease.run_id))[-1] == "task.added"
+        with pytest.raises(InvalidPlan):
+            store.add_tasks(lease, [new_task("one")], actor="planner")
+
+    def test_a_task_is_found_by_its_key_or_its_id(self, store: RunStore) -> None:
+        run = create(store, "one", "two")
+        task = store.load_task(run.id, "two")
+
+        assert store.load_task(run.id, task.id) == task
+        with pytest.raises(UnknownName, match="did you mean 'two'"):
+            store.load_task(run.id, "tow")
+
+    def test_a_started_attempt_counts_the_dispatch_and_has_a_session(self, store: RunStore) -> None:
+        lease = running(store)
+
+        attempt = start(store, lease)
+
+        task = store.load_task(lease.run_id, "one")
+        assert (task.state, task.dispatches, task.attempts) == (TaskState.RUNNING, 1, 1)
+        assert task.attempt_id == attempt.id
+        assert (attempt.number, attempt.state, attempt.epoch) == (1, AttemptState.RUNNING, lease.epoch)
+        session = store.load_session(attempt.session_id)
+        assert (session.attempt_id, session.kind, session.cwd) == (attempt.id, SessionKind.LIVE, "/src")
+        assert store.open_attempts(lease.run_id) == [attempt]
+        event = store.tail(lease.run_id)[-1]
+        assert (event.type, event.attempt_id, event.data) == (
+            "task.started",
+            attempt.id,
+            {"key": "one", "number": 1},
+        )
+
+    def test_a_task_has_one_open_attempt_at_a_time(self, store: RunStore) -> None:
+        lease = running(store)
+        start(store, lease)
+
+        with pytest.raises(IllegalTransition, match="open attempt"):
+            start(store, lease)
+
+    def test_the_dispatch_cap_holds(self, store: RunStore) -> None:
+        run = store.create_run(new_run(), [new_task("one", max_dispatches=2)], actor="cli")
+        lease = store.claim(run.id, current_owner())
+        for _ in range(2):
+            attempt = start(store, lease)
+            store.end_attempt(lease, attempt.id, AttemptState.FAILED, task_state=None, actor="supervisor")
+
+        with pytest.raises(IllegalTransition, match="2 of 2 dispatches"):
+            start(store, lease)
+
+    def test_nothing_starts_in_an_ended_run(self, store: RunStore) -> None:
+        lease = running(store)
+        store.transition_run(lease, RunState.CANCELLED, actor="cli")
+
+        with pytest.raises(IllegalTransition):
+            start(store, lease)
+        with pytest.raises(IllegalTransition):
+            store.add_tasks(lease, [new_task("two")], actor="x")
+
+    def test_completed_needs_an_accepted_result(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+
+        with pytest.raises(IllegalTransition, match="without an accepted result"):
+            store.end_attempt(
+                lease, attempt.id, AttemptState.COMPLETED, task_state=TaskState.COMPLETED, actor="x"
+            )
+        with pytest.raises(IllegalTransition):
+            store.end_attempt(
+                lease, attempt.id, AttemptState.FAILED, task_state=TaskState.COMPLETED, actor="x"
+            )
+        with pytest.raises(IllegalTransition):
+            store.transition_task(lease, attempt.task_id, TaskState.COMPLETED, actor="x")
+
+        assert store.load_task(lease.run_id, "one").state == TaskState.RUNNING
+
+    def test_a_result_that_reports_an_error_completes_nothing(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        store.accept_result(lease, attempt.id, NewResult(summary="", error="no access"), actor="session")
+
+        with pytest.raises(IllegalTransition):
+            store.end_attempt(
+                lease, attempt.id, AttemptState.COMPLETED, task_state=TaskState.COMPLETED, actor="x"
+            )
+        task = store.end_attempt(
+            lease, attempt.id, AttemptState.FAILED, task_state=TaskState.FAILED, actor="x", cause=CAUSE
+        )
+        assert (task.state, task.cause) == (TaskState.FAILED, CAUSE)
+
+    def test_an_accepted_result_completes_its_task_with_one_event(self, store: RunStore) -> None:
+        lease = running(store)
+
+        task = complete(store, lease)
+
+        assert task.state == TaskState.COMPLETED
+        assert types(store.tail(lease.run_id))[-2:] == ["result.accepted", "task.completed"]
+        assert store.tail(lease.run_id)[-1].data["result_id"] == store.list_results(lease.run_id)[0].id
+
+    @pytest.mark.parametrize("state", sorted(ATTEMPT_TERMINAL - {AttemptState.COMPLETED}))
+    def test_an_ended_attempt_absorbs(self, store: RunStore, state: AttemptState) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        ended = store.end_attempt(lease, attempt.id, state, task_state=None, actor="x", cause=CAUSE)
+        before = store.tail(None)
+        record = store.load_attempt(attempt.id)
+
+        assert store.end_attempt(lease, attempt.id, state, task_state=None, actor="x") == ended
+        store.touch_attempt(lease, attempt.id, usage=Usage(input=9), steps=9, model_used="late")
+        for other in ATTEMPT_TERMINAL - {state}:
+            with pytest.raises(IllegalTransition):
+                store.end_attempt(lease, attempt.id, other, task_state=None, actor="x")
+        with pytest.raises(IllegalTransition):
+            store.accept_result(lease, attempt.id, NewResult(summary="late"), actor="x")
+
+        assert store.tail(None) == before
+        assert store.load_attempt(attempt.id) == record
+
+    def test_a_second_attempt_follows_a_failed_one(self, store: RunStore) -> None:
+        lease = running(store)
+        first = start(store, lease)
+        task = store.end_attempt(lease, first.id, AttemptState.FAILED, task_state=None, actor="x")
+        assert task.state == TaskState.RUNNING
+        due = store.schedule_retry(lease, task.id, 123.5, actor="x")
+        assert due.retry_at == 123.5
+        assert store.schedule_retry(lease, task.id, 123.5, actor="x") == due
+
+        second = start(store, lease)
+
+        assert (second.number, store.load_task(lease.run_id, "one").retry_at) == (2, None)
+        assert [each.id for each in store.list_attempts(task.id)] == [first.id, second.id]
+        assert types(store.tail(lease.run_id))[-3:] == ["attempt.ended", "task.retry_due", "task.started"]
+
+    def test_a_retry_is_due_only_between_two_attempts(self, store: RunStore) -> None:
+        lease = running(store, "one", "two")
+        attempt = start(store, lease)
+
+        for task_id in (attempt.task_id, store.load_task(lease.run_id, "two").id):
+            with pytest.raises(IllegalTransition):
+                store.schedule_retry(lease, task_id, 1.0, actor="x")
+
+    def test_a_lost_attempt_says_so(self, store: RunStore, dead_owner: Owner) -> None:
+        run = create(store)
+        dead = store.claim(run.id, dead_owner)
+        attempt = start(store, dead)
+        lease = store.claim(run.id, current_owner())
+
+        task = store.end_attempt(
+            lease, attempt.id, AttemptState.LOST, task_state=TaskState.FAILED, actor="cli", cause=CAUSE
+        )
+
+        assert (task.state, store.load_attempt(attempt.id).state) == (TaskState.FAILED, AttemptState.LOST)
+        assert types(store.tail(run.id))[-2:] == ["attempt.lost", "task.failed"]
+
+    def test_a_waiting_task_keeps_its_attempt_and_goes_on(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        question = Cause(code=CauseCode.HELD, message="which one?")
+
+        store.transition_task(lease, attempt.task_id, TaskState.WAITING, actor="session", cause=question)
+        assert store.load_attempt(attempt.id).state == AttemptState.WAITING
+        assert store.tail(lease.run_id)[-1].data == {"question": "which one?"}
+        task = store.transition_task(lease, attempt.task_id, TaskState.RUNNING, actor="session")
+
+        assert (task.state, task.attempt_id, task.cause) == (TaskState.RUNNING, attempt.id, None)
+        assert store.load_attempt(attempt.id).state == AttemptState.RUNNING
+
+    @pytest.mark.parametrize("to", [TaskState.SKIPPED, TaskState.CANCELLED])
+    def test_a_task_that_never_started_is_settled_once(self, store: RunStore, to: TaskState) -> None:
+        lease = running(store)
+        task_id = store.load_task(lease.run_id, "one").id
+
+        task = store.transition_task(lease, task_id, to, actor="x", cause=CAUSE)
+        before = store.tail(None)
+        assert store.transition_task(lease, task_id, to, actor="x") == task
+        assert store.tail(None) == before
+        for other in set(TaskState) - {to}:
+            with pytest.raises(IllegalTransition):
+                store.transition_task(lease, task_id, other, actor="x")
+        with pytest.raises(IllegalTransition):
+            start(store, lease)
+
+    def test_a_task_with_an_open_attempt_is_not_settled_behind_its_back(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+
+        for to in (TaskState.FAILED, TaskState.CANCELLED, TaskState.NEEDS_ATTENTION):
+            with pytest.raises(IllegalTransition, match="open attempt"):
+                store.transition_task(lease, attempt.task_id, to, actor="x")
+
+    def test_progress_is_kept_and_a_session_found_by_either_id(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        prompt = store.put_artifact(lease.run_id, "prompt", b"do it", task_id=attempt.task_id)
+        usage = Usage(input=10, output=2, cached=4, calls=1, cost=0.25)
+
+        store.open_session(lease, attempt.id, host_session="temp/abc", prompt=prompt)
+        store.touch_attempt(lease, attempt.id, usage=usage, steps=1, model_used="small-1")
+        store.touch_attempt(lease, attempt.id, usage=usage + usage, steps=2, model_used=None)
+
+        touched = store.load_attempt(attempt.id)
+        assert (touched.usage, touched.steps, touched.model_used) == (usage + usage, 2, "small-1")
+        assert store.load_session("temp/abc") == store.load_session(attempt.session_id)
+        assert store.load_session("temp/abc").prompt == prompt
+
+    @pytest.mark.parametrize("load", ["load_attempt", "load_session", "load_result"])
+    def test_what_does_not_exist_is_unknown(self, store: RunStore, load: str) -> None:
+        with pytest.raises(UnknownName):
+            getattr(store, load)("nothing")
+
+    def test_a_lease_is_no_right_to_another_runs_tasks(self, store: RunStore) -> None:
+        mine, other = running(store), running(store)
+        attempt = start(store, other)
+
+        with pytest.raises(UnknownName):
+            store.end_attempt(mine, attempt.id, AttemptState.FAILED, task_state=None, actor="x")
+        with pytest.raises(UnknownName):
+            store.transition_task(mine, attempt.task_id, TaskState.CANCELLED, actor="x")
+        with pytest.raises(UnknownName):
+            store.append_transcript(mine, attempt.session_id, [])
+
+    # --- results and the outbox ---
+
+    def test_a_result_comes_back_whole(self, store: RunStore, reopen: Callable[[], RunStore]) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        given = NewResult(
+            summary="found 🦀 two",
+            data={"bugs": [1, None, {"deep": "x" * 10_000}]},
+            artifacts={"patch": "--- a\n+++ b\n", "big": "y" * 100_000},
+            flags=("overridden",),
+        )
+
+        result = store.accept_result(lease, attempt.id, given, actor="session")
+
+        assert (result.summary, result.data, result.flags) == (given.summary, given.data, given.flags)
+        again = reopen()
+        assert again.load_result(result.id) == result
+        assert json.loads(again.read_artifact(result.body.sha256))["data"] == given.data
+        assert again.read_artifact(result.artifacts["big"].sha256) == b"y" * 100_000
+        assert store.load_attempt(attempt.id).result_id == result.id
+
+    def test_a_later_result_replaces_the_first_while_the_attempt_is_open(self, store: RunStore) -> None:
+        lease = running(store, owed=True)
+        attempt = start(store, lease)
+        first = store.accept_result(lease, attempt.id, NewResult(summary="first"), actor="session")
+        second = store.accept_result(lease, attempt.id, NewResult(summary="second"), actor="session")
+
+        assert [result.id for result in store.list_results(lease.run_id)] == [second.id]
+        assert store.load_attempt(attempt.id).result_id == second.id
+        assert [each.result_id for each in store.list_deliveries()] == [second.id]
+        assert store.load_result(first.id).summary == "first"
+
+    def test_the_same_result_again_changes_nothing(self, store: RunStore) -> None:
+        lease = running(store, owed=True)
+        attempt = start(store, lease)
+        first = store.accept_result(lease, attempt.id, NewResult(summary="same"), actor="session")
+        before = store.tail(None)
+
+        assert store.accept_result(lease, attempt.id, NewResult(summary="same"), actor="session") == first
+        assert store.tail(None) == before
+
+    def test_results_are_listed_in_the_order_of_tasks(self, store: RunStore) -> None:
+        lease = running(store, "one", "two", "three")
+        for key in ("three", "one", "two"):
+            complete(store, lease, key)
+
+        assert [result.summary for result in store.list_results(lease.run_id)] == [
+            "one done",
+            "two done",
+            "three done",
+        ]
+
+    def test_a_background_run_owes_its_results_and_its_end(self, store: RunStore) -> None:
+        lease = running(store, "one", "two", owed=True)
+        complete(store, lease, "one")
+        complete(store, lease, "two")
+        store.transition_run(lease, RunState.COMPLETED, actor="supervisor")
+
+        one, two, end = store.list_deliveries(parent=PARENT)
+        assert [one.result_id, two.result_id, end.result_id] == [
+            *(result.id for result in store.list_results(lease.run_id)),
+            None,
+        ]
+        assert (end.task_id, end.parent, end.state, end.sends) == (None, PARENT, DeliveryState.PENDING, 0)
+
+    @pytest.mark.parametrize("run", [new_run(parent=PARENT), new_run(background=True)])
+    def test_a_foreground_run_and_one_without_parent_owe_nothing(self, store: RunStore, run: NewRun) -> None:
+        lease = store.claim(store.create_run(run, [new_task("one")], actor="cli").id, current_owner())
+        complete(store, lease)
+        store.transition_run(lease, RunState.COMPLETED, actor="supervisor")
+
+        assert store.list_deliveries() == []
+
+    def test_a_delivery_is_sent_as_often_as_needed_and_acknowledged_once(self, store: RunStore) -> None:
+        lease = running(store, owed=True)
+        complete(store, lease)
+        (delivery,) = store.list_deliveries(run_id=lease.run_id, states=[DeliveryState.PENDING])
+        ids = [delivery.id]
+
+        store.mark_sent(ids, actor="host")
+        store.mark_sent(ids, actor="host")
+        store.acknowledge(ids, actor="host")
+        store.acknowledge(ids, actor="host")
+        store.mark_sent(ids, actor="host")
+        store.expire_deliveries(ids, actor="host")
+
+        (settled,) = store.list_deliveries(states=[DeliveryState.ACKNOWLEDGED])
+        assert settled.sends == 2
+        assert types(store.tail(lease.run_id))[-3:] == [
+            "delivery.sent",
+            "delivery.sent",
+            "delivery.acknowledged",
+        ]
+        with pytest.raises(UnknownName):
+            store.mark_sent(["nothing"], actor="host")
+
+    def test_a_delivery_that_is_too_old_expires_once(self, store: RunStore) -> None:
+        lease = running(store, owed=True)
+        complete(store, lease)
+        ids = [delivery.id for delivery in store.list_deliveries()]
+
+        store.expire_deliveries(ids, actor="host")
+        store.expire_deliveries(ids, actor="host")
+
+        assert [each.state for each in store.list_deliveries()] == [DeliveryState.EXPIRED]
+        assert types(store.tail(lease.run_id)).count("delivery.expired") == 1
+
+    # --- mail and control ---
+
+    def test_mail_is_taken_once_in_order_by_its_recipient(self, store: RunStore) -> None:
+        run = create(store, "one", "two")
+        sent = [
+            store.send_message(run.id, sender="two", recipient="one", kind=MessageKind.MESSAGE, body=body)
+            for body in ("first", "second")
+        ]
+        store.send_message(run.id, sender="one", recipient="two", kind=MessageKind.STEER, body="other")
+
+        taken = store.take_messages(run.id, "one")
+
+        assert [message.id for message in taken] == [message.id for message in sent]
+        assert {message.state for message in taken} == {MessageState.DELIVERED}
+        assert store.take_messages(run.id, "one") == []
+        assert [message.body for message in store.list_messages(run.id)] == ["first", "second", "other"]
+
+    def test_a_settled_message_stays_settled(self, store: RunStore) -> None:
+        run = create(store)
+        message = store.send_message(
+            run.id, sender="operator", recipient="one", kind=MessageKind.STEER, body="stop"
+        )
+        store.settle_message(message.id, MessageState.EXPIRED, reason="too late")
+        store.settle_message(message.id, MessageState.EXPIRED)
+
+        assert store.take_messages(run.id, "one") == []
+        with pytest.raises(IllegalTransition):
+            store.settle_message(message.id, MessageState.READ)
+        (kept,) = store.list_messages(run.id)
+        assert (kept.state, kept.reason) == (MessageState.EXPIRED, "too late")
+        assert types(store.tail(run.id)).count("message.failed") == 1
+
+    def test_mail_to_sessions_dies_with_the_run_and_mail_to_people_does_not(self, store: RunStore) -> None:
+        lease = running(store)
+        for recipient in ("one", "parent", "operator"):
+            store.send_message(
+                lease.run_id, sender="two", recipient=recipient, kind=MessageKind.MESSAGE, body="hello"
+            )
+        store.transition_run(lease, RunState.CANCELLED, actor="cli")
+        late = store.send_message(
+            lease.run_id, sender="operator", recipient="one", kind=MessageKind.STEER, body="late"
+        )
+
+        states = {message.recipient: message.state for message in store.list_messages(lease.run_id)}
+        assert states == {
+            "one": MessageState.DEAD,
+            "parent": MessageState.ACCEPTED,
+            "operator": MessageState.ACCEPTED,
+        }
+        assert (late.state, late.reason) == (MessageState.DEAD, "the run is cancelled")
+        assert [message.body for message in store.take_messages(lease.run_id, "parent")] == ["hello"]
+
+    def test_a_control_request_is_answered_once(self, store: RunStore) -> None:
+        lease = running(store)
+        first = store.request_control(
+            lease.run_id, ControlVerb.STEER, actor="cli", task_id="t", payload={"text": "go"}
+        )
+        second = store.request_control(lease.run_id, ControlVerb.CANCEL, actor="cli")
+        assert store.pending_controls(lease.run_id) == [first, second]
+        assert (first.payload, first.task_id) == ({"text": "go"}, "t")
+
+        store.answer_control(lease, first.id, refused=None, actor="supervisor")
+        store.answer_control(lease, second.id, refused="too late", actor="supervisor")
+        store.answer_control(lease, second.id, refused="too late", actor="supervisor")
+
+        assert store.pending_controls(lease.run_id) == []
+        with pytest.raises(IllegalTransition):
+            store.answer_control(lease, second.id, refused=None, actor="supervisor")
+        assert types(store.tail(lease.run_id))[-2:] == ["control.applied", "control.refused"]
+
+    @pytest.mark.parametrize("state", sorted(RUN_TERMINAL - {RunState.COMPLETED}))
+    def test_nothing_can_be_asked_of_an_ended_run(self, store: RunStore, state: RunState) -> None:
+        lease = running(store)
+        store.transition_run(lease, state, actor="cli")
+
+        with pytest.raises(IllegalTransition):
+            store.request_control(lease.run_id, ControlVerb.CANCEL, actor="cli")
+
+    # --- journal, transcript, events, artifacts ---
+
+    @pytest.mark.parametrize(
+        ("error", "cancelled", "state"),
+        [
+            (None, False, ToolCallState.DONE),
+            ("no such file", False, ToolCallState.FAILED),
+            (None, True, ToolCallState.CANCELLED),
+        ],
+    )
+    def test_a_tool_call_is_journalled_before_and_after(
+        self, store: RunStore, error: str | None, cancelled: bool, state: ToolCallState
+    ) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+
+        call = store.begin_tool_call(lease, attempt.id, "bash", Effect.EXTERNAL, '{"cmd": "' + "x" * 9999)
+        (begun,) = store.list_tool_calls(attempt.id)
+        assert (begun.state, begun.effect, begun.ended_at) == (ToolCallState.STARTED, Effect.EXTERNAL, None)
+        assert len(begun.arguments) <= 4096
+        store.end_tool_call(call, error=error, cancelled=cancelled)
+        store.end_tool_call(call, error="again", cancelled=False)
+
+        (ended,) = store.list_tool_calls(attempt.id)
+        assert (ended.id, ended.state, ended.error) == (call, state, error)
+        with pytest.raises(UnknownName):
+            store.end_tool_call("nothing", error=None, cancelled=False)
+
+    def test_a_transcript_comes_back_whole_and_in_order(
+        self, store: RunStore, reopen: Callable[[], RunStore]
+    ) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        calls = {"tool_calls": [{"id": "c", "name": "write", "arguments": "z" * 9000}]}
+        entries = [
+            TranscriptEntry(seq=0, role="user", content="short"),
+            TranscriptEntry(seq=0, role="tool", content="é" * 50_000, data={"call_id": "c"}),
+            TranscriptEntry(seq=0, role="assistant", content="", data=calls),
+        ]
+        store.append_transcript(lease, attempt.session_id, entries[:1])
+        store.append_transcript(lease, attempt.session_id, entries[1:])
+
+        read = reopen().read_transcript(attempt.session_id)
+
+        assert [entry.seq for entry in read] == [1, 2, 3]
+        assert [(e.role, e.content, e.data) for e in read] == [(e.role, e.content, e.data) for e in entries]
+        assert all(entry.at > 0 for entry in read)
+        assert [e.seq for e in store.read_transcript(attempt.session_id, after_seq=2)] == [3]
+
+    def test_events_are_numbered_over_all_runs_and_read_from_any_point(self, store: RunStore) -> None:
+        first, second = running(store), running(store)
+        notes = [NewEvent(type="session.note", actor="s", data={"text": str(n)}) for n in range(3)]
+
+        appended = store.append_events(second, second.run_id, notes)
+
+        seqs = [event.seq for event in store.tail(None)]
+        assert seqs == sorted(set(seqs))
+        assert store.tail(second.run_id, after_seq=appended[0].seq) == appended[1:]
+        assert store.tail(None, after_seq=appended[0].seq, limit=1) == appended[1:2]
+        assert {event.run_id for event in store.tail(first.run_id)} == {first.run_id}
+        assert {event.epoch for event in appended} == {second.epoch}
+
+    def test_who_holds_no_lease_appends_as_a_caller(self, store: RunStore) -> None:
+        run = create(store)
+
+        (event,) = store.append_events(None, run.id, [NewEvent(type="task.retried", actor="cli")])
+
+        assert event.epoch == 0
+
+    def test_an_unknown_event_type_is_refused_with_all_that_came_with_it(self, store: RunStore) -> None:
+        run = create(store)
+        events = [NewEvent(type="session.note", actor="x"), NewEvent(type="made.up", actor="x")]
+
+        with pytest.raises(ValueError, match=r"made\.up"):
+            store.append_events(None, run.id, events)
+        assert types(store.tail(run.id)) == ["run.created"]
+
+    def test_artifacts_are_kept_by_content_and_listed_by_name(self, store: RunStore) -> None:
+        run = create(store)
+        body = bytes(range(256)) * 100
+
+        ref = store.put_artifact(run.id, "log", body, media_type="application/octet-stream")
+        again = store.put_artifact(run.id, "log", body, media_type="application/octet-stream")
+        other = store.put_artifact(run.id, "copy", body)
+
+        assert ref == again
+        assert store.list_artifacts(run.id) == [ref, other]
+        assert store.read_artifact(ref.sha256) == body
+        assert store.read_artifact(ref.sha256[:8].upper()) == body
+        assert types(store.tail(run.id)).count("artifact.stored") == 2
+
+    def test_an_unknown_or_too_short_hash_is_refused(self, store: RunStore) -> None:
+        create(store)
+
+        with pytest.raises(UnknownName):
+            store.read_artifact("0" * 64)
+        for text in ("abc", "zzzzzzzz", "../../etc"):
+            with pytest.raises(InvalidValue):
+                store.read_artifact(text)
+
+    def test_an_artifact_of_an_unknown_run_is_refused(self, store: RunStore) -> None:
+        with pytest.raises(UnknownName):
+            store.put_artifact("nowhere", "log", b"x")
+
+    # --- transactions ---
+
+    def test_a_transaction_is_all_or_nothing(self, store: RunStore) -> None:
+        with pytest.raises(ZeroDivisionError):
+            create_and_fail(store)
+
+        assert store.list_runs() == []
+        assert store.tail(None) == []
+
+    def test_a_nested_transaction_undoes_only_itself(self, store: RunStore) -> None:
+        with store.transaction():
+            kept = create(store)
+            with pytest.raises(ZeroDivisionError):
+                create_and_fail(store)
+
+        assert [run.id for run in store.list_runs()] == [kept.id]
+
+    def test_a_refused_change_leaves_the_transaction_around_it_usable(self, store: RunStore) -> None:
+        lease = running(store)
+        with store.transaction():
+            with pytest.raises(IllegalTransition):
+                store.transition_run(lease, RunState.QUEUED, actor="x")
+            start(store, lease)
+
+        assert len(store.open_attempts(lease.run_id)) == 1
+
+    def test_a_change_that_failed_half_way_is_never_committed_with_others(self, store: RunStore) -> None:
+        run = create(store)
+
+        def swallow_a_half_done_change() -> None:
+            half = [NewEvent(type="session.note", actor="x"), NewEvent(type="made.up", actor="x")]
+            with store.transaction():
+                create(store)
+                with pytest.raises(ValueError, match=r"made\.up"):
+                    store.append_events(None, run.id, half)
+
+        with pytest.raises(CrewError, match="half of a change"):
+            swallow_a_half_done_change()
+
+        assert [each.id for each in store.list_runs()] == [run.id]
+        assert types(store.tail(run.id)) == ["run.created"]
+
+    def test_another_opening_sees_what_was_committed(
+        self, store: RunStore, reopen: Callable[[], RunStore]
+    ) -> None:
+        other = reopen()
+        version = other.data_version()
+        lease = running(store)
+
+        assert other.data_version() != version
+        assert other.load_run(lease.run_id) == store.load_run(lease.run_id)
+        assert other.tail(None) == store.tail(None)
+
+    def test_closing_twice_is_no_error(self, store: RunStore) -> None:
+        store.close()
+        store.close()
