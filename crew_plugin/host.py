@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import Effect, ParentRef, Usage
-from crew_plugin.models.spec import LimitsSpec
+
+if TYPE_CHECKING:
+    from crew_plugin.models.spec import LimitsSpec
 
 __all__ = [
     "Engine",
@@ -101,7 +103,7 @@ class SessionSpec:
     """Tools of the crew: always offered, whatever `host_tools` says."""
     host_tools: tuple[str, ...]
     """Host-neutral names of tools that the host provides (`bash`, `edit`, `mcp__server__*`)."""
-    limits: LimitsSpec
+    limits: "LimitsSpec"
     model: str | None = None
     """None for the host's own model."""
     append_prompt: bool = False
