@@ -137,7 +137,8 @@ async def test_read_tells_of_a_missing_permission(tree: Path) -> None:
     "name",
     [
         ".env", ".env.production", "server.pem", "a.KEY", ".netrc", "id_rsa", "id_ed25519.bak",
-        "credentials.json",        "aws-credentials.json", "client_secrets.yaml", "prodPasswords.txt", ".ssh/config", ".aws/x",
+        "credentials.json",
+        "aws-credentials.json", "client_secrets.yaml", "prodPasswords.txt", ".ssh/config", ".aws/x",
         ".config/gcloud/y", "credentials", "authorized_keys",
     ],
 )  # fmt: skip

@@ -40,7 +40,8 @@ def _team() -> Iterator[str]:
     yield "| action | what it does | in the chat | in a terminal |"
     yield "|---|---|---|---|"
     for action in ACTIONS.values():
-        yield f"| [{action.name}](#team-{action.name}) | {action.summary} | `{action.chat}` | `{action.cli}` |"
+        link = f"[{action.name}](#team-{action.name})"
+        yield f"| {link} | {action.summary} | `{action.chat}` | `{action.cli}` |"
     yield ""
     for action in ACTIONS.values():
         yield from _action(action)

@@ -174,8 +174,7 @@ def _next(view: RunView) -> Iterator[str]:
         yield f'Next: it is still under way. action="wait", run_id="{row.id}" waits for it.'
         return
     trouble = [task for task in view.tasks if task.state in _TROUBLE and not task.optional]
-    example = (trouble or list(view.tasks) or [None])[0]
-    key = example.key if example is not None else "KEY"
+    key = next((task.key for task in (*trouble, *view.tasks)), "KEY")
     if trouble:
         yield (
             "Next: not everything was done, so do not report it as done. Read the causes above; "
