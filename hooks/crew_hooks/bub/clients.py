@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientPool", "back_off", "engine_error"]
 
-_CONNECTIONS: Final = 512
-"""Sockets per client at most: beyond any width that a process may have."""
-_KEPT: Final = 64
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 30.0
 _LONGEST_WISH: Final = 120.0
@@ -95,25 +92,23 @@ def _create(provider: str, arguments: dict[str, Any]) -> "AnyLLM":
 
 
 def _transport(provider: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A transport sized for many sessions, for providers that are clients of OpenAI's SDK.
+    """A transport for many calls at once, for providers that are clients of OpenAI's SDK.
 
     aiohttp's (Bub depends on aiohttp itself) spends a fraction of httpx's time when dozens of
     calls wait at once.
     """
     if "http_client" in arguments:
         return {}
-    import httpx2
     import openai
     from any_llm import AnyLLM
     from any_llm.providers.openai.base import BaseOpenAIProvider
 
     if not issubclass(AnyLLM.get_provider_class(provider), BaseOpenAIProvider):
         return {}
-    limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_KEPT, keepalive_expiry=60)
     try:
-        return {"http_client": openai.DefaultAioHttpClient(limits=limits)}
-    except RuntimeError:  # the SDK's word for "aiohttp is not there"
-        return {"http_client": openai.DefaultAsyncHttpxClient(limits=limits)}
+        return {"http_client": openai.DefaultAioHttpClient()}
+    except RuntimeError:  # the SDK's word for "there is no aiohttp transport here"
+        return {}
 
 
 def back_off(attempt: int, wish: float | None) -> float:

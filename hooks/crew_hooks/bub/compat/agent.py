@@ -17,7 +17,7 @@ from bub.framework import BubFramework
 from bub.store import InMemoryTapeStore, TapeQuery
 from bub.streaming import AsyncStreamEvents, StreamState
 from bub.tape import Tape, TapeContext, TapeEntry
-from bub.tools import _TOOL_CALL_REPORTER, REGISTRY, Tool, ToolContext
+from bub.tools import _TOOL_CALL_REPORTER, REGISTRY, Tool, ToolContext, render_result
 from bub.turn import TurnState
 from loguru import logger
 
@@ -36,9 +36,10 @@ __all__ = [
     "offered_tool",
     "owned_environment",
     "quiet_context",
+    "rendered",
     "run_host_tool",
     "shell_of",
-    "steered",
+    "with_environment",
 ]
 
 IDENTITY: Final = "crew"
@@ -312,7 +313,7 @@ async def owned_environment(
             _log_fault("environment.close", type(environment.inner).__name__, error)
 
 
-def steered(state: TurnState, environment: SessionEnvironment) -> TurnState:
+def with_environment(state: TurnState, environment: SessionEnvironment) -> TurnState:
     """The state with the environment in the place where Bub's tools look for it."""
     state[ENVIRONMENT_STATE_KEY] = environment
     return state
@@ -332,6 +333,11 @@ async def run_host_tool(tool: Tool, agent: CrewAgent, state: TurnState, argument
     if inspect.isawaitable(result):
         result = await result
     return tool.render(result)
+
+
+def rendered(result: object) -> str:
+    """A tool's result as Bub puts it before the model."""
+    return render_result(result)
 
 
 class _Silent:

@@ -57,7 +57,7 @@ class ModelWatch(Protocol):
         """A call failed and is made again after `delay`."""
         ...
 
-    def output(self, size: int) -> None:
+    def output(self) -> None:
         """A piece of a reply came in."""
         ...
 
@@ -190,7 +190,7 @@ class CrewRunner(ModelRunner):
                 if chunk is None:
                     return
                 self._answering_model = chunk.model or self._answering_model
-                self._watch.output(1)
+                self._watch.output()
                 yield chunk
         finally:
             close = getattr(stream, "aclose", None)

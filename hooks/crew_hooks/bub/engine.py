@@ -1,0 +1,58 @@
+"""Bub as an engine: sessions of the crew as private agents in Bub's own process."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+from bub.framework import BubFramework
+
+from crew_hooks.bub.clients import ClientPool
+from crew_hooks.bub.compat.agent import offered_tool
+from crew_hooks.bub.mcp import McpProxy
+from crew_hooks.bub.session import BubSession
+from crew_hooks.bub.toolset import HOST_TOOLS
+from crew_plugin.host import EngineCapability, Session, SessionSpec
+
+__all__ = ["BubEngine"]
+
+
+class BubEngine:
+    """Holds conversations in a loaded framework. All its sessions share clients and MCP servers."""
+
+    def __init__(self, framework: BubFramework) -> None:
+        self._framework = framework
+        self._pool = ClientPool()
+        self._mcp = McpProxy(framework)
+
+    @property
+    def name(self) -> str:
+        """`bub`."""
+        return "bub"
+
+    @property
+    def capabilities(self) -> frozenset[EngineCapability]:
+        """Everything that an engine may be able to do."""
+        return frozenset(EngineCapability)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Closes the clients and ends the MCP servers of this engine on leaving, sessions first."""
+        try:
+            yield
+        finally:
+            await self._mcp.close()
+            await self._pool.close()
+
+    def open(self, spec: SessionSpec) -> AbstractAsyncContextManager[Session]:
+        """A session, opened on entry. Leaving it ends all that it owns."""
+        return BubSession(self._framework, spec, self._pool, self._mcp)
+
+    async def available_tools(self, names: tuple[str, ...], cwd: str) -> tuple[str, ...]:
+        """Which of these names Bub can provide, in their order, wildcards expanded."""
+        found: list[str] = []
+        for name in names:
+            if name in HOST_TOOLS:
+                found += [name] if all(offered_tool(bub) is not None for bub in HOST_TOOLS[name]) else []
+            else:
+                found += await self._mcp.names((name,))
+        return tuple(dict.fromkeys(found))

@@ -1,0 +1,272 @@
+"""One conversation held by a private agent of Bub."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+from bub.framework import BubFramework
+from bub.streaming import StreamEvent
+from loguru import logger
+
+from crew_hooks.bub.clients import ClientPool
+from crew_hooks.bub.compat import agent as compat
+from crew_hooks.bub.compat.runner import ModelFailed
+from crew_hooks.bub.mcp import McpProxy
+from crew_hooks.bub.strays import end_strays
+from crew_hooks.bub.toolset import HostTools, Toolset
+from crew_plugin.errors import EngineError
+from crew_plugin.host import (
+    ModelAnswered,
+    ModelBusy,
+    ModelRetrying,
+    SessionEvent,
+    SessionFailed,
+    SessionSpec,
+    SteersTaken,
+    TurnEnded,
+)
+from crew_plugin.models.causes import Cause
+
+__all__ = ["SESSION_PREFIX", "BubSession"]
+
+SESSION_PREFIX: Final = "temp/crew-"
+"""Begins Bub's id of every session of ours. Bub never merges the tape of a `temp/` session."""
+
+_QUIET_SECONDS: Final = 0.8
+_END_SECONDS: Final = 4.6
+"""Bub gives a shell 3 s between TERM and KILL, and 1 s to drain its output."""
+_BUSY_SECONDS: Final = 5.0
+_STALL_SHARE: Final = 0.75
+"""How much of the idle limit a provider may be silent before its call is made again."""
+
+
+class BubSession:
+    """A session of the crew inside Bub: one turn that goes on as long as the session.
+
+    Bub would forget the history between two turns of a `temp/` session. So there is one turn:
+    when a step ends without tool calls, the turn is not asked for its next event until there
+    is a new prompt, which then stands in the inbox that Bub looks into before it ends a turn.
+    """
+
+    def __init__(self, framework: BubFramework, spec: SessionSpec, pool: ClientPool, mcp: McpProxy) -> None:
+        self._framework = framework
+        self._spec = spec
+        self._pool = pool
+        self._mcp = mcp
+        self._id = f"{SESSION_PREFIX}{spec.session_id}"
+        self._stack = AsyncExitStack()
+        self._events: asyncio.Queue[SessionEvent | None] = asyncio.Queue()
+        self._inbox = _Inbox(self._taken)
+        self._prompted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._quiet = False
+        self._cancelled = False
+        self._busy_since = 0.0
+
+    # --- the port ---
+
+    @property
+    def host_session(self) -> str:
+        """Bub's id of this session."""
+        return self._id
+
+    async def prompt(self, text: str) -> None:
+        """Give the session its next user message."""
+        self._inbox.put(text)
+        self._prompted.set()
+
+    async def steer(self, text: str) -> None:
+        """Add a user message that the next model call sees."""
+        self._inbox.put(text)
+
+    def restrict(self, tools: frozenset[str], *, force: str | None = None) -> None:
+        """From the next model call on, offer only these tools; `force` must be called."""
+        self._agent.offer(self._toolset.tools(tools))
+        self._agent.runner.force(force)
+
+    async def abort(self, cause: Cause) -> None:
+        """Stop now. What resists keeps being ended when the session is left, unheard."""
+        logger.debug("crew: {} is aborted: {}", self._id, cause)
+        self._hush()
+        task = self._cancel()
+        if task is not None:
+            await asyncio.wait({task}, timeout=_QUIET_SECONDS)
+
+    async def events(self) -> AsyncIterator[SessionEvent]:
+        """What happens, in order, until the session is over."""
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    # --- its life ---
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._task = asyncio.create_task(
+            self._converse(), name=f"crew {self._spec.session_id}", context=compat.quiet_context()
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hush()
+        closing = asyncio.create_task(self._close(), name=f"crew close {self._spec.session_id}")
+        cancelled: asyncio.CancelledError | None = None
+        # Shielded both ways: anyio would cancel at every turn of the loop, asyncio does once.
+        with anyio.CancelScope(shield=True):
+            while not closing.done():
+                try:
+                    await asyncio.wait({closing})
+                except asyncio.CancelledError as again:
+                    cancelled = again
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _open(self) -> None:
+        spec = self._spec
+        self._agent = compat.CrewAgent(
+            self._framework,
+            inbox=self._inbox,
+            pool=self._pool,
+            watch=self,
+            system_prompt=spec.system_prompt,
+            append_prompt=spec.append_prompt,
+            retries=spec.limits.model_retries,
+            stall_seconds=spec.limits.idle_seconds * _STALL_SHARE,
+        )
+        marks = {f"CREW_{name.upper()}": value for name, value in spec.identity.items()}
+        self._marks = {**marks, "CREW_SESSION": spec.session_id}
+        self._environment = await self._stack.enter_async_context(
+            compat.owned_environment(self._framework, self._id, spec.cwd, self._marks)
+        )
+        loaded = await compat.load_state(self._framework, self._agent, self._id, spec.cwd, spec.identity)
+        self._state: dict[str, Any] = compat.with_environment(loaded, self._environment)
+        host = HostTools(self._id, spec.cwd, self._agent, self._state, self._environment)
+        specs = [*host.specs(spec.host_tools), *await self._mcp.specs(spec.host_tools)]
+        self._toolset = Toolset(spec, self._id, self._emit, specs)
+        self._agent.offer(self._toolset.tools())
+
+    async def _close(self) -> None:
+        """End everything the session owns, within its deadline."""
+        task = self._cancel()
+        if task is not None:
+            shells = asyncio.create_task(compat.end_shells(self._id))
+            _, resisting = await asyncio.wait({task, shells}, timeout=_END_SECONDS)
+            if resisting:
+                logger.warning("crew: {} resists its end; its tool ignores cancellation", self._id)
+            # A shell may have been started while the task was ending.
+            await compat.end_shells(self._id)
+        if self._environment.spawned:
+            await end_strays("CREW_SESSION", self._spec.session_id)
+        await self._stack.aclose()
+        self._agent.offer(())
+
+    def _cancel(self) -> asyncio.Task[None] | None:
+        """Cancel the turn, once: what it does in its end is not to be cut short."""
+        if self._task is not None and not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
+        return self._task
+
+    def _hush(self) -> None:
+        if not self._quiet:
+            self._quiet = True
+            self._events.put_nowait(None)
+
+    # --- its turn ---
+
+    async def _converse(self) -> None:
+        try:
+            await self._prompted.wait()
+            first = "\n\n".join(self._inbox.drain())
+            stream = await self._agent.start(self._id, first, self._state, self._spec.model)
+            async with aclosing(stream):
+                async for event in stream:
+                    await self._heard(event)
+        except ModelFailed as failure:
+            self._emit(SessionFailed(error=failure.error))
+        except Exception as error:  # noqa: BLE001 - handed to whoever reads the events
+            logger.opt(exception=error).warning("crew: {} failed", self._id)
+            self._emit(SessionFailed(error=_as_engine_error(error)))
+        finally:
+            self._hush()
+
+    async def _heard(self, event: StreamEvent) -> None:
+        if event.kind == "tool_result":
+            self._toolset.settle(event.data["tool_results"])
+        elif event.kind == "final":
+            if self._toolset.session_ended:
+                await asyncio.Event().wait()  # until the session is left: its result was accepted
+            elif not event.data.get("tool_calls") and not self._inbox:
+                self._emit(TurnEnded(text=str(event.data.get("text") or "")))
+                await self._prompted.wait()
+
+    def _emit(self, event: SessionEvent) -> None:
+        if not self._quiet:
+            self._events.put_nowait(event)
+
+    def _taken(self, count: int) -> None:
+        self._prompted.clear()
+        self._emit(SteersTaken(count=count))
+
+    # --- what the model runner tells ---
+
+    def proceed(self) -> None:
+        """A model call is about to be made."""
+        if self._quiet:
+            raise asyncio.CancelledError
+        self._busy_since = time.monotonic()
+
+    def output(self) -> None:
+        """A piece of an answer came in."""
+        now = time.monotonic()
+        if now - self._busy_since >= _BUSY_SECONDS:
+            self._busy_since = now
+            self._emit(ModelBusy())
+
+    def answered(self, answer: ModelAnswered) -> None:
+        """A model call succeeded."""
+        self._toolset.expect(answer.tool_calls)
+        self._emit(answer)
+
+    def retrying(self, error: EngineError, attempt: int, delay: float) -> None:
+        """A model call failed and is made again."""
+        retries = self._spec.limits.model_retries
+        self._emit(ModelRetrying(error=str(error), attempt=attempt, of=retries, delay=delay))
+
+
+class _Inbox:
+    """The texts that the next model call is to see."""
+
+    def __init__(self, taken: Callable[[int], None]) -> None:
+        self._texts: list[str] = []
+        self._taken = taken
+
+    def put(self, text: str) -> None:
+        self._texts.append(text)
+
+    def drain(self) -> list[str]:
+        texts, self._texts = self._texts, []
+        if texts:
+            self._taken(len(texts))
+        return texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+def _as_engine_error(error: Exception) -> EngineError:
+    if isinstance(error, EngineError):
+        return error
+    return EngineError(
+        "unknown", f"Bub ended the session: {str(error) or type(error).__name__}", retryable=False
+    )

@@ -1,0 +1,309 @@
+"""The tools of one session: ours and Bub's, each behind one wrapper that writes down what it does."""
+
+import asyncio
+import json
+import os
+import posixpath
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from bub.tools import Tool
+from loguru import logger
+
+from crew_hooks.bub.compat import agent as compat
+from crew_hooks.bub.compat.runner import MALFORMED
+from crew_plugin.errors import CrewError
+from crew_plugin.host import (
+    SessionEvent,
+    SessionSpec,
+    ToolCall,
+    ToolContext,
+    ToolEnded,
+    ToolError,
+    ToolOutput,
+    ToolSpec,
+    ToolStarted,
+)
+from crew_plugin.models.records import Effect
+
+__all__ = ["HOST_TOOLS", "HostTools", "Toolset"]
+
+HOST_TOOLS: Final[Mapping[str, tuple[str, ...]]] = {
+    "bash": ("bash", "bash.output", "bash.kill"),
+    "edit": ("fs.edit",),
+    "write": ("fs.write",),
+}
+"""Host-neutral name -> the tools of Bub behind it."""
+
+_NAMES: Final = {
+    "fs.edit": "edit",
+    "fs.write": "write",
+    "bash.output": "bash_output",
+    "bash.kill": "bash_kill",
+}
+_EFFECTS: Final = {
+    "bash": Effect.EXTERNAL,
+    "bash.kill": Effect.EXTERNAL,
+    "bash.output": Effect.PURE,
+    "fs.edit": Effect.EXTERNAL,
+    "fs.write": Effect.IDEMPOTENT,
+}
+_TELLING: Final = ("path", "command", "pattern", "query", "url", "name", "to", "action", "summary")
+_TARGET_LENGTH: Final = 100
+_SHOWN: Final = 32_000
+"""Characters of a command's output that go to the model at once."""
+_KEPT_OUTPUTS: Final = 8
+
+
+class Toolset:
+    """Binds the tools of a session to Bub, journals them, and tells what they do.
+
+    `expect` is told the calls that a model wants before Bub runs them, because Bub does not
+    tell a tool the id of the call.
+    """
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        host_session: str,
+        emit: Callable[[SessionEvent], None],
+        host: Iterable[ToolSpec],
+    ) -> None:
+        self._spec = spec
+        self._host_session = host_session
+        self._emit = emit
+        self._expected: tuple[ToolCall, ...] = ()
+        self._pending: list[ToolCall] = []
+        self._host_names = frozenset(tool.name for tool in host)
+        self._tools = {tool.name: self._bound(tool) for tool in (*spec.tools, *host)}
+        self.session_ended = False
+
+    def tools(self, only: frozenset[str] | None = None) -> list[Tool]:
+        """What to offer: all, or those that are in `only`."""
+        return [tool for name, tool in self._tools.items() if only is None or name in only]
+
+    def expect(self, calls: Sequence[ToolCall]) -> None:
+        """Note the calls of an answer."""
+        self._expected = tuple(calls)
+        self._pending = list(calls)
+
+    def settle(self, results: Sequence[object]) -> None:
+        """Tell of the calls that never reached a tool: unknown names, and what a hook refused."""
+        for call, result in zip(self._expected, results, strict=False):
+            if call in self._pending:
+                self._emit(ToolStarted(call_id=call.id, name=call.name))
+                self._emit(
+                    ToolEnded(
+                        call_id=call.id,
+                        name=call.name,
+                        text=compat.rendered(result),
+                        ok=False,
+                        milliseconds=0.0,
+                    )
+                )
+        self._pending = []
+
+    def _bound(self, tool: ToolSpec) -> Tool:
+        async def handler(**arguments: Any) -> str:
+            return await self._call(tool, arguments)
+
+        return Tool(
+            name=tool.name,
+            handler=handler,
+            description=tool.description,
+            parameters=dict(tool.parameters),
+            exposure="direct",
+        )
+
+    def _claim(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """The id of the call with this name and these arguments."""
+        same = [call for call in self._pending if call.name == name]
+        exact = [call for call in same if _parsed(call.arguments) == arguments]
+        for call in (*exact, *same):
+            self._pending.remove(call)
+            return call.id
+        return ""
+
+    async def _call(self, tool: ToolSpec, arguments: dict[str, Any]) -> str:
+        call_id = self._claim(tool.name, arguments)
+        self._emit(ToolStarted(call_id=call_id, name=tool.name, target=_target(arguments)))
+        begun = time.perf_counter()
+        ok = True
+        try:
+            output = await self._journalled(tool, arguments, call_id)
+        except (ToolError, CrewError) as error:
+            ok, output = False, ToolOutput(text=f"Error: {error}")
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled the session. Bub would end it over this.
+            ok, output = False, ToolOutput(text=f"Error: {tool.name} was cancelled before it was done")
+        except Exception as error:  # noqa: BLE001 - the model is told, and so is the log
+            logger.opt(exception=error).warning("crew: {} failed in {}", tool.name, self._host_session)
+            ok, output = False, ToolOutput(text=f"Error: {type(error).__name__}: {error}")
+        self.session_ended = self.session_ended or output.ends_session
+        self._emit(
+            ToolEnded(
+                call_id=call_id,
+                name=tool.name,
+                text=output.text,
+                ok=ok,
+                milliseconds=(time.perf_counter() - begun) * 1000,
+                ends_session=output.ends_session,
+            )
+        )
+        return output.text
+
+    async def _journalled(self, tool: ToolSpec, arguments: dict[str, Any], call_id: str) -> ToolOutput:
+        if MALFORMED in arguments:
+            written = str(arguments[MALFORMED])
+            raise ToolError(
+                f"the arguments of {tool.name} were not a JSON object, so nothing was done. They began "
+                f"with {written[:200]!r} and ended with {written[-100:]!r}. "
+                "Call it again with a complete JSON object"
+            )
+        context = ToolContext(session=self._host_session, call_id=call_id)
+        journal = self._spec.journal
+        if journal is None or tool.name not in self._host_names:
+            return await tool.execute(arguments, context)
+        try:
+            entry = await journal.begin(tool.name, arguments, tool.effect)
+        except Exception as error:
+            raise ToolError(f"{tool.name} was not called: it could not be written down ({error})") from error
+        try:
+            output = await tool.execute(arguments, context)
+        except asyncio.CancelledError:
+            await journal.end(entry, None, cancelled=True)
+            raise
+        except Exception as error:
+            await journal.end(entry, str(error) or type(error).__name__)
+            raise
+        await journal.end(entry, None)
+        return output
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text or "{}")
+    except ValueError:
+        return {MALFORMED: text}
+
+
+def _target(arguments: Mapping[str, Any]) -> str:
+    """One short fact about a call: its path, its command, its query."""
+    told = next((arguments[name] for name in _TELLING if isinstance(arguments.get(name), str)), "")
+    line = " ".join(str(told).split())
+    return line if len(line) <= _TARGET_LENGTH else line[: _TARGET_LENGTH - 1] + "…"
+
+
+@dataclass(slots=True)
+class HostTools:
+    """Bub's own tools for one session, confined to its folder and to its shells."""
+
+    session_id: str
+    cwd: str
+    agent: compat.CrewAgent
+    state: dict[str, Any]
+    environment: compat.SessionEnvironment
+    _outputs: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
+    _made: int = 0
+
+    def specs(self, names: Iterable[str]) -> list[ToolSpec]:
+        """The tools behind these host-neutral names; names that Bub has nothing for are left out."""
+        wanted = dict.fromkeys(bub for name in names for bub in HOST_TOOLS.get(name, ()))
+        return [self._spec(bub, tool) for bub in wanted if (tool := compat.offered_tool(bub)) is not None]
+
+    def _spec(self, bub: str, tool: Tool) -> ToolSpec:
+        async def run(arguments: Mapping[str, Any]) -> str:
+            return await compat.run_host_tool(tool, self.agent, self.state, arguments)
+
+        guards = {"bash": self._bash, "bash.output": self._output, "bash.kill": self._shell}
+        guard = guards.get(bub, self._file)
+
+        async def execute(arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+            return ToolOutput(text=await guard(arguments, run))
+
+        description = tool.description
+        for theirs, ours in _NAMES.items():
+            description = description.replace(theirs, ours)
+        return ToolSpec(
+            name=_NAMES.get(bub, bub),
+            description=description,
+            parameters=tool.parameters,
+            execute=execute,
+            effect=_EFFECTS[bub],
+        )
+
+    async def _bash(self, arguments: Mapping[str, Any], run: "_Run") -> str:
+        try:
+            return self._shortened(await run(arguments))
+        except RuntimeError as error:  # how Bub tells of an exit code, with the whole output
+            raise ToolError(self._shortened(str(error))) from error
+
+    async def _output(self, arguments: Mapping[str, Any], run: "_Run") -> str:
+        whole = self._outputs.get(str(arguments.get("shell_id")))
+        if whole is None:
+            return self._shortened(await self._shell(arguments, run))
+        start = _number(arguments.get("offset"), 0)
+        end = min(len(whole), start + min(_SHOWN, _number(arguments.get("limit"), _SHOWN)))
+        return f"characters {start} to {end} of {len(whole)}\n{whole[start:end]}"
+
+    async def _shell(self, arguments: Mapping[str, Any], run: "_Run") -> str:
+        shell_id = str(arguments.get("shell_id"))
+        if compat.shell_of(shell_id) != self.session_id:
+            raise ToolError(f"this session has no shell {shell_id!r} that still runs or has output to read")
+        return await run(arguments)
+
+    async def _file(self, arguments: Mapping[str, Any], run: "_Run") -> str:
+        path = arguments.get("path")
+        if not isinstance(path, str) or not path:
+            raise ToolError("path must be the path of a file in this session's folder")
+        resolved = await self._inside(path)
+        return await run({**arguments, "path": resolved})
+
+    async def _inside(self, path: str) -> str:
+        """The real path, if it is in the session's folder. Raises `ToolError`."""
+        given = self.environment.resolve_path(path)
+        if compat.is_local(self.environment):
+            real, root = await asyncio.to_thread(_real, given, self.cwd)
+        else:
+            real, root = _plain(given), _plain(self.environment.workspace or self.cwd)
+        if not Path(real).is_relative_to(root):
+            raise ToolError(
+                f"{path!r} leads out of this session's folder {root!r}; only files in it can be changed"
+            )
+        return real
+
+    def _shortened(self, text: str) -> str:
+        """Head and tail of a long output; the whole of it can be read on with `bash_output`."""
+        if len(text) <= _SHOWN:
+            return text
+        self._made += 1
+        ident = f"output-{self._made}"
+        self._outputs[ident] = text
+        while len(self._outputs) > _KEPT_OUTPUTS:
+            self._outputs.popitem(last=False)
+        head, tail = text[: _SHOWN * 3 // 4], text[-_SHOWN // 4 :]
+        left = f"{len(text) - len(head) - len(tail):,} characters left out"
+        return f"{head}\n... {left}; read them with bash_output, shell_id {ident!r} ...\n{tail}"
+
+
+_Run = Callable[[Mapping[str, Any]], Awaitable[str]]
+
+
+def _number(value: object, default: int) -> int:
+    return max(0, value) if isinstance(value, int) else default
+
+
+def _real(path: str, root: str) -> tuple[str, str]:
+    return os.path.realpath(path), os.path.realpath(root)
+
+
+def _plain(path: str) -> str:
+    """A path of another machine: no link of it can be looked at."""
+    return posixpath.normpath(path)

@@ -1,0 +1,105 @@
+"""A real Bub in a folder of its own, a scripted model, and an engine that must leave nothing behind."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bub import configure
+from bub.builtin.shell_manager import shell_manager
+from bub.framework import BubFramework
+from loguru import logger
+
+from crew_hooks.bub.engine import BubEngine
+from crew_plugin.host import SessionSpec
+from crew_plugin.models.spec import LimitsSpec
+from crew_plugin.testing.conversation import Script
+from crew_plugin.testing.model_server import ScriptedModelServer
+from tests.hosts.bub_engine import Host
+
+
+@pytest.fixture
+def bub_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home for Bub, and no settings of the machine's user."""
+    home = tmp_path / "bub-home"
+    home.mkdir()
+    for name in [name for name in os.environ if name.startswith(("BUB_", "OPENAI_", "ANTHROPIC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("BUB_HOME", str(home))
+    monkeypatch.setenv("BUB_MODEL", "openai:scripted")
+    monkeypatch.setenv("BUB_API_KEY", "test")
+    yield home
+    configure.load(home / "none.yml")
+
+
+@pytest.fixture
+def hosted(
+    bub_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., AbstractAsyncContextManager[Host]]:
+    """Opens a running Bub with an engine. `plugins` are registered after Bub's own hooks."""
+
+    @asynccontextmanager
+    async def open_host(script: Script, *plugins: object, running: bool = True) -> AsyncIterator[Host]:
+        folder = tmp_path / "project"
+        folder.mkdir(exist_ok=True)
+        async with ScriptedModelServer(script) as model:
+            monkeypatch.setenv("BUB_API_BASE", model.base_url)
+            before = asyncio.all_tasks()
+            framework = BubFramework(bub_home / "config.yml")
+            framework.workspace = folder
+            framework.load_builtin_hooks()
+            for plugin in plugins:
+                framework.plugin_manager.register(plugin(framework) if isinstance(plugin, type) else plugin)
+            engine = BubEngine(framework)
+            if running:
+                async with framework.running(), engine.running():
+                    yield Host(framework, engine, model, folder)
+                    nothing_is_left(framework)
+            else:
+                async with engine.running():
+                    yield Host(framework, engine, model, folder)
+            assert asyncio.all_tasks() - before == set()
+
+    return open_host
+
+
+def nothing_is_left(framework: BubFramework) -> None:
+    """No shell, no waiting message and no environment of a session is left in Bub."""
+    assert shell_manager._shells == {}
+    inbox: Any = framework.get_steering_inbox()
+    assert dict(inbox._messages) == {}
+    assert framework._environments == {}
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """The lines that Bub's logger writes."""
+    lines: list[str] = []
+    number = logger.add(lines.append, format="{message}", level="WARNING")
+    yield lines
+    logger.remove(number)
+
+
+@pytest.fixture
+def spec_of() -> Callable[..., SessionSpec]:
+    """Makes specs of sessions."""
+    count = 0
+
+    def make(host: Host, **changes: Any) -> SessionSpec:
+        nonlocal count
+        count += 1
+        values: dict[str, Any] = {
+            "session_id": f"ses_{count}",
+            "agent": "explorer",
+            "system_prompt": "You explore.",
+            "cwd": str(host.folder),
+            "tools": (),
+            "host_tools": (),
+            "limits": LimitsSpec(),
+        }
+        return SessionSpec(**values | changes)
+
+    return make
