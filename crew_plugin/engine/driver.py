@@ -280,7 +280,9 @@ class Driver:
         for action in actions:
             match action:
                 case Start(key):
-                    await self._start(key, group, context)
+                    # Other runs may have taken the slots since this was decided; a free one wakes us.
+                    if self._means.slots.free > 0:
+                        await self._start(key, group, context)
                 case Finish(state, cause):
                     await self._finish(context.lease, state, cause)
                     return True

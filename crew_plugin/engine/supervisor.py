@@ -96,14 +96,18 @@ class Supervisor:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Owns the background runs. Leaving it stops them with the cause `shutdown`."""
-        async with anyio.create_task_group() as group:
-            self._group = group
+        failure: Exception | None = None
+        async with anyio.create_task_group() as self._group:
             try:
                 yield
+            except Exception as error:  # noqa: BLE001 - raised again below, by itself instead of in a group
+                failure = error
             finally:
                 self._group = None
                 cause = Cause(code=CauseCode.SHUTDOWN, message="the process that owned it was asked to end")
                 await self._stop_all(cause)
+        if failure is not None:
+            raise failure
 
     async def submit(
         self, spec: RunSpec, *, parent: ParentRef | None, background: bool, actor: str
