@@ -109,14 +109,14 @@ class Mail(Runs):
             self._execute(
                 "UPDATE message SET state = ?, reason = ? WHERE id = ?", (state, reason, message_id)
             )
+            run_id, recipient = row["run_id"], row["recipient"]
+            epoch = self._run_row(run_id)["epoch"]
             if state != MessageState.READ:
-                self._append(
-                    row["run_id"],
-                    self._run_row(row["run_id"])["epoch"],
-                    "message.failed",
-                    row["recipient"],
-                    data={"message_id": message_id, "reason": reason or state},
-                )
+                failed = {"message_id": message_id, "reason": reason or state}
+                self._append(run_id, epoch, "message.failed", recipient, data=failed)
+            elif current == MessageState.ACCEPTED:
+                # Read without having been taken first: then it was delivered just now.
+                self._append(run_id, epoch, "message.delivered", recipient, data={"message_id": message_id})
 
     def list_messages(self, run_id: str) -> list[MessageRecord]:
         """All mail of a run, oldest first."""
