@@ -149,7 +149,8 @@ class BubTerminal:
 
     @property
     def pid(self) -> int:
-        return int(self._child.pid)
+        assert self._child.pid is not None
+        return self._child.pid
 
     def text(self) -> str:
         """All that was ever on the screen, what scrolled away first."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bub.framework import BubFramework
-    from crew_plugin.crew import Crew
 
     from crew_hooks.bub.plugin import CrewPlugin, Inactive
     from crew_plugin.config import Settings
+    from crew_plugin.crew import Crew
     from crew_plugin.project import Project
 
 __all__ = ["host_crew", "plugin"]

@@ -20,8 +20,8 @@ from crew_plugin.models.states import RUN_TERMINAL
 
 if TYPE_CHECKING:
     from bub.channels.message import ChannelMessage
-    from crew_plugin.crew import Crew
 
+    from crew_plugin.crew import Crew
     from crew_plugin.store.port import RunStore
 
 __all__ = ["Delivery", "Parcel", "delivery_ids", "process_text"]

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from bub.channels.message import ChannelMessage
     from bub.framework import BubFramework
     from bub.tools import ToolContext as BubContext
-    from crew_plugin.crew import Crew
 
     from crew_hooks.bub.channel import CrewChannel
     from crew_hooks.bub.lifecycle import CrewLife
     from crew_plugin.config import Settings
+    from crew_plugin.crew import Crew
     from crew_plugin.project import Project
 
 __all__ = ["PARENT", "BubHost", "CommandHandler", "compose", "host_crew"]
@@ -150,30 +150,33 @@ async def compose(
     quiet before the clients and connections that they use are closed."""
     # Importing takes longer than the host's loop may be held up.
     await asyncio.to_thread(_import_parts)
-    from crew_plugin.crew import Crew
-    from crew_plugin.session.runner import SessionRunner
-    from crew_plugin.session.scaffold import ScaffoldRunner
-    from crew_tools.toolbox import session_tools
-
     from crew_hooks.bub.engine import BubEngine
     from crew_plugin.config import load_settings
+    from crew_plugin.crew import Crew
     from crew_plugin.engine.supervisor import Supervisor
     from crew_plugin.models.states import SessionKind
     from crew_plugin.plugins import build_hooks
+    from crew_plugin.session.runner import SessionRunner
+    from crew_plugin.session.scaffold import ScaffoldRunner
     from crew_plugin.store.writer import StoreWriter
+    from crew_tools.toolbox import session_tools
 
     if settings is None:
         settings = await asyncio.to_thread(load_settings, project.root)
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(StoreWriter(project))
-        engine = await stack.enter_async_context(BubEngine(framework))
-        live = SessionRunner(engine, writer, settings, session_tools)
-        scaffold = ScaffoldRunner(writer, settings, session_tools)
+        engine = BubEngine(framework)
+        await stack.enter_async_context(engine.running())
+        live = SessionRunner(
+            engine=engine, writer=writer, toolbox=session_tools, reminders=settings.result.reminders
+        )
         supervisor = Supervisor(
             writer=writer,
-            runners={SessionKind.LIVE: live, SessionKind.SCAFFOLD: scaffold},
+            runners={SessionKind.LIVE: live, SessionKind.SCAFFOLD: ScaffoldRunner(writer=writer)},
             hooks=await asyncio.to_thread(build_hooks),
             process_width=settings.limits.process_sessions,
+            max_dispatches=settings.limits.max_dispatches,
+            capabilities=engine.capabilities,
         )
         await stack.enter_async_context(supervisor.running())
         yield Crew(project=project, settings=settings, writer=writer, supervisor=supervisor, engine=engine)

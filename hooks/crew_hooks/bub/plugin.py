@@ -36,6 +36,7 @@ from crew_plugin.store.liveness import current_owner
 if TYPE_CHECKING:
     import typer
     from bub.tools import ToolContext as BubContext
+
     from crew_plugin.crew import Crew
 
 __all__ = ["CrewPlugin", "Inactive", "load"]

@@ -11,7 +11,6 @@ from crew_plugin.models.records import EventRecord, ParentRef
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
-
     from crew_plugin.store.port import RunStore
     from crew_plugin.ui.views import TaskName
 
@@ -82,16 +81,18 @@ class Progress:
 
         events, self._events = self._events, []
         for event in events:
-            known = self._runs.get(event.run_id)
-            if known is None or event.type == "task.added":
-                known = await self._crew.writer.read(
-                    lambda store, run_id=event.run_id: _look_up(store, run_id)
-                )
-                self._runs[event.run_id] = known
-            if known.parent is not None and (line := event_line(event, known.names)):
-                self._lines.append((known.parent, line))
+            run = await self._run_of(event)
+            if run.parent is not None and (line := event_line(event, run.names)):
+                self._lines.append((run.parent, line))
             if event.type in _ENDED:
                 del self._runs[event.run_id]
+
+    async def _run_of(self, event: EventRecord) -> _Run:
+        known = self._runs.get(event.run_id)
+        if known is None or event.type == "task.added":
+            known = await self._crew.writer.read(lambda store: _look_up(store, event.run_id))
+            self._runs[event.run_id] = known
+        return known
 
 
 def _bounded(lines: Sequence[str]) -> Sequence[str]:

@@ -1,0 +1,173 @@
+"""Results of background runs reach the chat that asked for them, once."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from crew_hooks.bub.compat.parent import user_messages
+from crew_plugin.models.records import DeliveryRecord, DeliveryState
+from crew_plugin.models.states import RunState
+from crew_plugin.testing.conversation import Conversation, Reply
+from tests.hosts.bub_chat import SESSION, Chat, chat, team_script
+
+pytestmark = [pytest.mark.anyio, pytest.mark.bub]
+
+TIMEOUT = 40
+DELIVERED = re.compile(r"\[crew delivery (\S+?)\]")
+
+
+def _ends(bub: Chat) -> list[DeliveryRecord]:
+    return [row for row in bub.deliveries() if row.task_id is None]
+
+
+def _sent(bub: Chat) -> bool:
+    return any(row.state is DeliveryState.SENT for row in bub.deliveries())
+
+
+async def test_an_idle_chat_gets_the_result_as_a_new_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, team_script) as bub:
+        await bub.say("look at app.py in the background")
+        started = await bub.hear("TOOL SAID")
+        received = await bub.hear("RECEIVED")
+
+        assert "was started in the background" in started
+        assert "REPORT of" in received
+        assert "YOU SAID" not in received
+        # The next turn proves that the one before is over and its tape saved.
+        await bub.say("thanks")
+        await bub.hear("YOU SAID")
+        assert {row.state for row in bub.deliveries()} == {DeliveryState.ACKNOWLEDGED}
+        said = await user_messages(bub.framework, SESSION)
+        assert len([text for text in said if DELIVERED.search(text)]) == 1
+
+
+async def test_a_busy_chat_gets_the_result_steered_into_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(conversation: Conversation) -> Reply:
+        reply = team_script(conversation)
+        # The turn goes on until the result is there: its last answer is held back.
+        return Reply(text=reply.text, held=True) if "TOOL SAID" in reply.text else reply
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, script) as bub:
+        await bub.say("look at app.py in the background")
+        await bub.until(lambda: _sent(bub))
+        bub.server.release()
+        received = await bub.hear("RECEIVED")
+
+        assert "TOOL SAID" in received, "the same turn answered both"
+        await bub.say("thanks")
+        await bub.hear("YOU SAID")
+        assert {row.state for row in bub.deliveries()} == {DeliveryState.ACKNOWLEDGED}
+        assert len(bub.heard) == 2
+
+
+async def test_two_runs_that_end_together_are_both_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(conversation: Conversation) -> Reply:
+        reply = team_script(conversation)
+        return Reply(calls=reply.calls, held=True) if conversation.offered("submit_result") else reply
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, script) as bub:
+        await bub.say("look at ONE in the background")
+        await bub.hear("TOOL SAID")
+        bub.heard.clear()
+        await bub.say("look at TWO in the background")
+        await bub.hear("TOOL SAID")
+        await bub.until(lambda: bub.server.in_flight == 2)
+        bub.server.release()
+        await bub.until(lambda: [row.state for row in _ends(bub)] == [DeliveryState.ACKNOWLEDGED] * 2)
+
+        await bub.say("thanks")
+        await bub.hear("YOU SAID")
+        said = [text for text in await user_messages(bub.framework, SESSION) if DELIVERED.search(text)]
+        assert len(said) == 2
+        assert any("ONE" in text for text in said)
+        assert any("TWO" in text for text in said)
+        assert {row.state for row in bub.deliveries()} == {DeliveryState.ACKNOWLEDGED}
+
+
+async def test_a_turn_that_is_cancelled_with_the_result_in_it_gets_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def script(conversation: Conversation) -> Reply:
+        reply = team_script(conversation)
+        if "TOOL SAID" in reply.text:
+            return Reply(text=reply.text, held=True)
+        if "RECEIVED" in reply.text:
+            seen.append(reply.text)
+            # The first time the turn is cancelled while the model answers.
+            return Reply(text=reply.text, held=len(seen) == 1)
+        return reply
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, script) as bub:
+        await bub.say("look at app.py in the background")
+        await bub.until(lambda: _sent(bub))
+        bub.server.release()
+        await bub.until(lambda: bool(seen))
+        await bub.framework.quit_via_channel_router(SESSION)
+        await bub.hear("RECEIVED")
+
+        await bub.say("thanks")
+        await bub.hear("YOU SAID")
+        said = [text for text in await user_messages(bub.framework, SESSION) if DELIVERED.search(text)]
+        assert len(said) == 1
+        assert {row.state for row in bub.deliveries()} == {DeliveryState.ACKNOWLEDGED}
+
+
+async def test_what_a_dead_process_had_sent_is_delivered_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_model(conversation: Conversation) -> Reply:
+        reply = team_script(conversation)
+        return Reply(text=reply.text, held=True) if "RECEIVED" in reply.text else reply
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, no_model) as bub:
+        await bub.say("look at app.py in the background")
+        await bub.hear("TOOL SAID")
+        await bub.until(lambda: _sent(bub))
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, team_script) as bub:
+        await bub.say("hello again")
+        await bub.hear("RECEIVED")
+        bub.heard.clear()
+        await bub.say("thanks")
+        await bub.hear("thanks")
+        said = [text for text in await user_messages(bub.framework, SESSION) if DELIVERED.search(text)]
+        assert len(said) == 1
+        assert {row.state for row in bub.deliveries()} == {DeliveryState.ACKNOWLEDGED}
+
+
+async def test_the_model_is_told_of_its_runs_at_every_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(conversation: Conversation) -> Reply:
+        reply = team_script(conversation)
+        return Reply(calls=reply.calls, held=True) if conversation.offered("submit_result") else reply
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, script) as bub:
+        await bub.say("look at app.py in the background")
+        await bub.hear("TOOL SAID")
+        run = bub.store(lambda store: store.load_run("last"))
+        await bub.say(",tape.handoff name=cut")
+        await bub.hear("anchor added")
+        await bub.say("what are you doing?")
+        await bub.hear("what are you doing?")
+
+        last = bub.server.requests[-1].conversation
+        assert run.id in last.system
+        assert last.system.count("<crew_runs>") == 1
+        assert RunState.RUNNING in last.system
+        assert not any("look at app.py" in text for text in last.user_texts), "the history was cut"
+        bub.server.release()
+        await bub.hear("RECEIVED")
+        await bub.say("and now?")
+        await bub.hear("and now?")
+        assert "<crew_runs>" not in bub.server.requests[-1].conversation.system
