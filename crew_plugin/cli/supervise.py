@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -18,14 +18,15 @@ from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place
 from crew_plugin.cli.screen import Screen, console_on, is_terminal, screen_on
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.spec import RunSpec
+from crew_plugin.models.records import ArtifactRef
 from crew_plugin.models.states import RunState
 from crew_plugin.ui.text import answers_text, artifacts_text, status_text
-from crew_plugin.ui.views import RunView, result_views, run_document, run_view, task_names
+from crew_plugin.ui.views import RunView, TaskName, result_views, run_document, run_view, task_names
 
 if TYPE_CHECKING:
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
+    from crew_plugin.models.spec import RunSpec
     from crew_plugin.project import Project
     from crew_plugin.resources import Catalog
     from crew_plugin.store.port import RunStore
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Ending", "Errand", "supervise"]
 
 ACTOR: Final = "operator"
-_SHOWN: Final = 9_000
+_SHOWN: Final = 6_000
+_LISTED: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +114,26 @@ def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
     view = run_view(store, run_id)
     code = {RunState.COMPLETED: Exit.OK, RunState.CANCELLED: Exit.CANCELLED}.get(view.row.state, Exit.FAILED)
     where = place.options()
-    parts = [_tree(view), answers_text(view, result_views(store, run_id), limit=_SHOWN)]
-    refs = store.list_artifacts(run_id)
-    if refs:
-        parts.append("artifacts:\n" + artifacts_text(refs, task_names(store, run_id)))
     told = next((task.key for task in view.tasks if task.session_id), view.tasks[0].key)
-    parts.append(
+    refs = sorted(store.list_artifacts(run_id), key=lambda ref: ref.name)
+    parts = [
+        answers_text(view, result_views(store, run_id), limit=_SHOWN),
+        _tree(view),
+        _artifacts(refs, place, task_names(store, run_id)),
         f"next:\n  crew show {run_id}{where}\n  crew show {run_id} {told} --transcript{where}\n"
-        f"  crew events {run_id}{where}"
-    )
+        f"  crew events {run_id}{where}",
+    ]
     return Ending(
         code=code,
         run_id=run_id,
         text="\n\n".join(parts),
         document=run_document(store, view, view.tasks),
     )
+
+
+def _artifacts(refs: Sequence[ArtifactRef], place: Place, names: Mapping[str, TaskName]) -> str:
+    more = f"\n{len(refs) - _LISTED} more" if len(refs) > _LISTED else ""
+    return f"artifacts, in {place.find().artifacts}:\n{artifacts_text(refs[:_LISTED], names)}{more}"
 
 
 def _tree(view: RunView) -> str:

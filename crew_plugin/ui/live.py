@@ -64,6 +64,7 @@ class Doing:
 
     def __init__(self) -> None:
         self._tools: dict[str, dict[str, str]] = {}
+        self._last: dict[str, str] = {}
 
     def note(self, event: EventRecord) -> None:
         """Take one event into account."""
@@ -71,7 +72,8 @@ class Doing:
             return
         if event.type == "session.tool_started":
             tool, target = str(event.data.get("tool", "")), str(event.data.get("target", ""))
-            self._tools.setdefault(event.task_id, {})[tool] = f"{tool} {target}".strip()
+            self._last[event.task_id] = f"{tool} {target}".strip()
+            self._tools.setdefault(event.task_id, {})[tool] = self._last[event.task_id]
         elif event.type == "session.tool_ended":
             self._tools.get(event.task_id, {}).pop(str(event.data.get("tool", "")), None)
         elif event.type == "session.retrying":
@@ -82,9 +84,11 @@ class Doing:
             self._tools.pop(event.task_id, None)
 
     def text(self, task_id: str) -> str:
-        """The newest thing it does; empty while it waits for its model."""
+        """The newest thing it does; while it waits for its model, what it did last."""
         tools = self._tools.get(task_id)
-        return list(tools.values())[-1] if tools else ""
+        if tools:
+            return list(tools.values())[-1]
+        return f"thinking, after {self._last[task_id]}" if task_id in self._last else ""
 
 
 class RunTree:

@@ -27,7 +27,8 @@ def report() -> HostReport:
     from crew_hooks.bub.compat import probe
 
     problem = probe()
-    model, key, chosen, servers = "", KeyState.MISSING, False, ()
+    model, key, chosen = "", KeyState.MISSING, False
+    servers: tuple[str, ...] = ()
     try:
         raw = _read_config(DEFAULT_CONFIG_FILE)
         chosen = bool(os.environ.get("BUB_MODEL")) or "model" in raw
