@@ -95,11 +95,13 @@ async def test_a_tool_call_is_told_before_and_after_it_is_made(hosted: Hosted, s
 
 
 async def test_a_prompt_goes_on_where_the_last_turn_ended(hosted: Hosted, spec_of: SpecOf) -> None:
-    async with hosted(lambda c: Reply(text=f"heard {len(c.user_texts)}")) as host:
-        async with host.engine.open(spec_of(host)) as session:
-            for number in (1, 2, 3):
-                events = await turn(session, f"message {number}")
-                assert events[-1] == TurnEnded(text=f"heard {number}")
+    async with (
+        hosted(lambda c: Reply(text=f"heard {len(c.user_texts)}")) as host,
+        host.engine.open(spec_of(host)) as session,
+    ):
+        for number in (1, 2, 3):
+            events = await turn(session, f"message {number}")
+            assert events[-1] == TurnEnded(text=f"heard {number}")
     roles = [message["role"] for message in host.model.requests[-1].body["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
 
@@ -140,11 +142,13 @@ async def test_restricting_narrows_what_is_offered_and_forces_the_call(
     hosted: Hosted, spec_of: SpecOf
 ) -> None:
     tools = (tool("look"), tool("submit_result"))
-    async with hosted(lambda _: Reply(text="ok")) as host:
-        async with host.engine.open(spec_of(host, tools=tools)) as session:
-            await turn(session, "go")
-            session.restrict(frozenset({"submit_result"}), force="submit_result")
-            await turn(session, "submit now")
+    async with (
+        hosted(lambda _: Reply(text="ok")) as host,
+        host.engine.open(spec_of(host, tools=tools)) as session,
+    ):
+        await turn(session, "go")
+        session.restrict(frozenset({"submit_result"}), force="submit_result")
+        await turn(session, "submit now")
     free, narrowed = (request.conversation for request in host.model.requests)
     assert (set(free.tools), free.forced) == ({"look", "submit_result"}, None)
     assert (set(narrowed.tools), narrowed.forced) == ({"submit_result"}, "submit_result")
@@ -154,10 +158,12 @@ async def test_a_provider_that_refuses_a_forced_call_is_asked_without(
     hosted: Hosted, spec_of: SpecOf
 ) -> None:
     script = lambda c: Reply(fault=Fault.BAD_REQUEST) if c.forced else Reply(text="ok")  # noqa: E731
-    async with hosted(script) as host:
-        async with host.engine.open(spec_of(host, tools=(tool("submit_result"),))) as session:
-            session.restrict(frozenset({"submit_result"}), force="submit_result")
-            events = await turn(session, "submit now")
+    async with (
+        hosted(script) as host,
+        host.engine.open(spec_of(host, tools=(tool("submit_result"),))) as session,
+    ):
+        session.restrict(frozenset({"submit_result"}), force="submit_result")
+        events = await turn(session, "submit now")
     assert events[-1] == TurnEnded(text="ok")
 
 
@@ -165,14 +171,16 @@ async def test_a_tool_that_ends_the_session_lets_no_model_call_follow(
     hosted: Hosted, spec_of: SpecOf
 ) -> None:
     submit = tool("submit_result", "accepted", ends=True)
-    async with hosted(lambda _: Reply(calls=(ToolUse(name="submit_result"),))) as host:
-        async with host.engine.open(spec_of(host, tools=(submit,))) as session:
-            await session.prompt("go")
-            _, ended = await until(session, ToolEnded)
-            assert ended.ends_session
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await host.model.arrived(2)
+    async with (
+        hosted(lambda _: Reply(calls=(ToolUse(name="submit_result"),))) as host,
+        host.engine.open(spec_of(host, tools=(submit,))) as session,
+    ):
+        await session.prompt("go")
+        _, ended = await until(session, ToolEnded)
+        assert ended.ends_session
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await host.model.arrived(2)
 
 
 async def test_an_unknown_tool_is_answered_and_told(hosted: Hosted, spec_of: SpecOf) -> None:
@@ -203,9 +211,11 @@ async def test_a_tool_that_was_cancelled_inside_does_not_end_the_session(
         raise asyncio.CancelledError
 
     play = Play(Reply(calls=(ToolUse(name="look"),)), Reply(text="ok"))
-    async with hosted(play) as host:
-        async with host.engine.open(spec_of(host, tools=(tool("look", cancelled),))) as session:
-            events = await turn(session, "go")
+    async with (
+        hosted(play) as host,
+        host.engine.open(spec_of(host, tools=(tool("look", cancelled),))) as session,
+    ):
+        events = await turn(session, "go")
     assert events[-1] == TurnEnded(text="ok")
 
 
@@ -249,9 +259,11 @@ class Polite:
 async def test_the_faults_of_another_plugin_do_not_end_a_session(
     hosted: Hosted, spec_of: SpecOf, log: list[str]
 ) -> None:
-    async with hosted(lambda _: Reply(text="ok"), Faulty()) as host:
-        async with host.engine.open(spec_of(host)) as session:
-            events = await turn(session, "hi")
+    async with (
+        hosted(lambda _: Reply(text="ok"), Faulty()) as host,
+        host.engine.open(spec_of(host)) as session,
+    ):
+        events = await turn(session, "hi")
     assert events[-1] == TurnEnded(text="ok")
     assert {
         hook for hook in ("system_prompt", "load_state", "provide_environment") if hook in "".join(log)
@@ -265,29 +277,35 @@ async def test_the_faults_of_another_plugin_do_not_end_a_session(
 async def test_other_plugins_add_their_block_and_see_who_the_session_is(
     hosted: Hosted, spec_of: SpecOf
 ) -> None:
-    async with hosted(lambda _: Reply(text="ok"), Polite) as host:
-        async with host.engine.open(spec_of(host, identity={"role": "explorer", "run": "run_1"})) as session:
-            await turn(session, "hi")
+    async with (
+        hosted(lambda _: Reply(text="ok"), Polite) as host,
+        host.engine.open(spec_of(host, identity={"role": "explorer", "run": "run_1"})) as session,
+    ):
+        await turn(session, "hi")
     assert host.model.requests[0].conversation.system == "You explore.\n\nThe block of explorer."
 
 
 async def test_sessions_work_without_a_running_framework(hosted: Hosted, spec_of: SpecOf) -> None:
-    async with hosted(lambda c: Reply(text=c.last_user), running=False) as host:
-        async with host.engine.open(spec_of(host)) as session:
-            await turn(session, "one")
-            assert (await turn(session, "two"))[-1] == TurnEnded(text="two")
+    async with (
+        hosted(lambda c: Reply(text=c.last_user), running=False) as host,
+        host.engine.open(spec_of(host)) as session,
+    ):
+        await turn(session, "one")
+        assert (await turn(session, "two"))[-1] == TurnEnded(text="two")
 
 
 async def test_aborting_a_hanging_model_call_is_quiet_within_a_second(
     hosted: Hosted, spec_of: SpecOf
 ) -> None:
-    async with hosted(lambda _: Reply(fault=Fault.STALL)) as host:
-        async with host.engine.open(spec_of(host)) as session:
-            await session.prompt("go")
-            await host.model.arrived(1)
-            async with asyncio.timeout(1):
-                await session.abort(CANCELLED)
-                assert await rest(session) == [SteersTaken(count=1)]
+    async with (
+        hosted(lambda _: Reply(fault=Fault.STALL)) as host,
+        host.engine.open(spec_of(host)) as session,
+    ):
+        await session.prompt("go")
+        await host.model.arrived(1)
+        async with asyncio.timeout(1):
+            await session.abort(CANCELLED)
+            assert await rest(session) == [SteersTaken(count=1)]
     assert host.model.in_flight == 0
 
 

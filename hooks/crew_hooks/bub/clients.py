@@ -20,7 +20,10 @@ _LONGEST_DELAY: Final = 30.0
 _LONGEST_WISH: Final = 120.0
 """A provider that asks for a longer pause than this is treated as failing."""
 
-_SETTINGS = "set BUB_API_KEY (or BUB_<PROVIDER>_API_KEY) and BUB_MODEL, or run `bub onboard`"
+_ADVICE: Final[Mapping[EngineErrorKind, str]] = {
+    "auth": "set BUB_API_KEY (or BUB_<PROVIDER>_API_KEY) and BUB_MODEL, or run `bub onboard`",
+    "bad_request": "BUB_MODEL and the agent's `model` have the form provider:model",
+}
 _OVERFLOW = re.compile(
     r"context.{0,20}(length|window)|maximum.{0,20}context|prompt.{0,12}too long", re.IGNORECASE
 )
@@ -126,7 +129,7 @@ def engine_error(error: Exception, model: str) -> EngineError:
     wish = _wish(error)
     retryable = kind in ("rate_limit", "overloaded", "timeout", "network") and (wish or 0) <= _LONGEST_WISH
     text = str(error) or type(error).__name__
-    advice = f"; {_SETTINGS}" if kind == "auth" else ""
+    advice = f"; {_ADVICE[kind]}" if kind in _ADVICE else ""
     return EngineError(
         kind, f"{_SAID[kind]} ({model}): {text}{advice}", retryable=retryable, retry_after=wish
     )
@@ -176,7 +179,10 @@ def _kind_of_transport(error: Exception) -> EngineErrorKind:
     status = _status(error)
     if status is not None and status != 200:
         return "overloaded" if status >= 500 or status in (408, 409) else "bad_request"
-    names = {cls.__name__ for cause in _chain(error) for cls in type(cause).__mro__}
+    causes = _chain(error)
+    if any(isinstance(cause, OSError) and not isinstance(cause, TimeoutError) for cause in causes):
+        return "network"  # before the names: a transport may call a refused connection a time-out
+    names = {cls.__name__ for cause in causes for cls in type(cause).__mro__}
     if any("Timeout" in name for name in names):
         return "timeout"
     if names & {
