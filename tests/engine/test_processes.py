@@ -1,0 +1,133 @@
+"""Runs of other processes: asked to stop, or found dead."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import Process
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from crew_plugin.engine.cancel import CancelOutcome
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.states import AttemptState, RunState, TaskState
+from crew_plugin.project import Project
+from tests.engine.bench import open_bench
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parents[2]
+ENOUGH = Cause(code=CauseCode.CALLER_CANCELLED, message="enough")
+
+
+@dataclass
+class Other:
+    """A process that supervises the run `run_id`."""
+
+    process: Process
+    output: BufferedByteReceiveStream
+    run_id: str
+
+    async def line(self) -> str:
+        return (await self.output.receive_until(b"\n", 200)).decode()
+
+    async def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+
+@asynccontextmanager
+async def supervising(project: Project) -> AsyncIterator[Other]:
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "hooks", "tools"))
+    command = [sys.executable, str(ROOT / "tests" / "engine" / "supervising.py"), str(project.root)]
+    async with await anyio.open_process(
+        command, env={**os.environ, "PYTHONPATH": path}, stderr=None
+    ) as process:
+        assert process.stdout is not None
+        other = Other(process, BufferedByteReceiveStream(process.stdout), "")
+        try:
+            with anyio.fail_after(30):
+                other.run_id = await other.line()
+            yield other
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+async def test_a_run_of_another_process_is_cancelled_within_a_second_by_asking(project: Project) -> None:
+    async with supervising(project) as other, open_bench(project) as bench:
+        refused = await bench.supervisor.cancel(other.run_id, cause=ENOUGH, actor="operator")
+        assert refused.outcome is CancelOutcome.REFUSED
+        assert f"process {other.process.pid}" in refused.message
+        with anyio.fail_after(5):
+            report = await bench.supervisor.cancel(other.run_id, cause=ENOUGH, actor="operator", force=True)
+            assert (report.outcome, report.state) == (CancelOutcome.CANCELLED, RunState.CANCELLED)
+            assert await other.line() == "cancelled"
+        tasks = await bench.tasks(other.run_id)
+        assert {key: task.state for key, task in tasks.items()} == {
+            "quick": TaskState.COMPLETED,
+            "slow": TaskState.CANCELLED,
+            "last": TaskState.CANCELLED,
+        }
+        assert tasks["slow"].cause == ENOUGH
+        (asked,) = await bench.events(other.run_id, "control.requested")
+        assert asked.actor == "operator"
+
+
+async def test_one_task_of_another_process_is_steered_and_cancelled(project: Project) -> None:
+    async with supervising(project) as other, open_bench(project) as bench:
+        with anyio.fail_after(5):
+            assert (await bench.supervisor.steer(other.run_id, "slow", "hurry")).steered
+            refused = await bench.supervisor.steer(other.run_id, "last", "hurry")
+            assert refused.message == "the task has no open session"
+            report = await bench.supervisor.cancel(
+                other.run_id, cause=ENOUGH, actor="operator", task="slow", force=True
+            )
+            assert (report.outcome, report.state) == (CancelOutcome.CANCELLED, TaskState.CANCELLED)
+            assert await other.line() == "failed"
+
+
+async def test_a_run_whose_process_was_killed_is_not_waited_for_and_closed_as_lost(
+    project: Project,
+) -> None:
+    async with supervising(project) as other, open_bench(project) as bench:
+        await other.kill()
+        with anyio.fail_after(5):
+            assert (await bench.supervisor.wait(other.run_id, None)).state is RunState.RUNNING
+            report = await bench.supervisor.cancel(other.run_id, cause=ENOUGH, actor="operator")
+        assert (report.outcome, report.state) == (CancelOutcome.MARKED_LOST, RunState.FAILED)
+        assert report.message == (
+            f"its supervisor (process {other.process.pid}) is gone; operator closed it, "
+            "finished results are kept"
+        )
+        tasks = await bench.tasks(other.run_id)
+        assert {key: task.state for key, task in tasks.items()} == {
+            "quick": TaskState.COMPLETED,
+            "slow": TaskState.FAILED,
+            "last": TaskState.CANCELLED,
+        }
+        (attempt,) = await bench.writer.read(lambda store: store.list_attempts(tasks["slow"].id))
+        assert attempt.state is AttemptState.LOST
+        assert attempt.cause is not None
+        assert attempt.cause.code is CauseCode.SUPERVISOR_LOST
+        (result,) = await bench.writer.read(lambda store: store.list_results(other.run_id))
+        assert result.summary == "kept"
+
+
+async def test_waiting_sees_the_end_of_a_run_in_another_process(project: Project) -> None:
+    async with supervising(project) as other, open_bench(project) as bench:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                ended: list[RunState] = []
+
+                async def wait() -> None:
+                    ended.append((await bench.supervisor.wait(other.run_id, None)).state)
+
+                group.start_soon(wait)
+                await bench.supervisor.cancel(other.run_id, cause=ENOUGH, actor="operator", force=True)
+        assert ended == [RunState.CANCELLED]
