@@ -10,8 +10,8 @@ def reminder(n: int, of: int, *, wants_data: bool) -> str:
         return (
             f"Last reminder ({n} of {of}): nothing has been handed in yet, and only `submit_result` is "
             f"left to you now. Call it with `summary`{data}, made of what you really have; name what is "
-            "unfinished or unchecked. If you have nothing of use, give `error` and say what blocked you. Text without "
-            "this call is lost."
+            "unfinished or unchecked. If you have nothing of use, give `error` and say what blocked you. "
+            "Text without this call is lost."
         )
     return (
         f"Reminder {n} of {of}: your turn ended without a tool call, so nothing has been handed in; plain "
@@ -29,8 +29,8 @@ def last_call(limit: int, *, wants_data: bool) -> str:
     data = " and `data` that fits the result schema" if wants_data else ""
     return (
         f"You have used all {limit} model calls of this task. Only `submit_result` is left to you: call it "
-        f"now with `summary`{data} of what you have so far. Say plainly what is finished, what is not, and what "
-        "comes next."
+        f"now with `summary`{data} of what you have so far. Say plainly what is finished, what is not, "
+        "and what comes next."
     )
 
 

@@ -76,15 +76,17 @@ class FakeEngine:
         session = FakeSession(engine=self, spec=spec)
         self.sessions.append(session)
         failure: Exception | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(session.converse)
-            try:
-                yield session
-            except Exception as error:  # noqa: BLE001 - raised again outside, not wrapped by the group
-                failure = error
-            finally:
-                group.cancel_scope.cancel()
-        session.close()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(session.converse)
+                try:
+                    yield session
+                except Exception as error:  # noqa: BLE001 - raised again outside, not wrapped by the group
+                    failure = error
+                finally:
+                    group.cancel_scope.cancel()
+        finally:
+            session.close()
         if failure is not None:
             raise failure
 

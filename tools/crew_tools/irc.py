@@ -1,6 +1,5 @@
 """`irc`: how the sessions of a run talk to each other."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
@@ -107,17 +106,14 @@ def _op(arguments: Mapping[str, Any]) -> str:
 
 def _names(value: object) -> Iterator[str]:
     """Keys of tasks, however they were written: a text with commas, a list, a list as text."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = value.strip(" []")
-    parts = value.split(",") if isinstance(value, str) else value
-    if isinstance(parts, list):
-        for part in cast("list[object]", parts):
-            name = str(part).strip().strip("\"'`").removeprefix("@")
-            if not _unset(name):
-                yield EVERYBODY if name.lower() == EVERYBODY else name
+    if isinstance(value, str):
+        parts: list[object] = list(value.strip().strip("[]").split(","))
+    else:
+        parts = cast("list[object]", value) if isinstance(value, list) else []
+    for part in parts:
+        name = str(part).strip().strip("\"'`").removeprefix("@")
+        if not _unset(name):
+            yield EVERYBODY if name.lower() == EVERYBODY else name
 
 
 def _unset(value: object) -> bool:

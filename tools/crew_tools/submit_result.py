@@ -72,7 +72,6 @@ def _parameters(schema: Mapping[str, Any] | None) -> dict[str, Any]:
             },
             "error": {"type": "string", "description": _TEXTS["error"]},
         },
-        "required": ["summary"],
     }
 
 
