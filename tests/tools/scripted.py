@@ -5,19 +5,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+import anyio
 
 from crew_plugin.config import Settings
 from crew_plugin.crew import Crew
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.engine.supervisor import Supervisor
-from crew_plugin.host import Engine, ToolContext
+from crew_plugin.host import Engine, ToolContext, ToolOutput
 from crew_plugin.models.records import NewEvent, NewResult, ParentRef
 from crew_plugin.models.states import AttemptState, SessionKind
 from crew_plugin.plugins import build_hooks
 from crew_plugin.project import Project
 from crew_plugin.store.writer import StoreWriter
 from crew_plugin.testing.fake_runner import FakeAttempt, FakeRunner
+from crew_tools.team import run_action
 
 PARENT = ParentRef(host="test", session="chat")
 
@@ -110,3 +113,9 @@ def run_id_in(text: str) -> str:
     found = re.search(r"run_\w+", text)
     assert found, text
     return found.group(0)
+
+
+async def team(scripted: Scripted, context: ToolContext | None = None, /, **arguments: Any) -> ToolOutput:
+    """One call of `team`."""
+    with anyio.fail_after(30):
+        return await run_action(scripted.crew, arguments, context or caller())

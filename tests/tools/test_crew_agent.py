@@ -1,6 +1,5 @@
 """`crew_agent` and `crew_agent_result`: one subagent."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,8 +101,7 @@ async def test_where_nothing_can_come_later_it_waits_and_says_so(scripted: Scrip
     assert "| executor did: x" in output.text
 
 
-async def test_a_result_is_found_after_a_restart(tmp_path: Path) -> None:
-    root = Path(os.path.realpath(tmp_path))
+async def test_a_result_is_found_after_a_restart(root: Path) -> None:
     async with scripted_crew(root) as before:
         started = await call(before, "crew_agent", {"prompt": "x"}, caller())
     async with scripted_crew(root) as after:

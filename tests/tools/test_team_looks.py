@@ -8,19 +8,12 @@ import pytest
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import CallerError, NotAllowed, UnknownName
-from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.records import NewResult
 from crew_plugin.models.states import RunState
 from crew_plugin.testing.fake_runner import FakeAttempt, hangs
-from crew_tools.team import run_action
-from tests.tools.scripted import PARENT, Scripted, caller
+from tests.tools.scripted import PARENT, Scripted, caller, team
 
 pytestmark = pytest.mark.anyio
-
-
-async def team(scripted: Scripted, context: ToolContext | None = None, **arguments: Any) -> ToolOutput:
-    with anyio.fail_after(30):
-        return await run_action(scripted.crew, arguments, context or caller())
 
 
 async def background(scripted: Scripted, session: str = "chat") -> str:
@@ -259,7 +252,7 @@ async def test_get_shows_the_whole_result_of_a_task(scripted: Scripted) -> None:
     run_id = done.details["run_id"]
     output = await team(scripted, action="get", run_id=run_id, task="explore")
     assert "| explorer did: " in output.text
-    with pytest.raises(CallerError, match="task_id is needed: run .* has the tasks explore, code-review"):
+    with pytest.raises(CallerError, match=r"task_id is needed: run .* has the tasks explore, code-review"):
         await team(scripted, action="get", run_id=run_id)
     with pytest.raises(UnknownName, match="did you mean 'explore'"):
         await team(scripted, action="get", run_id=run_id, task_id="explor")

@@ -9,24 +9,19 @@ import pytest
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import CallerError, InvalidValue, UnknownName
-from crew_plugin.host import ToolContext, ToolError, ToolOutput
+from crew_plugin.host import ToolContext, ToolError
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import NewResult
 from crew_plugin.models.states import AttemptState, RunState
 from crew_plugin.testing.fake_runner import FakeAttempt, hangs
-from crew_tools.team import run_action, tools
-from tests.tools.scripted import PARENT, Scripted, caller, run_id_in
+from crew_tools.team import tools
+from tests.tools.scripted import PARENT, Scripted, caller, run_id_in, team
 
 pytestmark = pytest.mark.anyio
 
 FAILED = Outcome(
     state=AttemptState.FAILED, cause=Cause(code=CauseCode.MODEL_ERROR, message="the model said no")
 )
-
-
-async def team(scripted: Scripted, context: ToolContext | None = None, **arguments: Any) -> ToolOutput:
-    with anyio.fail_after(30):
-        return await run_action(scripted.crew, arguments, context or caller())
 
 
 # --- run -------------------------------------------------------------------------------------
