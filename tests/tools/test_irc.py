@@ -1,0 +1,89 @@
+"""`irc`: forgiving in form, clear receipts, errors that name who is there."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crew_plugin.errors import UnknownName
+from crew_plugin.host import ToolContext, ToolError
+from crew_plugin.session.prompt import Peer
+from crew_plugin.session.scope import Receipt
+from crew_tools.irc import irc_tool
+
+pytestmark = pytest.mark.anyio
+
+
+class Post:
+    """Takes every message to a known task."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[tuple[str, ...], str]] = []
+
+    async def send(self, to: tuple[str, ...], text: str) -> tuple[Receipt, ...]:
+        known = ("explore", "verify", "ended", "all")
+        for key in to:
+            if key not in known:
+                raise UnknownName("task in this run", key, known)
+        self.sent.append((to, text))
+        failed = Receipt(to="ended", outcome="failed", reason="it has ended")
+        return tuple(failed if key == "ended" else Receipt(to=key, outcome="injected") for key in to)
+
+    async def peers(self) -> tuple[Peer, ...]:
+        return (
+            Peer(key="explore", role="explorer", title="Map the code", state="running"),
+            Peer(key="verify", role="verifier", title="", state="queued"),
+        )
+
+
+async def call(post: Post, **arguments: Any) -> Any:
+    scope: Any = SimpleNamespace(mail=post, context=SimpleNamespace(task=SimpleNamespace(key="review")))
+    return await irc_tool(scope).execute(arguments, ToolContext(session="s", call_id="c"))
+
+
+async def test_a_message_is_sent_and_each_recipient_has_a_receipt() -> None:
+    post = Post()
+    output = await call(post, op="send", to="explore, ended", message="hi")
+    assert post.sent == [(("explore", "ended"), "hi")]
+    assert output.text == "explore: will see it at its next step.\nended: not delivered; it has ended."
+    assert [receipt["outcome"] for receipt in output.details["receipts"]] == ["injected", "failed"]
+    assert not output.ends_session
+
+
+@pytest.mark.parametrize(
+    "to", ["explore,verify", ["explore", "verify"], '["explore", "verify"]', "@explore, `verify`"]
+)
+async def test_recipients_may_be_written_in_many_ways(to: Any) -> None:
+    post = Post()
+    await call(post, op="send", to=to, message="hi")
+    assert post.sent == [(("explore", "verify"), "hi")]
+
+
+async def test_a_message_without_an_operation_is_sent_and_empty_parameters_are_unset() -> None:
+    post = Post()
+    await call(post, op="", to="ALL", message="hi", await_reply=None, invented=3)
+    assert post.sent == [(("all",), "hi")]
+
+
+async def test_the_list_names_the_tasks_and_where_they_stand() -> None:
+    output = await call(Post(), op="list", to="", message=None)
+    assert output.text.splitlines() == [
+        "You are review.",
+        "explore (explorer): running. Map the code",
+        "verify (verifier): queued.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"op": "shout"}, "op must be one of: send, list; got 'shout'"),
+        ({"op": "send", "message": "hi"}, "Tasks: explore, verify"),
+        ({"op": "send", "to": "explore", "message": " "}, "`message` is needed"),
+        ({"op": "send", "to": "explorer", "message": "hi"}, "did you mean 'explore'"),
+    ],
+)
+async def test_a_wrong_call_is_told_what_is_right(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ToolError) as caught:
+        await call(Post(), **arguments)
+    assert told in str(caught.value)
