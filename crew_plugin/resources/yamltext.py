@@ -6,6 +6,7 @@ refused, depth is bounded. The events of the parser are used, not its composer: 
 the C library recurses and takes the process down on deeply nested text.
 """
 
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,7 +82,9 @@ def load_mapping(text: str, first_line: int) -> Mapped:
     try:
         return _build(loader, first_line)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # A scanner notices late; where it began is where the mistake is.
+        began = error.context_mark if (error.context or "").startswith("while scanning") else None
+        mark = began or error.problem_mark or error.context_mark
         line = first_line + (mark.line if mark else 0)
         raise BadText(f"not valid YAML: {error.problem or error.context}", line) from None
     except yaml.YAMLError as error:
@@ -162,14 +165,16 @@ def dump_mapping(values: dict[str, Json]) -> str:
         return dumper.represent_scalar(_TAG + "str", value, style='"' if broken else None)
 
     Dumper.add_representer(str, text)
-    return yaml.dump(
-        values,
-        Dumper=Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=math.inf,
-        default_flow_style=None,
-    )
+    stream = io.StringIO()
+    dumper = Dumper(stream, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=None)
+    try:
+        dumper.open()
+        # One key a line; what is inside of it may share one.
+        dumper.serialize(dumper.represent_mapping(_TAG + "map", values, flow_style=False))
+        dumper.close()
+    finally:
+        dumper.dispose()
+    return stream.getvalue()
 
 
 def dump_given(values: Mapping[str, Json], extras: Mapping[str, Json]) -> str:
