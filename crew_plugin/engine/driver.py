@@ -2,8 +2,9 @@
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
 import anyio.abc
@@ -132,7 +133,7 @@ class Driver:
     def again(self, task: TaskRecord, last: LastAttempt) -> bool:
         """Whether a task with this last attempt gets another one by itself."""
         stopped = self._requests.stop is not None or task.key in self._requests.task_stops
-        return may_retry(replace(view_of(task), last=last), self._means.retry, stopped=stopped)
+        return may_retry(view_of(task, last=last), self._means.retry, stopped=stopped)
 
     # --- from claim to end ---
 
@@ -149,8 +150,10 @@ class Driver:
         except Exception as error:
             if isinstance(_alone(error), Fenced):
                 raise
-            await self._give_up(lease, _internal(_alone(error)))
-            raise
+            logger.warning("run %s broke", self.run.id, exc_info=True)
+            await self._give_up(lease, _internal(error))
+            if self.run.state not in RUN_TERMINAL:
+                raise
         await self._tell_end(lease)
 
     async def _claim(self) -> Lease | None:
@@ -261,8 +264,8 @@ class Driver:
     def _view(self, task: TaskRecord) -> TaskView:
         work = self._work.get(task.key)
         stop = self._requests.task_stops.get(task.key)
-        return replace(
-            view_of(task),
+        return view_of(
+            task,
             busy=work is not None and task.state not in TASK_TERMINAL,
             stopping=work is not None and work.stop is not None,
             last=self._last.get(task.key),
@@ -280,8 +283,8 @@ class Driver:
         for action in actions:
             match action:
                 case Start(key):
-                    # Other runs may have taken the slots since this was decided; a free one wakes us.
-                    if self._means.slots.free > 0:
+                    # What changed since this was decided wakes us: slots that others took, a stop.
+                    if self._means.slots.free > 0 and self._requests.stop is None:
                         await self._start(key, group, context)
                 case Finish(state, cause):
                     await self._finish(context.lease, state, cause)
@@ -389,4 +392,9 @@ def _alone(error: Exception) -> Exception:
 
 
 def _internal(error: Exception) -> Cause:
-    return Cause(code=CauseCode.INTERNAL_ERROR, message=f"the run broke: {type(error).__name__}: {error}")
+    one = _alone(error)
+    return Cause(
+        code=CauseCode.INTERNAL_ERROR,
+        message=f"the run broke: {type(one).__name__}: {one}",
+        detail="".join(traceback.format_exception(error))[-8000:],
+    )

@@ -45,8 +45,16 @@ class Settled:
     summary: str = ""
 
 
-def view_of(task: TaskRecord) -> TaskView:
-    """A task's row as the scheduler sees it, without what only the supervisor knows."""
+def view_of(
+    task: TaskRecord,
+    *,
+    busy: bool = False,
+    stopping: bool = False,
+    last: LastAttempt | None = None,
+    retry_at: float | None = None,
+    stop: Cause | None = None,
+) -> TaskView:
+    """A task's row as the scheduler sees it, with what only its supervisor knows."""
     return TaskView(
         key=task.key,
         state=task.state,
@@ -57,7 +65,12 @@ def view_of(task: TaskRecord) -> TaskView:
         dispatches=task.dispatches,
         max_dispatches=task.max_dispatches,
         attempts=task.attempts,
-        tags=frozenset({f"role:{task.role}", f"agent:{task.agent}"}),
+        busy=busy,
+        stopping=stopping,
+        last=last,
+        retry_at=retry_at,
+        tags=frozenset((f"role:{task.role}", f"agent:{task.agent}")),
+        stop=stop,
     )
 
 

@@ -164,21 +164,23 @@ class Supervisor:
     async def wait(self, run_id: str, timeout: float | None) -> RunRecord:
         """The run when it has ended, or as it stands after `timeout` seconds. A run whose
         supervisor died, or that nobody claims, is not waited for any longer."""
-        run = await self._load(run_id)
+        look = await self._writer.read(lambda store: _look(store, run_id))
         begun = anyio.current_time()
         with anyio.move_on_after(timeout):
-            while run.state not in RUN_TERMINAL:
-                driver = self._drivers.get(run.id)
+            while look.run.state not in RUN_TERMINAL:
+                driver = self._drivers.get(look.run.id)
                 if driver is not None:
                     await driver.ended.wait()
-                elif _abandoned(run, anyio.current_time() - begun):
+                elif look.dead or (
+                    look.run.owner is None and anyio.current_time() - begun > UNCLAIMED_SECONDS
+                ):
                     break
                 else:
                     await anyio.sleep(4 * LOOK_SECONDS)
-                run = await self._load(run.id)
+                look = await self._writer.read(lambda store: _look(store, run_id))
                 if driver is not None and driver.error is not None:
                     break
-        return await self._load(run.id)
+        return (await self._writer.read(lambda store: _look(store, run_id))).run
 
     async def cancel(
         self,
@@ -278,9 +280,6 @@ class Supervisor:
                 for driver in list(self._drivers.values()):
                     group.start_soon(self._stop, driver, cause)
 
-    async def _load(self, run_id: str) -> RunRecord:
-        return await self._writer.read(lambda store: store.load_run(run_id))
-
     def _check(self, spec: RunSpec) -> None:
         if spec.runtime not in self._runners:
             known = ", ".join(self._runners) or "none"
@@ -308,10 +307,17 @@ class Supervisor:
         ]
 
 
-def _abandoned(run: RunRecord, watched: float) -> bool:
-    if run.owner is None:
-        return watched > UNCLAIMED_SECONDS
-    return not owner_alive(run.owner)
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A run as it stands, and whether the process that drove it is dead."""
+
+    run: RunRecord
+    dead: bool
+
+
+def _look(store: RunStore, run_id: str) -> _Look:
+    run = store.load_run(run_id)
+    return _Look(run, dead=run.owner is not None and not owner_alive(run.owner))
 
 
 def _ask_to_steer(store: RunStore, run_id: str, task: str, text: str, actor: str) -> ControlRecord:

@@ -168,7 +168,7 @@ def finish(run: ModelRun) -> None:
     assert run.over, run.snapshot
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(run=runs(), script=st.lists(steps, max_size=60))
 def test_any_interleaving_ends_in_a_run_with_nothing_left_to_do(run: ModelRun, script: list[Step]) -> None:
     play(run, script)
@@ -182,7 +182,7 @@ def test_any_interleaving_ends_in_a_run_with_nothing_left_to_do(run: ModelRun, s
         assert run.snapshot.state is RunState.COMPLETED
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(run=runs(), script=st.lists(steps, max_size=60))
 def test_a_skip_names_the_dependency_that_left_nothing(run: ModelRun, script: list[Step]) -> None:
     play(run, script)
@@ -199,7 +199,7 @@ def test_without_an_explicit_retry_a_task_ends_once(run: ModelRun, script: list[
     assert sorted(ended) == sorted(task.key for task in run.snapshot.tasks)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(run=runs())
 def test_a_run_in_which_everything_succeeds_starts_each_task_once_and_completes(run: ModelRun) -> None:
     run.snapshot = replace(run.snapshot, deadline=None)

@@ -1,5 +1,7 @@
 """Runs driven to their end over a real store, with pretended sessions."""
 
+from typing import cast
+
 import anyio
 import pytest
 
@@ -178,6 +180,17 @@ async def test_a_defect_of_a_runner_ends_its_task_and_not_the_run_of_the_others(
         assert cause is not None
         assert cause.code is CauseCode.INTERNAL_ERROR
         assert "ZeroDivisionError: oops" in (cause.detail or "")
+
+
+async def test_a_defect_of_the_engine_itself_fails_the_run_and_says_so(project: Project) -> None:
+    async with open_bench(project) as bench:
+        bench.runner.engine = cast("str", object())
+        run = await bench.execute(spec_of(step("a"), step("b")))
+        assert run.state is RunState.FAILED
+        assert run.cause is not None
+        assert run.cause.code is CauseCode.INTERNAL_ERROR
+        assert "Traceback" in (run.cause.detail or "")
+        assert set((await bench.states(run.id)).values()) == {TaskState.CANCELLED}
 
 
 async def test_a_run_ends_at_its_wall_clock_limit(project: Project) -> None:

@@ -1,0 +1,242 @@
+"""From names and a goal to a run with nothing left to look up, or all that is wrong with it."""
+
+from pathlib import Path
+
+import pytest
+
+from crew_plugin.config.settings import LimitSettings, RuntimeSettings, Settings
+from crew_plugin.engine.plan import ParallelTask, plan_parallel, plan_run
+from crew_plugin.errors import InvalidPlan, InvalidValue, UnknownName
+from crew_plugin.models.states import SessionKind
+from crew_plugin.resources.catalog import Catalog
+from crew_plugin.resources.discovery import discover
+
+AGENT = "---\nname: {name}\ndescription: d\n{more}---\nYou are {name}.\n"
+TEAM = """\
+---
+name: pair
+description: Two
+defaultWorkflow: look
+maxConcurrency: 5
+---
+- scout: agent=mapper model=m-role skills=alpha maxConcurrency=2 looks
+- judge: agent=critic decides
+"""
+WORKFLOW = """\
+---
+name: look
+description: Look and judge
+---
+
+## find
+role: scout
+output: map
+
+Find it: {goal}. Again: {goal}
+
+## weigh
+role: judge
+depends_on: find
+reads: map
+model: m-step
+limits: {steps: 7}
+
+Weigh it.
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path, "agents/mapper.md", AGENT.format(name="mapper", more="model: m-agent\nskills: beta\n"))
+    write(tmp_path, "agents/critic.md", AGENT.format(name="critic", more="limits: {steps: 20}\n"))
+    write(tmp_path, "agents/executor.md", AGENT.format(name="executor", more=""))
+    write(tmp_path, "teams/pair.team.md", TEAM)
+    write(tmp_path, "workflows/look.workflow.md", WORKFLOW)
+    for name in ("alpha", "beta"):
+        write(
+            tmp_path, f"skills/{name}/SKILL.md", f"---\nname: {name}\ndescription: d\n---\nbody of {name}\n"
+        )
+    return tmp_path
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def catalog_of(folder: Path) -> Catalog:
+    catalog = discover(None, Settings(), user_root=folder)
+    assert catalog.problems == ()
+    return catalog
+
+
+def test_a_teams_workflow_becomes_steps_with_agents_models_limits_and_skills(folder: Path) -> None:
+    spec = plan_run(catalog_of(folder), Settings(model="m-settings"), goal="the door", cwd="/p", team="pair")
+    find, weigh = spec.steps
+    assert (spec.team, spec.workflow, spec.width, spec.runtime) == ("pair", "look", 5, SessionKind.LIVE)
+    assert (find.agent, find.model, find.skills, find.output) == ("mapper", "m-role", ("alpha",), "map")
+    assert (weigh.agent, weigh.model, weigh.depends_on, weigh.reads) == (
+        "critic",
+        "m-step",
+        ("find",),
+        ("map",),
+    )
+    assert (find.limits.steps, weigh.limits.steps) == (60, 7)
+    assert set(spec.agents) == {"mapper", "critic"}
+    assert {name: text.body.strip() for name, text in spec.skill_texts.items()} == {
+        "alpha": "body of alpha",
+        "beta": "body of beta",
+    }
+    assert spec.tag_limits == {"role:scout": 2}
+
+
+def test_the_model_asked_for_by_the_caller_goes_before_all_others(folder: Path) -> None:
+    spec = plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", team="pair", model="m-caller")
+    assert {step.model for step in spec.steps} == {"m-caller"}
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        "a {goal} in a goal",
+        "🦀 räksmörgås",
+        "---\nname: x\n---\n## find\nrole: judge",
+        "{goal} x\n" * 120_000,
+    ],
+    ids=["placeholder", "emoji", "fences", "megabyte"],
+)
+def test_the_goal_is_taken_literally(folder: Path, goal: str) -> None:
+    spec = plan_run(catalog_of(folder), Settings(), goal=goal, cwd="/p", team="pair")
+    assert spec.goal == goal
+    assert spec.steps[0].task == f"Find it: {goal}. Again: {goal}"
+    assert len(spec.steps) == 2
+
+
+def test_a_width_can_be_lowered_by_the_caller_and_not_raised_above_the_settings(folder: Path) -> None:
+    catalog, settings = catalog_of(folder), Settings(limits=LimitSettings(width=4))
+    widths = [
+        plan_run(catalog, settings, goal="g", cwd="/p", team="pair", width=width).width
+        for width in (None, 2, 100)
+    ]
+    assert widths == [4, 2, 4]
+
+
+def test_one_agent_alone_is_one_step(folder: Path) -> None:
+    spec = plan_run(catalog_of(folder), Settings(), goal="look\nhere", cwd="/p", agent="critic", max_turns=3)
+    (step,) = spec.steps
+    assert (step.id, step.agent, step.task, step.title) == ("critic", "critic", "look\nhere", "look")
+    assert (step.limits.steps, spec.width) == (3, 1)
+
+
+def test_one_role_of_a_team_alone_is_one_step(folder: Path) -> None:
+    spec = plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", team="pair", role="scout")
+    (step,) = spec.steps
+    assert (step.role, step.agent, step.model) == ("scout", "mapper", "m-role")
+
+
+def test_a_workflow_alone_finds_the_team_it_is_made_for(folder: Path) -> None:
+    assert plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", workflow="look").team == "pair"
+
+
+@pytest.mark.parametrize(("dry_run", "mode"), [(True, "auto"), (False, "scaffold")])
+def test_a_dry_run_asks_no_model(folder: Path, dry_run: bool, mode: str) -> None:
+    settings = Settings.model_validate({"runtime": RuntimeSettings.model_validate({"mode": mode})})
+    spec = plan_run(catalog_of(folder), settings, goal="g", cwd="/p", agent="critic", dry_run=dry_run)
+    assert (spec.runtime, spec.runtime_requested) == (SessionKind.SCAFFOLD, "scaffold")
+
+
+def test_independent_tasks_become_one_run_with_a_step_for_each(folder: Path) -> None:
+    tasks = [ParallelTask(goal="one"), ParallelTask(goal="two {goal}", agent="critic", cwd="/p/sub")]
+    spec = plan_parallel(catalog_of(folder), Settings(), tasks=tasks, cwd="/p")
+    assert [(step.id, step.agent, step.task, step.cwd) for step in spec.steps] == [
+        ("t1", "executor", "one", None),
+        ("t2", "critic", "two {goal}", "/p/sub"),
+    ]
+    assert all(step.depends_on == () for step in spec.steps)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"team": "pear"}, "there is no team 'pear'; did you mean 'pair'"),
+        ({"team": "pair", "workflow": "lok"}, "there is no workflow 'lok'; did you mean 'look'"),
+        ({"agent": "maper"}, "there is no agent 'maper'; did you mean 'mapper'"),
+        ({"team": "pair", "role": "jugde"}, "there is no role in team 'pair' 'jugde'; did you mean 'judge'"),
+        ({"agent": "mapper", "skills": ("alpa",)}, "there is no skill 'alpa'; did you mean 'alpha'"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(
+    folder: Path, names: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UnknownName) as caught:
+        plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", **names)  # type: ignore[arg-type]  # by name
+    assert str(caught.value).startswith(message)
+
+
+def test_everything_wrong_with_a_workflow_is_said_at_once_with_file_and_line(folder: Path) -> None:
+    write(
+        folder,
+        "workflows/look.workflow.md",
+        """\
+---
+name: look
+description: Broken
+---
+
+## find
+role: scuot
+depends_on: weigh
+
+x
+
+## weigh
+role: judge
+depends_on: find, gone
+reads: nothing
+
+x
+""",
+    )
+    with pytest.raises(InvalidPlan) as caught:
+        plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", team="pair")
+    path = folder / "workflows/look.workflow.md"
+    assert str(caught.value).startswith("workflow 'look' with team 'pair' cannot be run: ")
+    places = [problem.removeprefix(f"{path}:").split(": ", 1) for problem in caught.value.problems]
+    assert {line for line, _ in places} == {"6", "12"}
+    texts = " | ".join(text for _, text in places)
+    assert "steps wait for each other in a circle: " in texts
+    assert "step 'find': there is no role in team 'pair' 'scuot'; did you mean 'scout'?" in texts
+    assert "step 'weigh' depends on a step that is not there: there is no step 'gone'" in texts
+    assert "step 'weigh' reads what no step puts out" in texts
+
+
+def test_a_step_that_reads_what_may_not_be_there_yet_is_refused(folder: Path) -> None:
+    write(folder, "workflows/look.workflow.md", WORKFLOW.replace("depends_on: find\n", ""))
+    with pytest.raises(InvalidPlan, match="reads 'map' of step 'find' but does not depend on it"):
+        plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", team="pair")
+
+
+def test_a_role_whose_agent_does_not_exist_is_told_with_the_teams_line(folder: Path) -> None:
+    write(folder, "teams/pair.team.md", TEAM.replace("agent=critic", "agent=crtic"))
+    with pytest.raises(InvalidPlan, match=r"pair\.team\.md:8: role 'judge': there is no agent 'crtic'"):
+        plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", team="pair")
+
+
+def test_a_missing_skill_of_a_step_is_refused(folder: Path) -> None:
+    write(folder, "teams/pair.team.md", TEAM.replace("skills=alpha", "skills=gamma"))
+    with pytest.raises(InvalidPlan, match="step 'find': there is no skill 'gamma'"):
+        plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", team="pair")
+
+
+def test_an_agent_beside_a_team_is_a_contradiction(folder: Path) -> None:
+    with pytest.raises(InvalidValue, match="agent must be given alone"):
+        plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", team="pair", agent="critic")
+
+
+@pytest.mark.parametrize("goal", ["", "  \n"])
+def test_an_empty_goal_is_refused(folder: Path, goal: str) -> None:
+    with pytest.raises(InvalidValue, match="goal must be some text"):
+        plan_run(catalog_of(folder), Settings(), goal=goal, cwd="/p", team="pair")
+    with pytest.raises(InvalidValue, match=r"tasks\[0\]\.goal"):
+        plan_parallel(catalog_of(folder), Settings(), tasks=[ParallelTask(goal=goal)], cwd="/p")
