@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AliasChoices,
@@ -29,6 +29,7 @@ __all__ = ["LooseList", "Params", "Parsed", "Skills", "parse"]
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _MAX_SKILLS = 32
 _MAX_SKILL_NAME = 80
+_SKILLS_ARE = "names of skills with commas between them, or false for none"
 
 
 class Params(BaseModel):
@@ -50,7 +51,9 @@ class Params(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _tidied(cls, value: Any) -> Any:
-        return _tidy(value, cls.spellings())[0] if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping):
+            return value
+        return _tidy(cast("Mapping[str, Any]", value), cls.spellings())[0]
 
 
 def _of_field(name: str, field: FieldInfo) -> tuple[str, ...]:
@@ -123,9 +126,11 @@ def _as_list(value: object) -> object:
             value = json.loads(value)
         except ValueError as error:
             raise ValueError(f"a list; the text given is not valid JSON ({error})") from None
-    if isinstance(value, (str, Mapping)):
-        return [value]
-    return [inner for inner in value if not _is_unset(inner)] if isinstance(value, list) else value
+    if isinstance(value, str | Mapping):
+        return [cast("object", value)]
+    if not isinstance(value, list):
+        return value
+    return [inner for inner in cast("list[object]", value) if not _is_unset(inner)]
 
 
 LooseList = BeforeValidator(_as_list)
@@ -142,12 +147,17 @@ def _as_skills(value: object) -> object:
     if isinstance(value, str) and not value.lstrip().startswith("["):
         value = value.split(",")
     names = _as_list(value)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("names of skills with commas between them, or false for none")
-    cleaned = tuple(name.strip() for name in names if name.strip())
+    if not isinstance(names, list):
+        raise ValueError(_SKILLS_ARE)
+    cleaned: list[str] = []
+    for name in cast("list[object]", names):
+        if not isinstance(name, str):
+            raise ValueError(_SKILLS_ARE)
+        if name.strip():
+            cleaned.append(name.strip())
     if len(cleaned) > _MAX_SKILLS or any(len(name) > _MAX_SKILL_NAME for name in cleaned):
         raise ValueError(f"at most {_MAX_SKILLS} names of at most {_MAX_SKILL_NAME} characters")
-    return cleaned or None
+    return tuple(cleaned) or None
 
 
 Skills = Annotated[
@@ -200,8 +210,10 @@ _KINDS = {
 
 
 def _allowed(model: type[Params], loc: tuple[int | str, ...], problem: Any) -> list[str] | str:
-    schema = model.model_json_schema()["properties"].get(str(loc[0]), {}) if len(loc) == 1 else {}
-    for option in (schema, *schema.get("anyOf", ())):
+    properties: dict[str, dict[str, Any]] = model.model_json_schema()["properties"]
+    schema = properties.get(str(loc[0]), {}) if len(loc) == 1 else {}
+    options: list[dict[str, Any]] = [schema, *schema.get("anyOf", ())]
+    for option in options:
         if "enum" in option:
             return [str(value) for value in option["enum"]]
         if option.get("type") in _KINDS:

@@ -1,6 +1,6 @@
 """Telling the person in the chat what a run does while a tool call waits for it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from crew_plugin.ui.views import TaskName, task_names
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream
+
     from crew_plugin.crew import Crew
 
 __all__ = ["progress"]
@@ -22,7 +23,7 @@ _BACKLOG = 10_000
 
 
 @asynccontextmanager
-async def progress(crew: "Crew", run_id: str, context: ToolContext) -> AsyncIterator[None]:
+async def progress(crew: "Crew", run_id: str, context: ToolContext) -> AsyncGenerator[None]:
     """While the body runs, one line for each notable event of the run goes to the caller."""
     if context.progress is None:
         yield

@@ -3,7 +3,7 @@
 import difflib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Room:
         return why_sensitive(text) or why_sensitive(self.shown(real))
 
     @contextmanager
-    def open(self, text: str) -> Iterator[BinaryIO]:
+    def open(self, text: str) -> Generator[BinaryIO]:
         """A regular, readable file of the room, opened so that nothing can make it hang."""
         real = self.existing(text)
         reason = self.refusal(text, real)

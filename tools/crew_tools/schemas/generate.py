@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -41,17 +41,18 @@ def flat_schema(model: type[BaseModel]) -> dict[str, Any]:
     return shown
 
 
-def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+def _inlined(schema: object, definitions: Mapping[str, Any]) -> Any:
     if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in schema]
+        return [_inlined(item, definitions) for item in cast("list[Any]", schema)]
     if not isinstance(schema, dict):
         return schema
-    if "$ref" in schema:
-        target = definitions[schema["$ref"].rpartition("/")[2]]
-        return _inlined({**target, **{k: v for k, v in schema.items() if k != "$ref"}}, definitions)
+    about = cast("dict[str, Any]", schema)
+    if "$ref" in about:
+        target: dict[str, Any] = definitions[about["$ref"].rpartition("/")[2]]
+        return _inlined({**target, **{key: about[key] for key in about if key != "$ref"}}, definitions)
     return {
         key: _inlined(value, definitions)
-        for key, value in schema.items()
+        for key, value in about.items()
         if not (key == "title" and isinstance(value, str)) and key != "additionalProperties"
     }
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from crew_plugin.crew import Crew
-
     from crew_plugin.models.spec import RunSpec, StepSpec
 
 __all__ = ["PARAMETERS", "act"]
@@ -46,7 +45,7 @@ def _who(spec: "RunSpec", step: "StepSpec") -> str:
 
 
 def _after(step: "StepSpec") -> str:
-    facts = []
+    facts: list[str] = []
     if step.depends_on:
         facts.append("after " + ", ".join(step.depends_on))
     if step.optional:

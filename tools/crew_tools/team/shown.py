@@ -45,6 +45,8 @@ def _body(resource: Resource) -> Iterator[str]:
             yield from _workflow(resource)
         case SkillFile():
             yield quoted(resource.body)
+        case _:
+            raise TypeError(f"no text for {resource!r}")
 
 
 def _agent(agent: AgentFile) -> Iterator[str]:
