@@ -1,0 +1,46 @@
+"""A real MCP server: `python arithmetic.py FOLDER` on stdio, `python arithmetic.py FOLDER PORT` over HTTP.
+
+Each start leaves a file with its pid in FOLDER, so that a test can count the processes.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import anyio
+from mcp.server.fastmcp import FastMCP
+
+server = FastMCP("arithmetic", log_level="ERROR")
+
+
+@server.tool(structured_output=False)
+def add(a: int, b: int) -> str:
+    """Add two numbers. Says which process did it."""
+    return f"{a + b} by {os.getpid()}"
+
+
+@server.tool(structured_output=False)
+def fail() -> str:
+    """Fail."""
+    raise ValueError("the server says no")
+
+
+@server.tool(structured_output=False)
+async def sleep_forever() -> str:
+    """Never answer."""
+    await anyio.sleep_forever()
+
+
+@server.tool(structured_output=False)
+def leave() -> str:
+    """End the server."""
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1], f"{os.getpid()}.pid").touch()
+    if len(sys.argv) > 2:
+        server.settings.port = int(sys.argv[2])
+        server.run("streamable-http")
+    else:
+        server.run("stdio")
