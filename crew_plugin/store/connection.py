@@ -1,10 +1,11 @@
 """One SQLite connection: opening it rightly, transactions, and errors in words."""
 
 import os
+import random
 import sqlite3
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +18,8 @@ __all__ = ["Connection", "Value"]
 Value = str | int | float | bytes | None
 
 BUSY_SECONDS = 30.0
+_NAP = (0.0002, 0.003)
+"""Between two tries for a lock, in seconds."""
 
 _REASONS = {
     sqlite3.SQLITE_FULL: "the disk is full",
@@ -114,7 +117,7 @@ class Connection:
             # SQLite gave the whole transaction up; what follows must not be committed on its own.
             raise StateUnwritable(self.path, "an earlier error ended the transaction")
         try:
-            return self._db.execute(sql, parameters)
+            return _patiently(lambda: self._db.execute(sql, parameters))
         except sqlite3.Error as error:
             raise self._in_words(error) from error
 
@@ -148,7 +151,7 @@ def _connect(path: Path, query: str) -> sqlite3.Connection:
     db = sqlite3.connect(
         f"{path.absolute().as_uri()}?{query}",
         uri=True,
-        timeout=BUSY_SECONDS,
+        timeout=0,
         isolation_level=None,
         cached_statements=256,
     )
@@ -158,12 +161,16 @@ def _connect(path: Path, query: str) -> sqlite3.Connection:
 
 def _open_to_write(path: Path) -> sqlite3.Connection:
     db = _connect(path, "mode=rwc")
-    try:
+
+    def prepare() -> None:
         if schema.version_of(db) == 0 and _wal_works(path.parent):
-            _switch_to_wal(db)
+            db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         schema.migrate(db, path)
+
+    try:
+        _patiently(prepare)
     except BaseException:
         db.close()
         raise
@@ -179,7 +186,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
         return db
     db = _connect(path, "mode=ro")
     try:
-        version = schema.version_of(db)
+        version = _patiently(lambda: schema.version_of(db))
     except sqlite3.OperationalError:
         db.close()
         # In a folder that cannot be written, a store without a log beside it cannot change either.
@@ -218,15 +225,18 @@ def _wal_works(folder: Path) -> bool:
                 probe.with_name(probe.name + suffix).unlink()
 
 
-def _switch_to_wal(db: sqlite3.Connection) -> None:
-    """SQLite does not wait for its lock here, so processes that open a new store together do."""
-    deadline = time.monotonic() + BUSY_SECONDS
+def _patiently[T](step: Callable[[], T]) -> T:
+    """Do something for which another process may hold the lock. SQLite's own waiting naps so long
+    that a process which writes without pause keeps all others out for seconds."""
+    deadline = 0.0
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            return step()
         except sqlite3.OperationalError as error:
-            if _code(error) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if _code(error) & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
-            time.sleep(0.01)
-        else:
-            return
+            now = time.monotonic()
+            deadline = deadline or now + BUSY_SECONDS
+            if now > deadline:
+                raise
+        time.sleep(random.uniform(*_NAP))
