@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from crew_plugin.store.port import RunStore
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.testing.conversation import Conversation, Reply, Script, ToolUse
 from crew_plugin.testing.model_server import ScriptedModelServer
+from crew_plugin.testing.scripts import submission
 
 __all__ = ["Chat", "chat", "framework_with_crew", "read_store", "team_script"]
 
@@ -168,18 +170,16 @@ async def chat(
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            gc.collect()  # the clients that Bub left open, while that is still expected
 
 
 def team_script(conversation: Conversation) -> Reply:
     """A parent that does as it is told, and workers that hand in what they were asked."""
     if conversation.offered("submit_result"):
+        handed_in = submission(conversation)
+        summary = f"REPORT of {conversation.first_user[-400:]}"
         return Reply(
-            calls=(
-                ToolUse(
-                    name="submit_result",
-                    arguments={"summary": f"REPORT of {conversation.first_user[-400:]}"},
-                ),
-            )
+            calls=(ToolUse(name=handed_in.name, arguments={**handed_in.arguments, "summary": summary}),)
         )
     results = conversation.new_results
     if results:
