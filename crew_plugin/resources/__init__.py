@@ -15,6 +15,7 @@ from crew_plugin.resources.models import (
     TeamFile,
     WorkflowFile,
 )
+from crew_plugin.resources.render import render
 
 __all__ = [
     "AgentFile",
@@ -32,4 +33,5 @@ __all__ = [
     "WorkflowFile",
     "discover",
     "is_trusted",
+    "render",
 ]

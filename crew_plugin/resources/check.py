@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from crew_plugin.errors import InvalidPlan
+from crew_plugin.errors import InvalidPlan, UnknownName
 from crew_plugin.resources.catalog import Catalog
 from crew_plugin.resources.models import (
     AgentFile,
@@ -19,7 +19,7 @@ from crew_plugin.resources.models import (
     WorkflowFile,
 )
 
-__all__ = ["TOOL_NAMES", "agent_problems", "catalog_problems", "team_problems", "workflow_problems"]
+__all__ = ["TOOL_NAMES", "catalog_problems", "step_problems"]
 
 TOOL_NAMES: Final = frozenset({"read", "grep", "find", "ls", "bash", "edit", "write", "submit_result", "irc"})
 """Tools that an agent can name, beside `mcp__server__tool`."""
@@ -30,64 +30,73 @@ def _at(resource: Resource, line: int, message: str) -> Problem:
     return Problem(path=resource.path, line=line, message=message)
 
 
-def workflow_problems(workflow: WorkflowFile) -> list[Problem]:
-    """Why this workflow cannot be run, whoever runs it."""
+def step_problems(workflow: WorkflowFile, team: TeamFile | None, roles: Mapping[str, Role]) -> list[Problem]:
+    """Everything that keeps these steps from being run with these roles, in the order of the file."""
+    found = [*_workflow_problems(workflow)]
+    kind = f"role in team {team.name!r}" if team else "role"
+    found += [
+        _at(workflow, step.line, f"step {step.id!r}: {UnknownName(kind, step.role, roles)}")
+        for step in workflow.steps
+        if step.role not in roles
+    ]
+    return sorted(found, key=lambda problem: problem.line)
+
+
+def _workflow_problems(workflow: WorkflowFile) -> Iterator[Problem]:
+    """What is wrong with a workflow whoever runs it."""
     by_id: dict[str, Step] = {}
-    problems: list[Problem] = []
     for step in workflow.steps:
         if first := by_id.get(step.id):
             message = f"the step {step.id!r} is already there, on line {first.line}"
-            problems.append(_at(workflow, step.line, message))
+            yield _at(workflow, step.line, message)
         by_id.setdefault(step.id, step)
     for step in workflow.steps:
-        problems += [
-            _at(workflow, step.line, f"step {step.id!r} depends on {name!r}, which is no step")
-            for name in step.depends_on
-            if name not in by_id
-        ]
-    before = _ancestors(workflow, by_id, problems)
-    problems += _output_problems(workflow, before)
-    for step in workflow.steps:
-        problems += _schema_problems(workflow, step.line, step.schema, f"step {step.id!r}")
-    return problems
+        for name in step.depends_on:
+            if name not in by_id:
+                message = f"step {step.id!r} depends on a step that is not there: "
+                yield _at(workflow, step.line, message + str(UnknownName("step", name, by_id)))
+        yield from _schema_problems(workflow, step.line, step.schema, f"step {step.id!r}")
+    before = _ancestors(by_id)
+    if not isinstance(before, graphlib.CycleError):
+        yield from _output_problems(workflow, before)
+        return
+    # The sorter names each step before those that depend on it.
+    circle = [*reversed(before.args[1])]
+    message = "steps depend on each other in a circle: " + " -> ".join(circle)
+    yield _at(workflow, by_id[circle[0]].line, message)
 
 
-def _ancestors(
-    workflow: WorkflowFile, by_id: Mapping[str, Step], problems: list[Problem]
-) -> dict[str, frozenset[str]] | None:
-    """Every step that ends before a step begins; None, and a problem, if they go in a circle."""
+def _ancestors(by_id: Mapping[str, Step]) -> dict[str, frozenset[str]] | graphlib.CycleError:
+    """Every step that has ended when a step begins; the circle, if they go in one."""
     graph = {step.id: [name for name in step.depends_on if name in by_id] for step in by_id.values()}
     try:
         order = [*graphlib.TopologicalSorter(graph).static_order()]
     except graphlib.CycleError as error:
-        # The sorter names each step before those it depends on.
-        circle = list(reversed(error.args[1]))
-        message = "steps depend on each other in a circle: " + " -> ".join(circle)
-        problems.append(_at(workflow, by_id[circle[0]].line, message))
-        return None
+        return error
     before: dict[str, frozenset[str]] = {}
     for ident in order:
         before[ident] = frozenset(graph[ident]).union(*(before[name] for name in graph[ident]))
     return before
 
 
-def _output_problems(workflow: WorkflowFile, before: dict[str, frozenset[str]] | None) -> Iterator[Problem]:
-    outputs: dict[str, str] = {}
+def _output_problems(workflow: WorkflowFile, before: dict[str, frozenset[str]]) -> Iterator[Problem]:
+    makers: dict[str, str] = {}
     for step in workflow.steps:
-        if step.output is not None and step.output in outputs:
-            message = f"steps {outputs[step.output]!r} and {step.id!r} have the same output {step.output!r}"
+        if step.output is not None and step.output in makers:
+            message = f"steps {makers[step.output]!r} and {step.id!r} have the same output {step.output!r}"
             yield _at(workflow, step.line, message)
         elif step.output is not None:
-            outputs[step.output] = step.id
-    # A step that shares no output of its own name can be read by its id.
-    writers = {step.id: step.id for step in workflow.steps} | outputs
+            makers[step.output] = step.id
     for step in workflow.steps:
         for name in step.reads:
-            if name not in writers:
-                message = f"step {step.id!r} reads {name!r}, which is the output of no step"
-                yield _at(workflow, step.line, message)
-            elif before is not None and writers[name] not in before[step.id]:
-                message = f"step {step.id!r} reads {name!r} but does not depend on {writers[name]!r}"
+            if name not in makers:
+                message = f"step {step.id!r} reads what no step puts out: "
+                yield _at(workflow, step.line, message + str(UnknownName("output", name, makers)))
+            elif makers[name] not in before[step.id]:
+                message = (
+                    f"step {step.id!r} reads {name!r} but does not depend on {makers[name]!r}, which puts "
+                    "it out; add it to depends_on"
+                )
                 yield _at(workflow, step.line, message)
 
 
@@ -104,30 +113,7 @@ def _schema_problems(
         yield _at(resource, line, str(error))
 
 
-def team_problems(team: TeamFile, workflow: WorkflowFile, catalog: Catalog) -> list[Problem]:
-    """Why this team cannot run this workflow."""
-    problems: list[Problem] = []
-    used: dict[str, Role] = {}
-    for step in workflow.steps:
-        role = team.roles.get(step.role)
-        if role is None:
-            message = f"step {step.id!r} needs the role {step.role!r}; team {team.name!r} has " + ", ".join(
-                team.roles
-            )
-            problems.append(_at(workflow, step.line, message))
-        else:
-            used[role.name] = role
-    problems += [_at(team, role.line, text) for role in used.values() for text in _no_agent(role, catalog)]
-    return problems
-
-
-def _no_agent(role: Role, catalog: Catalog) -> list[str]:
-    if role.agent in catalog.agents:
-        return []
-    return [f"role {role.name!r}: {catalog.missing(Kind.AGENT, role.agent)}"]
-
-
-def agent_problems(agent: AgentFile, catalog: Catalog) -> list[Problem]:
+def _agent_problems(agent: AgentFile, catalog: Catalog) -> list[Problem]:
     """What an agent names that is not there."""
     known = ", ".join(sorted(TOOL_NAMES))
     problems = [
@@ -152,22 +138,30 @@ def catalog_problems(catalog: Catalog) -> list[Problem]:
     """Everything that does not fit together."""
     problems: list[Problem] = []
     for agent in catalog.agents.values():
-        problems += agent_problems(agent, catalog)
+        problems += _agent_problems(agent, catalog)
     for workflow in catalog.workflows.values():
-        problems += workflow_problems(workflow)
+        problems += _workflow_problems(workflow)
         for step in workflow.steps:
             problems += _missing_skills(workflow, step.line, step.skills or (), catalog)
     for team in catalog.teams.values():
-        problems += _whole_team(team, catalog)
+        problems += _team_problems(team, catalog)
     return problems
 
 
-def _whole_team(team: TeamFile, catalog: Catalog) -> Iterator[Problem]:
+def _team_problems(team: TeamFile, catalog: Catalog) -> Iterator[Problem]:
     for role in team.roles.values():
-        yield from (_at(team, role.line, text) for text in _no_agent(role, catalog))
+        if role.agent not in catalog.agents:
+            message = f"role {role.name!r}: {catalog.missing(Kind.AGENT, role.agent)}"
+            yield _at(team, role.line, message)
         yield from _missing_skills(team, role.line, role.skills or (), catalog)
-    workflow = catalog.workflows.get(team.workflow)
+    if team.default_workflow is None:
+        return
+    workflow = catalog.workflows.get(team.default_workflow)
     if workflow is None:
-        yield _at(team, 0, f"its workflow cannot be run: {catalog.missing(Kind.WORKFLOW, team.workflow)}")
-    else:
-        yield from (item for item in team_problems(team, workflow, catalog) if item.path != team.path)
+        message = f"its workflow cannot be run: {catalog.missing(Kind.WORKFLOW, team.default_workflow)}"
+        yield _at(team, 0, message)
+        return
+    for step in workflow.steps:
+        if step.role not in team.roles:
+            unknown = UnknownName("role", step.role, team.roles)
+            yield _at(team, 0, f"its workflow {workflow.name!r} cannot be run: step {step.id!r}: {unknown}")

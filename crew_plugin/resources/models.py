@@ -185,11 +185,6 @@ class TeamFile(Resource):
     notes: str = ""
     """What the body says beside the roles; for people."""
 
-    @property
-    def workflow(self) -> str:
-        """The workflow that it runs unless told otherwise: its default, else the one of its name."""
-        return self.default_workflow or self.name
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:

@@ -122,6 +122,8 @@ def _step(lines: list[str], notes: Notes, line: int) -> Step:
     written = tidy(section.text("task"))
     if prose and written:
         raise BadText("the task is given twice: as 'task' and as text", section.line("task"))
+    if section.has("verify"):
+        notes.say(section.line("verify"), "'verify' is accepted, not used yet")
     return Step(
         id=ident,
         role=section.name("role") or ident,

@@ -1,19 +1,19 @@
 """What comes with the package is whole, fits together and keeps the rules it preaches."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from crew_plugin.bundle import bundle_root
 from crew_plugin.config import Settings
-from crew_plugin.resources import Catalog, Kind, discover
-from crew_plugin.resources.agentfile import parse_agent, parse_skill, render_agent, render_skill
-from crew_plugin.resources.check import TOOL_NAMES, catalog_problems, team_problems
+from crew_plugin.resources import Catalog, Kind, Resource, discover, render
+from crew_plugin.resources.agentfile import parse_agent, parse_skill
+from crew_plugin.resources.check import TOOL_NAMES, catalog_problems, step_problems
 from crew_plugin.resources.keys import Notes, Place
-from crew_plugin.resources.models import Resource
-from crew_plugin.resources.teamfile import parse_team, render_team
-from crew_plugin.resources.workflowfile import parse_workflow, render_workflow
+from crew_plugin.resources.teamfile import parse_team
+from crew_plugin.resources.workflowfile import parse_workflow
 
 READ_ONLY = ("explorer", "reviewer", "security-reviewer", "verifier")
 
@@ -43,8 +43,9 @@ def test_the_promised_ones_are_there(catalog: Catalog) -> None:
 
 def test_every_team_can_run_its_workflow_and_uses_every_role(catalog: Catalog) -> None:
     for team in catalog.teams.values():
-        workflow = catalog.workflows[team.workflow]
-        assert team_problems(team, workflow, catalog) == []
+        assert team.default_workflow is not None
+        workflow = catalog.workflows[team.default_workflow]
+        assert step_problems(workflow, team, team.roles) == []
         assert {step.role for step in workflow.steps} == set(team.roles)
 
 
@@ -92,20 +93,18 @@ def test_every_step_begins_with_a_line_that_can_name_it(catalog: Catalog) -> Non
             assert "Leave" in rest
 
 
-def test_every_builtin_survives_being_written(catalog: Catalog) -> None:
-    def again(item: Resource, text: str) -> Notes:
-        root = item.path.parent
-        return Notes(place=Place(path=item.path, root=root, source=item.source, trusted=True))
-
-    for agent in catalog.agents.values():
-        text = render_agent(agent)
-        assert parse_agent(text, again(agent, text)) == agent
-    for team in catalog.teams.values():
-        text = render_team(team)
-        assert parse_team(text, again(team, text)) == team
-    for workflow in catalog.workflows.values():
-        text = render_workflow(workflow)
-        assert parse_workflow(text, again(workflow, text)) == workflow
-    for skill in catalog.skills.values():
-        text = render_skill(skill)
-        assert parse_skill(text, again(skill, text)) == skill
+@pytest.mark.parametrize(
+    ("kind", "parse"),
+    [
+        (Kind.AGENT, parse_agent),
+        (Kind.TEAM, parse_team),
+        (Kind.WORKFLOW, parse_workflow),
+        (Kind.SKILL, parse_skill),
+    ],
+)
+def test_every_builtin_survives_being_written(
+    catalog: Catalog, kind: Kind, parse: Callable[[str, Notes], Resource]
+) -> None:
+    for item in catalog.of(kind).values():
+        place = Place(path=item.path, root=item.path.parent, source=item.source, trusted=True)
+        assert parse(render(item), Notes(place=place)) == item

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from crew_plugin.models.spec import LimitsSpec
-from crew_plugin.resources.agentfile import parse_agent, parse_skill
+from crew_plugin.resources.agentfile import AGENT_KEYS, SKILL_KEYS, parse_agent, parse_skill
 from crew_plugin.resources.files import read_text
-from crew_plugin.resources.keys import Notes, Place
+from crew_plugin.resources.keys import Keys, Notes, Place
 from crew_plugin.resources.models import LimitsPart, Source
-from crew_plugin.resources.teamfile import parse_team
-from crew_plugin.resources.workflowfile import parse_workflow
+from crew_plugin.resources.teamfile import TEAM_KEYS, parse_team
+from crew_plugin.resources.workflowfile import STEP_KEYS, WORKFLOW_KEYS, parse_workflow
 from crew_plugin.resources.yamltext import BadText
 
 
@@ -248,6 +248,7 @@ attention: pass
 optional: true
 skills: false
 model: false
+verify: true
 """
 
 
@@ -260,7 +261,10 @@ def test_a_workflow_has_a_step_for_each_heading_that_a_key_follows() -> None:
     assert look.task == "Look at {goal}.\n\n## Findings\n\nWrite them under this heading."
     assert (act.role, act.depends_on, act.reads) == ("act", ("look",), ("map.md",))
     assert (act.attention, act.optional, act.skills, act.model, act.task) == ("pass", True, False, None, "")
-    assert said(notes) == ["18: 'parallel_group' is accepted, not used yet"]
+    assert said(notes) == [
+        "18: 'parallel_group' is accepted, not used yet",
+        "33: 'verify' is accepted, not used yet",
+    ]
     assert (look.line, act.line) == (12, 26)
 
 
@@ -288,3 +292,14 @@ def test_a_step_that_yaml_reads_differently_in_its_prose_is_left_alone() -> None
     text = "---\nname: w\n---\n## a\nrole: x\n\ntask: not a key here\n## b: no\n"
     (step,) = parse_workflow(text, notes_for("w.workflow.md")).steps
     assert step.task == "task: not a key here\n## b: no"
+
+
+DOCUMENTED = (Path(__file__).resolve().parent.parent.parent / "docs" / "resources.md").read_text(
+    encoding="utf-8"
+)
+
+
+@pytest.mark.parametrize("keys", [AGENT_KEYS, SKILL_KEYS, TEAM_KEYS, WORKFLOW_KEYS, STEP_KEYS])
+def test_every_key_is_in_the_guide(keys: Keys) -> None:
+    words = {*keys.used, *keys.waiting, *keys.plain}
+    assert [word for word in sorted(words) if f"`{word}`" not in DOCUMENTED] == []
