@@ -1,14 +1,16 @@
 """The tools `crew_agent` and `crew_agent_result`: one subagent, awaited or in the background."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from crew_plugin.errors import CrewError
 from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
 from crew_plugin.models.records import Effect
+from crew_tools.loading import load
 from crew_tools.schemas import load_schema
 
 if TYPE_CHECKING:
+    from crew_plugin.crew import Crew
     from crew_tools.team import CrewSource
 
 __all__ = ["tools"]
@@ -18,20 +20,10 @@ def tools(crew: "CrewSource") -> tuple[ToolSpec, ...]:
     """What this module offers to a host's model."""
 
     async def start(arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
-        from crew_tools.subagent.start import start_agent
-
-        try:
-            return await start_agent(await crew(), arguments, context)
-        except CrewError as error:
-            raise ToolError(str(error)) from error
+        return await _called("crew_tools.subagent.start", crew, arguments, context)
 
     async def result(arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
-        from crew_tools.subagent.result import agent_result
-
-        try:
-            return await agent_result(await crew(), arguments, context)
-        except CrewError as error:
-            raise ToolError(str(error)) from error
+        return await _called("crew_tools.subagent.result", crew, arguments, context)
 
     of_start, of_result = load_schema("crew_agent"), load_schema("crew_agent_result")
     return (
@@ -49,3 +41,20 @@ def tools(crew: "CrewSource") -> tuple[ToolSpec, ...]:
             execute=result,
         ),
     )
+
+
+class _Called(Protocol):
+    """A module behind one of the tools."""
+
+    async def call(self, crew: "Crew", arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+        """Do it."""
+        ...
+
+
+async def _called(
+    name: str, crew: "CrewSource", arguments: Mapping[str, Any], context: ToolContext
+) -> ToolOutput:
+    try:
+        return await cast("_Called", await load(name)).call(await crew(), arguments, context)
+    except CrewError as error:
+        raise ToolError(str(error)) from error

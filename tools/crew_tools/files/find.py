@@ -52,13 +52,14 @@ def work(room: Room, arguments: Mapping[str, Any], stop: threading.Event) -> Too
 
 def _search(walk: Walk, start: Path, params: FindParams) -> tuple[list[str], int]:
     matches = glob_matcher("pattern", params.pattern)
+    above = walk.room.prefix(start)
     lines: list[str] = []
     total = 0
-    for path, is_folder in walk.all(start):
+    for below, is_folder in walk.all(start):
         if params.type != "any" and is_folder != (params.type == "folder"):
             continue
-        if matches(path.relative_to(start).as_posix()) or matches(walk.room.shown(path)):
+        if matches(below) or (above and matches(above + below)):
             total += 1
             if len(lines) < params.limit:
-                lines.append(walk.room.shown(path) + ("/" if is_folder else ""))
+                lines.append(above + below + ("/" if is_folder else ""))
     return lines, total

@@ -114,9 +114,12 @@ def _compiled(params: GrepParams) -> Callable[[str, float], Any]:
 
 def _candidates(walk: Walk, start: Path, params: GrepParams) -> Iterator[Path]:
     matches = glob_matcher("glob", params.glob) if params.glob else None
-    for path in walk.files(start):
-        if matches is None or matches(path.relative_to(start).as_posix()) or matches(walk.room.shown(path)):
-            yield path
+    above = walk.room.prefix(start)
+    for below, is_folder in walk.all(start):
+        if is_folder:
+            continue
+        if matches is None or matches(below) or (above and matches(above + below)):
+            yield start / below
 
 
 def _search_file(walk: Walk, path: Path, search: Callable[[str, float], Any], found: _Found) -> None:

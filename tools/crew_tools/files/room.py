@@ -66,6 +66,10 @@ class Room:
         """A path as it is shown to the model: relative to the room, with forward slashes."""
         return path.relative_to(self.root).as_posix()
 
+    def prefix(self, folder: Path) -> str:
+        """What stands before the names in a folder when they are shown; empty for the room itself."""
+        return "" if folder == self.root else f"{self.shown(folder)}/"
+
     def refusal(self, text: str, real: Path) -> str | None:
         """Why a file may not be read although it is here: it looks like it holds secrets."""
         return why_sensitive(text) or why_sensitive(self.shown(real))

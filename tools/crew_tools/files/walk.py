@@ -72,17 +72,14 @@ class Walk:
         if about_ignored and self.ignored:
             yield f"({self.ignored:,} ignored entries left out; use include_ignored=true to look there)"
 
-    def files(self, start: Path) -> Iterator[Path]:
-        """Every file below `start`, folder by folder, names in order."""
-        return (path for path, is_folder in self.all(start) if not is_folder)
-
-    def all(self, start: Path) -> Iterator[tuple[Path, bool]]:
-        """Every entry below `start` with whether it is a folder. Symlinked folders are not entered."""
-        pending: list[tuple[Path, tuple[_Rules, ...]]] = [(start, self._rules_above(start))]
+    def all(self, start: Path) -> Iterator[tuple[str, bool]]:
+        """Every entry below `start`, by its path from there, and whether it is a folder. Files come
+        before folders, names in order; symlinked folders are not entered."""
+        pending: list[tuple[Path, str, tuple[_Rules, ...]]] = [(start, "", self._rules_above(start))]
         while pending:
-            folder, rules = pending.pop()
+            folder, prefix, rules = pending.pop()
             rules = self._with_own_rules(folder, rules)
-            deeper: list[tuple[Path, tuple[_Rules, ...]]] = []
+            deeper: list[tuple[Path, str, tuple[_Rules, ...]]] = []
             for entry, is_folder in self._listing(folder):
                 self.entries += 1
                 if self.entries > self.max_entries:
@@ -93,10 +90,9 @@ class Walk:
                 if self._is_ignored(entry, is_folder, rules):
                     self.ignored += 1
                     continue
-                path = Path(entry.path)
-                yield path, is_folder
+                yield prefix + entry.name, is_folder
                 if is_folder:
-                    deeper.append((path, rules))
+                    deeper.append((folder / entry.name, f"{prefix}{entry.name}/", rules))
             pending.extend(reversed(deeper))
 
     def _listing(self, folder: Path) -> list[tuple["os.DirEntry[str]", bool]]:

@@ -43,7 +43,7 @@ def flat_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 def _inlined(schema: object, definitions: Mapping[str, Any]) -> Any:
     if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in cast("list[Any]", schema)]
+        return [_inlined(item, definitions) for item in cast("list[object]", schema)]
     if not isinstance(schema, dict):
         return schema
     about = cast("dict[str, Any]", schema)

@@ -15,10 +15,9 @@ from crew_tools.team.collect import collect
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
-
     from crew_plugin.store.port import RunStore
 
-__all__ = ["DESCRIPTION", "NAME", "PARAMETERS", "agent_result"]
+__all__ = ["DESCRIPTION", "NAME", "PARAMETERS", "call"]
 
 NAME = "crew_agent_result"
 DESCRIPTION = """\
@@ -44,7 +43,7 @@ class ResultParams(Params):
 PARAMETERS = ResultParams
 
 
-async def agent_result(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
     """Look, or wait and look."""
     parsed = parse(ResultParams, arguments)
     params = parsed.params

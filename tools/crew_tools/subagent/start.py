@@ -7,12 +7,13 @@ from pydantic import AliasChoices, Field
 
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_tools.params import Params, Skills, parse
-from crew_tools.team.launch import folder_inside, launch
+from crew_tools.team.launch import folder_inside, launch, planned_by
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
+    from crew_plugin.models.spec import RunSpec
 
-__all__ = ["DESCRIPTION", "NAME", "PARAMETERS", "start_agent"]
+__all__ = ["DESCRIPTION", "NAME", "PARAMETERS", "call"]
 
 NAME = "crew_agent"
 DESCRIPTION = """\
@@ -52,24 +53,29 @@ class StartParams(Params):
 PARAMETERS = StartParams
 
 
-async def start_agent(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
     """Plan a run with one step and launch it."""
-    from crew_plugin.engine.plan import plan_run
-
     parsed = parse(StartParams, arguments)
     params = parsed.params
-    spec = plan_run(
-        await crew.catalog(),
-        crew.settings,
-        goal=params.prompt,
-        cwd=await folder_inside(crew, None),
-        agent=params.subagent_type,
-        title=params.description,
-        model=params.model,
-        skills=params.skill,
-        max_turns=params.max_turns,
-    )
-    output = await launch(crew, spec, context, background=params.run_in_background)
+    catalog = await crew.catalog()
+    cwd = await folder_inside(crew, None)
+
+    def plan() -> "RunSpec":
+        from crew_plugin.engine.plan import plan_run
+
+        return plan_run(
+            catalog,
+            crew.settings,
+            goal=params.prompt,
+            cwd=cwd,
+            agent=params.subagent_type,
+            title=params.description,
+            model=params.model,
+            skills=params.skill,
+            max_turns=params.max_turns,
+        )
+
+    output = await launch(crew, await planned_by(plan), context, background=params.run_in_background)
     agent_id = output.details["run_id"]
     return ToolOutput(
         text=f"agent_id: {agent_id}\n{output.text}",

@@ -5,11 +5,12 @@ builds it at its first use.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from crew_plugin.errors import CrewError, InvalidValue
 from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
 from crew_plugin.models.records import Effect
+from crew_tools.loading import load
 from crew_tools.schemas import load_schema
 from crew_tools.team.actions import ACTIONS, Action, find_action
 
@@ -45,9 +46,19 @@ def tools(crew: CrewSource) -> tuple[ToolSpec, ...]:
 
 async def run_action(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
     """One call of `team`. Raises `CrewError` with what the caller has to change."""
-    from crew_tools.team.dispatch import dispatch
+    action = _chosen(arguments)
+    dispatch = cast("_Dispatch", await load("crew_tools.team.dispatch"))
+    return await dispatch.dispatch(crew, action, arguments, context)
 
-    return await dispatch(crew, _chosen(arguments), arguments, context)
+
+class _Dispatch(Protocol):
+    """The module that knows what is behind each action."""
+
+    async def dispatch(
+        self, crew: "Crew", action: Action, arguments: Mapping[str, Any], context: ToolContext
+    ) -> ToolOutput:
+        """Do it."""
+        ...
 
 
 def _chosen(arguments: Mapping[str, Any]) -> Action:

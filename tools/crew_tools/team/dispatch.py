@@ -35,7 +35,7 @@ async def dispatch(
     crew: "Crew", action: Action, arguments: Mapping[str, Any], context: ToolContext
 ) -> ToolOutput:
     """Check the arguments and do it. Parameters of other actions are passed over in silence."""
-    module = load_action(action)
+    module = await _loaded(action)
     try:
         parsed = parse(module.PARAMETERS, arguments, elsewhere=all_keys())
     except CallerError as error:
@@ -46,6 +46,15 @@ async def dispatch(
         details={"action": action.name, **output.details, **parsed.details()},
         ends_session=output.ends_session,
     )
+
+
+async def _loaded(action: Action) -> ActionModule:
+    """The module, with everything that the first call needs, imported off the loop."""
+    if not all_keys.cache_info().currsize:
+        import anyio.to_thread
+
+        await anyio.to_thread.run_sync(all_keys)
+    return load_action(action)
 
 
 @cache

@@ -1,5 +1,6 @@
 """Starting a planned run for a tool call: awaited, or in the background where that makes sense."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,9 @@ from crew_tools.team.answer import read_answer
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
-
     from crew_plugin.models.spec import RunSpec
 
-__all__ = ["actor_of", "folder_inside", "launch"]
+__all__ = ["actor_of", "folder_inside", "launch", "planned_by"]
 
 CANNOT_DELIVER = (
     "(It was to run in the background, but nothing can be delivered to this conversation later, "
@@ -45,6 +45,13 @@ async def folder_inside(crew: "Crew", cwd: str | None) -> str:
     if folder is None:
         raise InvalidValue("cwd", cwd, f"a folder inside the project {str(root)!r}")
     return folder
+
+
+async def planned_by(plan: "Callable[[], RunSpec]") -> "RunSpec":
+    """The plan, made off the loop: one of hundreds of tasks takes its time."""
+    import anyio.to_thread
+
+    return await anyio.to_thread.run_sync(plan)
 
 
 async def launch(crew: "Crew", spec: "RunSpec", context: ToolContext, *, background: bool) -> ToolOutput:

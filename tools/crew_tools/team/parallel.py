@@ -6,10 +6,11 @@ from pydantic import AliasChoices, Field
 
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_tools.params import LooseList, Params, Skills
-from crew_tools.team.launch import folder_inside, launch
+from crew_tools.team.launch import folder_inside, launch, planned_by
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
+    from crew_plugin.models.spec import RunSpec
 
 __all__ = ["PARAMETERS", "ParallelParams", "TaskParams", "act"]
 
@@ -57,23 +58,25 @@ PARAMETERS = ParallelParams
 
 async def act(crew: "Crew", params: ParallelParams, context: ToolContext) -> ToolOutput:
     """Plan one step for each task, write it down, execute it."""
-    from crew_plugin.engine.plan import ParallelTask, plan_parallel
+    catalog = await crew.catalog()
+    cwd = await folder_inside(crew, params.cwd)
+    # Many tasks, few folders.
+    folders = {wish: await folder_inside(crew, wish) for wish in {task.cwd for task in params.tasks} if wish}
 
-    tasks = [
-        ParallelTask(
-            goal=task.goal,
-            agent=task.agent,
-            cwd=await folder_inside(crew, task.cwd) if task.cwd else None,
+    def plan() -> "RunSpec":
+        from crew_plugin.engine.plan import ParallelTask, plan_parallel
+
+        return plan_parallel(
+            catalog,
+            crew.settings,
+            tasks=[
+                ParallelTask(goal=task.goal, agent=task.agent, cwd=folders[task.cwd] if task.cwd else None)
+                for task in params.tasks
+            ],
+            cwd=cwd,
+            width=params.concurrency,
+            model=params.model,
+            skills=params.skill,
         )
-        for task in params.tasks
-    ]
-    spec = plan_parallel(
-        await crew.catalog(),
-        crew.settings,
-        tasks=tasks,
-        cwd=await folder_inside(crew, params.cwd),
-        width=params.concurrency,
-        model=params.model,
-        skills=params.skill,
-    )
-    return await launch(crew, spec, context, background=params.background)
+
+    return await launch(crew, await planned_by(plan), context, background=params.background)

@@ -7,11 +7,10 @@ from pydantic import AliasChoices, Field
 from crew_plugin.errors import CallerError
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_tools.params import Params, Skills
-from crew_tools.team.launch import folder_inside, launch
+from crew_tools.team.launch import folder_inside, launch, planned_by
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
-
     from crew_plugin.models.spec import RunSpec
 
 __all__ = ["PARAMETERS", "RunParams", "act", "planned"]
@@ -58,19 +57,25 @@ async def act(crew: "Crew", params: RunParams, context: ToolContext) -> ToolOutp
 
 async def planned(crew: "Crew", params: RunParams) -> "RunSpec":
     """The run as it would be written down. Raises before anything is written."""
-    from crew_plugin.engine.plan import plan_run
+    catalog = await crew.catalog()
+    cwd = await folder_inside(crew, params.cwd)
 
-    return plan_run(
-        await crew.catalog(),
-        crew.settings,
-        goal=params.goal or params.task or "(no goal given yet)",
-        cwd=await folder_inside(crew, params.cwd),
-        team=params.team,
-        workflow=params.workflow,
-        agent=params.agent,
-        role=params.role,
-        model=params.model,
-        skills=params.skill,
-        width=params.width,
-        dry_run=params.dry_run,
-    )
+    def plan() -> "RunSpec":
+        from crew_plugin.engine.plan import plan_run
+
+        return plan_run(
+            catalog,
+            crew.settings,
+            goal=params.goal or params.task or "(no goal given yet)",
+            cwd=cwd,
+            team=params.team,
+            workflow=params.workflow,
+            agent=params.agent,
+            role=params.role,
+            model=params.model,
+            skills=params.skill,
+            width=params.width,
+            dry_run=params.dry_run,
+        )
+
+    return await planned_by(plan)
