@@ -1,5 +1,6 @@
 """Chat commands: `,team ...` and `,crew ...`, also while a turn is running."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,10 +87,18 @@ def read_line(line: str, known: frozenset[str]) -> Typed:
 
 async def run_command(name: str, typed: Typed, team: ToolSpec, context: ToolContext) -> str:
     """What the person gets to read. An error is an answer too: it says what to type instead."""
+    text = await _answer(name, typed, team, context)
+    # Where channels run, they render Markdown, which would run the lines of a table together.
+    return _fenced(text) if context.can_deliver_later else text
+
+
+async def _answer(name: str, typed: Typed, team: ToolSpec, context: ToolContext) -> str:
     from crew_tools.team.actions import from_words
 
+    words = _as_actions(name, typed)
+    if list(words) == ["help"]:
+        return _help(name)
     try:
-        words = _as_actions(name, typed)
         arguments: dict[str, Any] = from_words(words, typed.options)
         if arguments["action"] in _LATER and context.can_deliver_later:
             arguments.setdefault("async", True)
@@ -109,6 +118,25 @@ def set_aside(message: ChannelMessage, session_id: str) -> None:
     message.context = {**message.context, "thread_id": message.session_id, THREAD: thread}
     # The channel's sign of being busy belongs to the turn that goes on.
     message.lifespan = None
+
+
+def _help(name: str) -> str:
+    from crew_tools.team.actions import ACTIONS
+
+    typed = [(action.chat.replace(",team", f",{name}", 1), action.summary) for action in ACTIONS.values()]
+    width = max(len(chat) for chat, _ in typed)
+    lines = [f"{chat:<{width}}  {summary}" for chat, summary in typed]
+    more = (
+        "RUN_ID may be left out for the newest run. Options follow as name=value, as in width=4.",
+        f"What one action takes: ,{name} help ACTION",
+    )
+    return "\n".join([*lines, "", *more])
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def _as_actions(name: str, typed: Typed) -> Sequence[str]:

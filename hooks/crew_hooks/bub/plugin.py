@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bub.channels.admission import AdmitDecision, TurnSnapshot
 from bub.channels.base import Channel
 from bub.channels.contracts import MessageHandler
+from bub.channels.message import ChannelMessage
 from bub.envelope import Envelope, content_of, field_of
 from bub.framework import BubFramework
 from bub.hooks import hookimpl
@@ -139,7 +140,7 @@ class CrewPlugin:
             delivery = Delivery(
                 crew,
                 identity=self._process,
-                send=self._host.send,
+                send=self._send,
                 on_tape=self._on_tape,
                 report=logger.warning,
             )
@@ -166,6 +167,12 @@ class CrewPlugin:
     async def _on_tape(self, session_id: str, idents: Sequence[str]) -> frozenset[str]:
         said = await private.user_messages(self._framework, session_id)
         return frozenset(idents).intersection(ident for text in said for ident in delivery_ids(text))
+
+    async def _send(self, parent: ParentRef, text: str) -> ChannelMessage | None:
+        message = await self._host.send(parent, text)
+        if message is not None and self._host.progress is not None:
+            self._host.progress(parent, "the crew's result goes to this conversation")
+        return message
 
     async def _show(self, parent: ParentRef, lines: Sequence[str]) -> None:
         channel = parent.route.get("output_channel", "")

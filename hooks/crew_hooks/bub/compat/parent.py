@@ -37,8 +37,10 @@ async def print_lines(framework: "BubFramework", channel: str, lines: Sequence[s
         return False
     console = terminal._renderer.console
     # `Text` is printed as it is: brackets in it are no markup.
-    text = Text("\n".join(lines), style="bright_black")
-    await terminal._presenter.write(lambda: console.print(text, new_line_start=True))
+    text = Text("\n".join(f"  · {line}" for line in lines), style="bright_black")
+    await terminal._presenter.write(
+        lambda: console.print(text, no_wrap=True, overflow="ellipsis", highlight=False)
+    )
     return True
 
 
