@@ -12,8 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
-from bub_mcp.plugin import MCPPlugin
+from bub_mcp.plugin import MCPChannel, MCPPlugin
 
+from crew_hooks.bub import compat
 from crew_plugin.host import SessionSpec, ToolEnded, ToolStarted, TurnEnded
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
@@ -101,11 +102,8 @@ async def test_the_connection_of_a_chat_is_used_and_left_to_it(
     hosted: Hosted, spec_of: SpecOf, started: Path
 ) -> None:
     async with hosted(calls("mcp__arithmetic__add", a=2, b=2), MCPPlugin) as host:
-        (channel,) = (
-            channel
-            for name, channel in host.framework.get_channels(lambda _: asyncio.sleep(0)).items()
-            if name == "mcp.lifecycle"
-        )
+        channel = compat.mcp_channel(host.framework)
+        assert isinstance(channel, MCPChannel)
         await channel.start(asyncio.Event())
         try:
             async with host.engine.open(spec_of(host, host_tools=("mcp__arithmetic__add",))) as session:

@@ -26,13 +26,13 @@ def fail() -> str:
 
 
 @server.tool(structured_output=False)
-async def sleep_forever() -> str:
+async def sleep_forever() -> None:
     """Never answer."""
     await anyio.sleep_forever()
 
 
 @server.tool(structured_output=False)
-def leave() -> str:
+def leave() -> None:
     """End the server."""
     os._exit(0)
 
