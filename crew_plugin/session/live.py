@@ -14,6 +14,7 @@ from crew_plugin.host import (
     Engine,
     EngineCapability,
     ModelAnswered,
+    ModelBusy,
     ModelRetrying,
     Session,
     SessionEvent,
@@ -32,6 +33,7 @@ from crew_plugin.session.contract import Ended, ResultContract
 from crew_plugin.session.ending import Ending, ending_of, last_write, outcome_of
 from crew_plugin.session.gate import Gate
 from crew_plugin.session.journal import Journal
+from crew_plugin.session.ladder import CloseWays, GiveUp, Ladder, LastCall, Move, Remind, Warn
 from crew_plugin.session.limits import Deadlines
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare
@@ -46,12 +48,9 @@ QUIET_SECONDS: Final = 0.5
 """How long an engine may take to obey before its session is left."""
 CLEANUP_SECONDS: Final = 5.0
 """How long the last writes of a cancelled session may take."""
-FORCED_CALLS: Final = 3
-"""Model calls after the step limit, each of which must call submit_result."""
-_WARN_STEPS: Final = 10
-"""Sessions with fewer model calls than this are not warned."""
 _SUBMIT: Final = "submit_result"
 _IRC: Final = "irc"
+_CALLER_CANCELLED: Final = Cause(code=CauseCode.SHUTDOWN, message="whoever ran the session was cancelled")
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +72,8 @@ class LiveSession:
         self._engine = engine
         self._writer = writer
         self._toolbox = toolbox
-        self._reminders = reminders
         self._limits = context.step.limits
+        self._ladder = Ladder(limit=self._limits.steps, reminders=reminders)
         self._recorder = Recorder(writer)
         self._record = Record(context, self._recorder)
         self._journal = Journal(self._recorder, context.lease, context.attempt.id)
@@ -91,10 +90,6 @@ class LiveSession:
         """For each text the session was given and no model has seen: the messages in it."""
         self._last_text = ""
         self._usage = Usage()
-        self._steps = 0
-        self._reminded = 0
-        self._forced: int | None = None
-        """Model calls since the step limit closed all ways but one."""
         self._wants_data = False
         self._warned = False
 
@@ -109,7 +104,7 @@ class LiveSession:
                 self._silent.set()
                 group.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
-            self._end(Ending(cause=_cause(CauseCode.SHUTDOWN, "its caller was cancelled"), stopped=True))
+            self._end(Ending(cause=_CALLER_CANCELLED, stopped=True))
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await self._conclude()
             raise
@@ -243,10 +238,10 @@ class LiveSession:
         match event:
             case ModelAnswered():
                 return await self._answered(session, event)
-            case TurnEnded():
-                return await self._turn_ended(session)
             case ToolEnded():
-                return self._tool_ended(event, now)
+                return await self._tool_ended(session, event, now)
+            case TurnEnded():
+                return self._over or await self._follow(session, self._ladder.turn_ended())
             case SessionFailed():
                 self._fail(event.error)
                 return True
@@ -258,96 +253,81 @@ class LiveSession:
                 self._retrying(event)
             case SteersTaken():
                 self._taken(event.count)
+            case ModelBusy():
+                pass
         return False
 
     async def _answered(self, session: Session, event: ModelAnswered) -> bool:
-        self._steps += 1
         self._usage += event.usage
         if event.text.strip():
             self._last_text = event.text
+        names = [call.name for call in event.tool_calls]
+        move = self._ladder.answered(works=bool(names), submits=_SUBMIT in names)
         calls = [asdict(call) for call in event.tool_calls]
         self._record.entry("assistant", event.text, {"tool_calls": calls} if calls else {})
-        self._record.progress(self._usage, self._steps, event.model)
+        self._record.progress(self._usage, self._ladder.steps, event.model)
         self._record.event(
             "session.model_answered",
-            {
-                "step": self._steps,
-                "usage": usage_data(event.usage),
-                "tool_calls": [call.name for call in event.tool_calls],
-            },
+            {"step": self._ladder.steps, "usage": usage_data(event.usage), "tool_calls": names},
         )
-        self._journal.announce(len(event.tool_calls))
-        if self._forced is not None:
-            self._forced += 1
-            return not any(call.name == _SUBMIT for call in event.tool_calls) and self._steps_used_up()
-        if self._steps >= self._limits.steps:
-            await self._close_ways(session, working=bool(event.tool_calls))
-        elif self._limits.steps >= _WARN_STEPS and self._steps == self._limits.steps * 4 // 5:
-            await self._warn(f"{self._steps} of {self._limits.steps} model calls")
+        self._journal.announce(len(names))
+        return await self._follow(session, move)
+
+    async def _tool_ended(self, session: Session, event: ToolEnded, now: float) -> bool:
+        self._deadlines.tool_ended(event.call_id, now)
+        self._record.entry("tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok})
+        self._record.event(
+            "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
+        )
+        self._record.progress(self._usage, self._ladder.steps, None)
+        if event.ends_session or self._over:
+            return True
+        if event.name == _SUBMIT:
+            return await self._follow(session, self._ladder.sent_back())
+        if event.name != _IRC:
+            self._box.worked()
         return False
 
-    async def _close_ways(self, session: Session, *, working: bool) -> None:
-        """At the step limit: from now on only the result is left to hand in."""
-        self._forced = 0
+    async def _follow(self, session: Session, move: Move | None) -> bool:
+        """Do what the ladder says. True if the session is over."""
+        match move:
+            case Warn(used=used):
+                await self._warn(f"{used} of {self._limits.steps} model calls")
+            case CloseWays():
+                self._restrict(session)
+            case LastCall(wake=wake):
+                await self._call_last(session, wake=wake)
+            case Remind(n=n, last=last):
+                await self._remind(session, n, last=last)
+            case GiveUp(cause=cause):
+                self._end(Ending(cause=cause))
+                return True
+            case None:
+                pass
+        return False
+
+    async def _call_last(self, session: Session, *, wake: bool) -> None:
         limit = self._limits.steps
         self._record.event("session.limit_reached", {"limit": "steps", "value": limit})
         self._restrict(session)
-        if working:
-            await self.steer(words.last_call(limit, wants_data=self._wants_data))
+        text = words.last_call(limit, wants_data=self._wants_data)
+        if wake:
+            await self._say(session, text)
+        else:
+            await self.steer(text)
 
-    async def _turn_ended(self, session: Session) -> bool:
-        """The model stopped without a result: remind it, so often as it may be."""
-        if self._over:
-            return True
-        if self._forced is not None:
-            if self._forced:
-                return self._steps_used_up()
-            await self._say(session, words.last_call(self._limits.steps, wants_data=self._wants_data))
-            return False
-        if self._reminded >= self._reminders:
-            how = (
-                f"{self._reminded} reminders notwithstanding" if self._reminded else "and no reminder is set"
-            )
-            self._end(
-                Ending(
-                    cause=_cause(
-                        CauseCode.NO_RESULT, f"the session ended without calling submit_result, {how}"
-                    )
-                )
-            )
-            return True
-        self._reminded += 1
-        self._record.event("session.reminded", {"n": self._reminded, "of": self._reminders})
-        if self._reminded == self._reminders:
+    async def _remind(self, session: Session, n: int, *, last: bool) -> None:
+        of = self._ladder.reminders
+        self._record.event("session.reminded", {"n": n, "of": of})
+        if last:
             self._restrict(session)
-        text = words.reminder(self._reminded, self._reminders, wants_data=self._wants_data)
-        await self._say(session, text)
-        return False
+        await self._say(session, words.reminder(n, of, wants_data=self._wants_data))
 
     def _restrict(self, session: Session) -> None:
         capabilities = self._engine.capabilities
         if EngineCapability.RESTRICT_TOOLS in capabilities:
             force = _SUBMIT if EngineCapability.FORCE_RESULT in capabilities else None
             session.restrict(frozenset({_SUBMIT}), force=force)
-
-    def _tool_ended(self, event: ToolEnded, now: float) -> bool:
-        self._deadlines.tool_ended(event.call_id, now)
-        self._record.entry("tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok})
-        self._record.event(
-            "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
-        )
-        self._record.progress(self._usage, self._steps, None)
-        if event.name not in (_IRC, _SUBMIT):
-            self._box.worked()
-        if event.ends_session or self._ending is not None:
-            return True
-        return self._forced is not None and self._forced >= FORCED_CALLS and self._steps_used_up()
-
-    def _steps_used_up(self) -> bool:
-        if not self._over:
-            message = f"the session used all its {self._limits.steps} model calls and handed in no result"
-            self._end(Ending(cause=_cause(CauseCode.STEP_LIMIT, message)))
-        return True
 
     def _retrying(self, event: ModelRetrying) -> None:
         self._record.event(
@@ -432,8 +412,8 @@ class LiveSession:
             return Outcome(state=AttemptState.FAILED)
         if ending is not None:
             self._record.entry("note", f"The session ended: {ending.cause.message}")
-        self._record.progress(self._usage, self._steps, None)
-        self._record.event("session.closed", {"steps": self._steps, "usage": usage_data(self._usage)})
+        self._record.progress(self._usage, self._ladder.steps, None)
+        self._record.event("session.closed", {"steps": self._ladder.steps, "usage": usage_data(self._usage)})
         entries = [*self._recorder.rest(), closes_mail]
         try:
             left = await self._writer.run(
@@ -450,10 +430,6 @@ class LiveSession:
         if self._ending is None:
             return f"{self._context.task.key} has handed in its result"
         return f"the session of {self._context.task.key} ended: {self._ending.cause.message}"
-
-
-def _cause(code: CauseCode, message: str) -> Cause:
-    return Cause(code=code, message=message)
 
 
 def _settles(message_id: str) -> Entry:

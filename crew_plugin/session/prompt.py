@@ -184,7 +184,8 @@ def _division(spec: RunSpec) -> str:
     lines = [f"# How the work is divided\nTeam `{_line(spec.team)}`, workflow `{_line(spec.workflow)}`."]
     for step in spec.steps[:SHOWN_STEPS]:
         after = f" (after {', '.join(step.depends_on[:8])})" if step.depends_on else ""
-        lines.append(f"- `{step.id}`, role {_line(step.role)}: {_line(step.title or step.task)}{after}")
+        title = step.title if step.title != step.id else ""
+        lines.append(f"- `{step.id}`, role {_line(step.role)}: {_line(title or step.task)}{after}")
     if len(spec.steps) > SHOWN_STEPS:
         lines.append(f"- and {len(spec.steps) - SHOWN_STEPS} more tasks")
     return "\n".join(lines)

@@ -103,7 +103,7 @@ def _references(node: Any) -> Iterator[str]:
             elif key not in _LITERALS:
                 yield from _references(value)
     elif isinstance(node, list):
-        for item in node:
+        for item in cast("list[object]", node):
             yield from _references(item)
 
 

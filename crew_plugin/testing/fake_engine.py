@@ -6,7 +6,7 @@ model server.
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -69,7 +69,7 @@ class FakeEngine:
     sessions: "list[FakeSession]" = field(default_factory=list["FakeSession"])
 
     @asynccontextmanager
-    async def open(self, spec: SessionSpec) -> AsyncIterator[Session]:
+    async def open(self, spec: SessionSpec) -> AsyncGenerator[Session]:
         """A session of this engine."""
         if self.open_error is not None:
             raise self.open_error

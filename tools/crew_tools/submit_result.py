@@ -123,7 +123,8 @@ def _artifacts(arguments: Mapping[str, Any]) -> dict[str, str]:
     value = arguments.get("artifacts")
     if not isinstance(value, Mapping):
         return {}
-    return {str(name): body for name, body in value.items() if isinstance(body, str) and body}
+    parts = cast("Mapping[str, object]", value)
+    return {str(name): body for name, body in parts.items() if isinstance(body, str) and body}
 
 
 def _unset(value: object) -> bool:
