@@ -26,6 +26,9 @@ Subscriber = Callable[[EventRecord], None]
 _LARGEST_GROUP = 128
 """Operations per transaction, so that other processes get their turn."""
 
+_NAP = 0.001
+"""Between two looks at a thread that is about to end, in seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
@@ -202,7 +205,6 @@ class _Lane:
         self._work = work
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._ended: Callable[[], None] | None = None
 
     def put(self, operation: _Operation) -> None:
         """Hand an operation over, starting the thread if this is the first."""
@@ -212,19 +214,19 @@ class _Lane:
             self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             self._thread.start()
 
-    def end(self, ended: Callable[[], None]) -> bool:
-        """Have the thread finish what it was given and then call `ended`. False without thread."""
-        if self._thread is None:
-            return False
-        self._ended = ended
-        self._queue.put(None)
-        return True
-
-    def join(self) -> None:
-        """Let go of a thread that has said that it ended."""
+    def end(self) -> None:
+        """Have the thread end once it has finished what it was given."""
         if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+            self._queue.put(None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def forget(self) -> None:
+        """Let go of a thread that has ended."""
+        self._thread = None
 
     def _serve(self) -> None:
         while (first := self._queue.get()) is not None:
@@ -243,8 +245,6 @@ class _Lane:
             if last:
                 break
         self._work(None)
-        if self._ended is not None:
-            self._ended()
 
 
 def _do(store: SqliteStore, group: list[_Operation]) -> list[_Answer]:
@@ -284,30 +284,20 @@ def _arrive(
 
 
 async def _finish(*lanes: _Lane) -> None:
-    """Wait until all lanes have ended, however often the waiting task is cancelled."""
+    """Wait until the threads have ended, however often the waiting task is cancelled. Joining them
+    would block the loop, be it for a moment."""
     import anyio
 
-    loop = asyncio.get_running_loop()
     cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         for lane in lanes:
-            ended = loop.create_future()
-
-            def end(ended: asyncio.Future[None] = ended) -> None:
-                loop.call_soon_threadsafe(_settle, ended)
-
-            if not lane.end(end):
-                continue
-            while not ended.done():
-                try:
-                    await asyncio.shield(ended)
-                except asyncio.CancelledError as error:
-                    cancelled = error
-            lane.join()
+            lane.end()
+        while any(lane.alive for lane in lanes):
+            try:
+                await anyio.sleep(_NAP)
+            except asyncio.CancelledError as error:
+                cancelled = error
+    for lane in lanes:
+        lane.forget()
     if cancelled is not None:
         raise cancelled
-
-
-def _settle(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
