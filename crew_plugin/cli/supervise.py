@@ -36,6 +36,7 @@ __all__ = ["Ending", "Errand", "supervise"]
 ACTOR: Final = "operator"
 _SHOWN: Final = 6_000
 _LISTED: Final = 12
+_KILL_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,8 @@ async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") 
             spec = errand.plan(await crew.catalog())
             run = await crew.supervisor.submit(spec, parent=None, background=False, actor=ACTOR)
             await _drive(crew, run.id, screen, interrupts)
-            return await crew.writer.read(lambda store: _ending(store, run.id, errand.place))
+            tell = _ending if errand.asks_model else _dry_ending
+            return await crew.writer.read(lambda store: tell(store, run.id, errand.place))
     return Ending(
         code=Exit.CANCELLED,
         run_id=None,
@@ -116,9 +118,13 @@ def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
     where = place.options()
     told = next((task.key for task in view.tasks if task.session_id), view.tasks[0].key)
     refs = sorted(store.list_artifacts(run_id), key=lambda ref: ref.name)
+    results = result_views(store, run_id)
+    kept = (
+        "" if code is Exit.OK else f"\n{len(results)} of {len(view.tasks)} results were finished and are kept"
+    )
     parts = [
-        answers_text(view, result_views(store, run_id), limit=_SHOWN),
-        _tree(view),
+        answers_text(view, results, limit=_SHOWN),
+        _tree(view) + kept,
         _artifacts(refs, place, task_names(store, run_id)),
         f"next:\n  crew show {run_id}{where}\n  crew show {run_id} {told} --transcript{where}\n"
         f"  crew events {run_id}{where}",
@@ -127,6 +133,22 @@ def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
         code=code,
         run_id=run_id,
         text="\n\n".join(parts),
+        document=run_document(store, view, view.tasks),
+    )
+
+
+def _dry_ending(store: "RunStore", run_id: str, place: Place) -> Ending:
+    """A dry run is a success when every prompt was written, though no task can have completed."""
+    view = run_view(store, run_id)
+    written = [task for task in view.tasks if task.cause and task.cause.code is CauseCode.DRY_RUN]
+    if len(written) < len(view.tasks):
+        return _ending(store, run_id, place)
+    where = place.options()
+    return Ending(
+        code=Exit.OK,
+        run_id=run_id,
+        text=f"dry run {run_id}: {len(written)} prompts were written, no model was asked\nnext:\n"
+        + "\n".join(f"  crew show {run_id} {task.key} --prompt{where}" for task in written[:_LISTED]),
         document=run_document(store, view, view.tasks),
     )
 
@@ -209,9 +231,11 @@ def _stop_now(screen: Screen) -> None:
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    _, alive = psutil.wait_procs(left, timeout=_KILL_SECONDS)
     screen.release()
+    ended = f"{len(left) - len(alive)} of {len(left)} child processes ended"
     screen.warn(
-        f"stopped at once; {len(left)} child processes killed. What was finished is kept; "
+        f"stopped at once; {ended}. What was finished is kept; "
         "the run is shown as lost until it is closed with crew cancel"
     )
     os._exit(Exit.CANCELLED)

@@ -231,13 +231,15 @@ def run_answer(view: RunView, results: Sequence[ResultView], *, limit: int = ANS
 
 
 def answers_text(view: RunView, results: Sequence[ResultView], *, limit: int = ANSWER_LIMIT) -> str:
-    """Every task with its result, or why it has none. Each result gets a fair part of `limit`;
-    short ones leave room for long ones."""
+    """Every task with its result, or why it has none; those that never started are only named.
+    Each result gets a fair part of `limit`; short ones leave room for long ones."""
     by_task = {result.task.key: result for result in results}
     texts = {key: result_text(result, limit=None) for key, result in by_task.items()}
     share = _fair_share([len(text) for text in texts.values()], limit)
     parts: list[str] = []
     for task in view.tasks:
+        if not task.attempts:
+            continue
         lines = [f"## {task.key} ({task.agent}): {task.shown_state}"]
         result = by_task.get(task.key)
         if result is not None:
@@ -247,6 +249,9 @@ def answers_text(view: RunView, results: Sequence[ResultView], *, limit: int = A
         else:
             lines.extend(_no_answer(task))
         parts.append("\n".join(lines))
+    never = [f"{task.key} ({task.shown_state})" for task in view.tasks if not task.attempts]
+    if never:
+        parts.append("never started: " + ", ".join(never))
     return "\n\n".join(parts)
 
 
