@@ -16,7 +16,7 @@ from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import one_line, printable, seconds_text, shorten, tokens_text
 from crew_plugin.ui.views import LOST, RunView, TaskView, result_views, run_view
 
-__all__ = ["LIMIT", "Answer", "head", "quoted", "read_answer", "said", "task_answer"]
+__all__ = ["LIMIT", "Answer", "head", "quoted", "read_answer", "task_answer"]
 
 LIMIT: Final = 16_000
 """Characters of one answer, as long as the tasks are few."""
@@ -37,11 +37,6 @@ class Answer:
 
     view: RunView
     text: str
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will happen in the run by itself."""
-        return self.view.row.over
 
 
 def read_answer(store: RunStore, run_id: str, *, limit: int = LIMIT) -> Answer:
@@ -93,15 +88,14 @@ class _Body:
 
 def _body(store: RunStore, task: TaskView, result: ResultRecord | None) -> _Body:
     if result is not None:
-        return _Body(text=said(result), whole=result.body)
+        return _Body(text=_said(result), whole=result.body)
     if task.last_text is not None:
         text = store.read_artifact(task.last_text.sha256).decode("utf-8", "replace")
         return _Body(text=text, whole=task.last_text)
     return _Body(text="", whole=None)
 
 
-def said(result: ResultRecord) -> str:
-    """Everything a worker handed in, as text."""
+def _said(result: ResultRecord) -> str:
     parts = [f"could not do it: {result.error}"] if result.error else []
     if result.summary:
         parts.append(result.summary)
