@@ -214,7 +214,7 @@ def _wal_works(folder: Path) -> bool:
             db.execute("CREATE TABLE probe (x)")
             return str(mode) == "wal"
         except sqlite3.OperationalError as error:
-            if _code(error) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY):
+            if _code(error) & 0xFF == sqlite3.SQLITE_FULL:
                 raise
             return False
         finally:

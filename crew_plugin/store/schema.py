@@ -8,7 +8,7 @@ import sqlite3
 
 from crew_plugin.errors import StoreTooNew
 
-__all__ = ["VERSION", "migrate", "version_of"]
+__all__ = ["MIGRATIONS", "VERSION", "migrate", "version_of"]
 
 _FIRST = """
 CREATE TABLE run (
@@ -228,10 +228,10 @@ CREATE INDEX artifact_by_run ON artifact (run_id);
 CREATE INDEX artifact_by_body ON artifact (sha256);
 """
 
-_MIGRATIONS = (_FIRST,)
+MIGRATIONS = (_FIRST,)
 """The n-th makes version n out of version n - 1. Append only: released ones never change."""
 
-VERSION = len(_MIGRATIONS)
+VERSION = len(MIGRATIONS)
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -240,7 +240,7 @@ def version_of(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def migrate(connection: sqlite3.Connection, path: object, migrations: tuple[str, ...] = _MIGRATIONS) -> None:
+def migrate(connection: sqlite3.Connection, path: object, migrations: tuple[str, ...] = MIGRATIONS) -> None:
     """Bring a store to the newest version. Raises `StoreTooNew`, having written nothing."""
     _refuse_newer(connection, path, len(migrations))
     if version_of(connection) == len(migrations):
