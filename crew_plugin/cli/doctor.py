@@ -441,5 +441,6 @@ def _text(patient: _Patient) -> str:
     failed = sum(item.level is Level.FAIL for findings in patient.findings.values() for item in findings)
     warned = sum(item.level is Level.WARN for findings in patient.findings.values() for item in findings)
     lines.append("")
-    lines.append(f"{failed} problems, {warned} warnings" if failed or warned else "all is well")
+    counted = f"{failed} problem{'s' * (failed != 1)}, {warned} warning{'s' * (warned != 1)}"
+    lines.append(counted if failed or warned else "all is well")
     return printable("\n".join(lines))

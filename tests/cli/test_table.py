@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -72,15 +72,17 @@ WORDS = st.sampled_from(
 )
 
 
+APP = typer.main.get_command(build_app())
+
+
+@settings(deadline=None)
 @given(st.lists(WORDS, max_size=6))
 def test_the_quick_path_reads_a_call_as_typer_does_or_leaves_it_alone(words: list[str]) -> None:
     call = parse(words)
     if call is None:
         return
-    seen: dict[str, object] = {}
-    real = typer.main.get_command(build_app())
-    group = real.make_context("crew", list(words))
-    name, command, rest = real.resolve_command(group, group._protected_args + group.args)  # type: ignore[attr-defined]
+    group = APP.make_context("crew", list(words))
+    name, command, rest = APP.resolve_command(group, group._protected_args + group.args)  # type: ignore[attr-defined]
     assert name == call.command.name
     with command.make_context(name, rest, parent=group) as context:
         seen = dict(context.params)
