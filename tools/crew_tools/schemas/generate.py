@@ -6,55 +6,44 @@ from importlib import import_module
 from typing import Any, cast
 
 from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
 
 from crew_tools.schemas import ToolSchema
 
 __all__ = ["all_schemas", "flat_schema", "rendered"]
 
 
-class _Flat(GenerateJsonSchema):
-    """An optional parameter is one that may be left out; nobody has to hear of null."""
-
-    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        return self.generate_inner(schema["schema"])
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        shown = super().default_schema(schema)
-        if shown.get("default", ...) in (None, False, [], ""):
-            del shown["default"]
-        return shown
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
+_NULL = {"type": "null"}
+_SAYS_NOTHING: tuple[object, ...] = (None, False, [], "")
 
 
 def flat_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON Schema of a parameter model, its definitions inlined."""
-    raw = model.model_json_schema(schema_generator=_Flat, by_alias=True)
-    shown: dict[str, Any] = _inlined(raw, raw.pop("$defs", {}))
-    # A model that invents a key is not worth an error; its call says what was ignored.
-    shown.pop("additionalProperties", None)
+    raw = model.model_json_schema(by_alias=True)
+    shown: dict[str, Any] = _plain(raw, raw.pop("$defs", {}))
     shown.pop("description", None)
-    shown.pop("title", None)
     return shown
 
 
-def _inlined(schema: object, definitions: Mapping[str, Any]) -> Any:
+def _plain(schema: object, definitions: Mapping[str, Any]) -> Any:
+    """The schema without references, without titles and without null: an optional parameter is one
+    that may be left out. Unknown keys are not forbidden: a call that invents one is told of it."""
     if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in cast("list[object]", schema)]
+        return [_plain(item, definitions) for item in cast("list[object]", schema)]
     if not isinstance(schema, dict):
         return schema
     about = cast("dict[str, Any]", schema)
     if "$ref" in about:
-        target: dict[str, Any] = definitions[about["$ref"].rpartition("/")[2]]
-        return _inlined({**target, **{key: about[key] for key in about if key != "$ref"}}, definitions)
-    return {
-        key: _inlined(value, definitions)
-        for key, value in about.items()
-        if not (key == "title" and isinstance(value, str)) and key != "additionalProperties"
-    }
+        about = {**definitions[about["$ref"].rpartition("/")[2]], **about}
+    options = [option for option in about.get("anyOf", ()) if option != _NULL]
+    if len(options) == 1:
+        about = {**{key: about[key] for key in about if key != "anyOf"}, **options[0]}
+    return {key: _plain(value, definitions) for key, value in about.items() if not _is_noise(key, value)}
+
+
+def _is_noise(key: str, value: object) -> bool:
+    if key == "title":
+        return isinstance(value, str)  # else it is a parameter of that name
+    return key in ("$ref", "additionalProperties") or (key == "default" and value in _SAYS_NOTHING)
 
 
 def all_schemas() -> dict[str, ToolSchema]:
