@@ -7,8 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from bub.hooks import hookimpl
+from bub.tools import tool_call_reporter
 
 from crew_plugin.host import (
     ModelAnswered,
@@ -335,3 +337,39 @@ async def test_the_engine_says_which_tools_it_has(hosted: Hosted) -> None:
             ("bash", "edit", "fly", "mcp__x__*", "write"), str(host.folder)
         )
     assert available == ("bash", "edit", "write")
+
+
+async def test_a_cancelled_scope_of_anyio_ends_the_session_too(hosted: Hosted, spec_of: SpecOf) -> None:
+    async with hosted(lambda _: Reply(fault=Fault.STALL)) as host:
+        with anyio.CancelScope() as scope:
+            async with host.engine.open(spec_of(host)) as session:
+                await session.prompt("go")
+                await host.model.arrived(1)
+                scope.cancel()
+                await rest(session)
+        assert scope.cancelled_caught
+    assert host.model.in_flight == 0
+
+
+async def test_nothing_of_a_session_shows_in_the_chat_of_its_parent(hosted: Hosted, spec_of: SpecOf) -> None:
+    shown: list[str] = []
+
+    class Reporter:
+        def start(self, name: str, args: object, kwargs: object) -> None:
+            shown.append(name)
+
+        def success(self, name: str, result: object, elapsed_ms: float) -> None:
+            shown.append(name)
+
+        def error(self, name: str, error: BaseException, elapsed_ms: float) -> None:
+            shown.append(name)
+
+    play = Play(Reply(calls=(ToolUse(name="bash", arguments={"command": "true"}),)), Reply(text="ok"))
+    with tool_call_reporter(Reporter()):
+        async with (
+            hosted(play) as host,
+            host.engine.open(spec_of(host, host_tools=("bash",))) as session,
+        ):
+            await turn(session, "go")
+    assert len(host.model.requests) == 2
+    assert shown == []

@@ -83,30 +83,28 @@ def _build(provider: str, arguments: dict[str, Any]) -> "AnyLLM":
 
 
 def _create(provider: str, arguments: dict[str, Any]) -> "AnyLLM":
-    from any_llm import AnyLLM
     from any_llm.exceptions import UnsupportedParameterError
 
-    ours: dict[str, Any] = {"unified_exceptions": True, "max_retries": 0}
+    from crew_hooks.bub.lean import lean_class
+
+    client = lean_class(provider)
+    ours: dict[str, Any] = {**_transport(client, arguments), "unified_exceptions": True}
     try:
-        return AnyLLM.create(provider, **{**arguments, **_transport(provider, arguments), **ours})
-    except UnsupportedParameterError:
-        del ours["max_retries"]  # this provider's SDK has no retries that could be switched off
-        return AnyLLM.create(provider, **{**arguments, **ours})
+        return client(**{**arguments, **ours, "max_retries": 0})
+    except UnsupportedParameterError:  # this provider's SDK has no retries that could be switched off
+        return client(**{**arguments, **ours})
 
 
-def _transport(provider: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _transport(client: "type[AnyLLM]", arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A transport for many calls at once, for providers that are clients of OpenAI's SDK.
 
     aiohttp's (Bub depends on aiohttp itself) spends a fraction of httpx's time when dozens of
     calls wait at once.
     """
-    if "http_client" in arguments:
-        return {}
     import openai
-    from any_llm import AnyLLM
     from any_llm.providers.openai.base import BaseOpenAIProvider
 
-    if not issubclass(AnyLLM.get_provider_class(provider), BaseOpenAIProvider):
+    if "http_client" in arguments or not issubclass(client, BaseOpenAIProvider):
         return {}
     try:
         return {"http_client": openai.DefaultAioHttpClient()}
