@@ -276,6 +276,13 @@ async def test_a_hundred_long_results_stay_bounded_and_name_every_artifact(scrip
     assert all(f"| task-{number}-of-many" in output.text for number in range(100))
 
 
+async def test_a_width_beyond_the_limit_is_narrowed_and_told(scripted: Scripted) -> None:
+    tasks = [{"goal": f"{number}"} for number in range(12)]
+    output = await team(scripted, action="parallel", tasks=tasks, concurrency=50)
+    assert output.text.startswith("(At most 8 at once, not 50: ")
+    assert scripted.runner.most == 8
+
+
 async def test_one_failing_task_loses_no_other(scripted: Scripted) -> None:
     async def script(context: AttemptContext) -> NewResult | Outcome:
         return FAILED if context.step.task == "b" else NewResult(summary=f"did {context.step.task}")

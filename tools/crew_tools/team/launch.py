@@ -54,29 +54,36 @@ async def planned_by(plan: "Callable[[], RunSpec]") -> "RunSpec":
     return await anyio.to_thread.run_sync(plan)
 
 
-async def launch(crew: "Crew", spec: "RunSpec", context: ToolContext, *, background: bool) -> ToolOutput:
+async def launch(
+    crew: "Crew", spec: "RunSpec", context: ToolContext, *, background: bool, width: int | None = None
+) -> ToolOutput:
     """Write the run down and execute it. In the background its id comes back at once; the result
-    follows by itself."""
+    follows by itself. `width` is what the caller asked for, to be told where it got less."""
+    narrowed = (
+        f"(At most {spec.width} at once, not {width}: the settings and the team allow no more.)\n"
+        if width is not None and width > spec.width
+        else ""
+    )
     later = background and context.can_deliver_later and context.parent is not None
     run = await crew.supervisor.submit(spec, parent=context.parent, background=later, actor=actor_of(context))
     if later:
         crew.supervisor.start(run.id)
-        return _started(run, spec)
+        return _started(run, spec, narrowed)
     async with progress(crew, run.id, context):
         await crew.supervisor.execute(run.id)
     answer = await crew.writer.read(lambda store: read_answer(store, run.id))
     return ToolOutput(
-        text=(CANNOT_DELIVER if background else "") + answer.text,
+        text=narrowed + (CANNOT_DELIVER if background else "") + answer.text,
         details={"run_id": run.id, "state": answer.view.shown_state, "background": False},
     )
 
 
-def _started(run: RunRecord, spec: "RunSpec") -> ToolOutput:
+def _started(run: RunRecord, spec: "RunSpec", narrowed: str) -> ToolOutput:
     steps = ", ".join(f"{step.id} ({step.agent})" for step in spec.steps[:12])
     more = f" and {len(spec.steps) - 12} more" if len(spec.steps) > 12 else ""
     return ToolOutput(
         text=(
-            f"run {run.id} ({run.team}/{run.workflow}) was started in the background: {steps}{more}.\n"
+            f"{narrowed}run {run.id} ({run.team}/{run.workflow}) was started in the background: {steps}{more}.\n"
             "Its results come to this conversation by themselves, once, when it is over. Do not poll and "
             "do not wait for it: go on with other work, or end your turn.\n"
             f'If it is no longer wanted: action="cancel", run_id="{run.id}".'

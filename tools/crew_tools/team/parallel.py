@@ -79,4 +79,5 @@ async def act(crew: "Crew", params: ParallelParams, context: ToolContext) -> Too
             skills=params.skill,
         )
 
-    return await launch(crew, await planned_by(plan), context, background=params.background)
+    spec = await planned_by(plan)
+    return await launch(crew, spec, context, background=params.background, width=params.concurrency)

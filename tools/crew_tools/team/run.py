@@ -52,7 +52,8 @@ async def act(crew: "Crew", params: RunParams, context: ToolContext) -> ToolOutp
     """Plan it, write it down, execute it."""
     if not (params.goal or params.task):
         raise CallerError("goal is needed: say what is to be achieved")
-    return await launch(crew, await planned(crew, params), context, background=params.background)
+    spec = await planned(crew, params)
+    return await launch(crew, spec, context, background=params.background, width=params.width)
 
 
 async def planned(crew: "Crew", params: RunParams) -> "RunSpec":
