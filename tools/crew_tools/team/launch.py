@@ -83,7 +83,8 @@ def _started(run: RunRecord, spec: "RunSpec", narrowed: str) -> ToolOutput:
     more = f" and {len(spec.steps) - 12} more" if len(spec.steps) > 12 else ""
     return ToolOutput(
         text=(
-            f"{narrowed}run {run.id} ({run.team}/{run.workflow}) was started in the background: {steps}{more}.\n"
+            f"{narrowed}run {run.id} ({run.team}/{run.workflow}) was started in the background: "
+            f"{steps}{more}.\n"
             "Its results come to this conversation by themselves, once, when it is over. Do not poll and "
             "do not wait for it: go on with other work, or end your turn.\n"
             f'If it is no longer wanted: action="cancel", run_id="{run.id}".'
