@@ -181,9 +181,10 @@ class Section:
         value = self._values.get(key)
         if value is None:
             return None
-        if value not in allowed:
-            raise self._bad(key, "one of " + ", ".join(allowed))
-        return value
+        for word in allowed:
+            if word == value:
+                return word
+        raise self._bad(key, "one of " + ", ".join(allowed))
 
     def whole(self, key: str, low: int, high: int) -> int | None:
         """A whole number."""
@@ -294,7 +295,7 @@ SCHEMA_MODES: Final[tuple[Literal["permissive"], Literal["strict"]]] = ("permiss
 def _comma_list(text: str) -> list[Json] | None:
     """What stands between the commas, quoted or not; None if that cannot be told."""
     try:
-        return [*next(csv.reader([text], skipinitialspace=True), [])]
+        return [*next(csv.reader([text], skipinitialspace=True), list[str]())]
     except csv.Error:
         return None
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from crew_plugin.resources.agentfile import limits_values, named
 from crew_plugin.resources.keys import SCHEMA_MODES, Keys, Notes, Section, is_name, split_front, tidy
-from crew_plugin.resources.models import Step, WorkflowFile
+from crew_plugin.resources.models import Attention, Step, WorkflowFile
 from crew_plugin.resources.yamltext import BadText, Json, dump_given, load_mapping
 
 __all__ = ["STEP_KEYS", "WORKFLOW_KEYS", "parse_workflow", "render_workflow"]
@@ -59,6 +59,7 @@ STEP_KEYS: Final = Keys(
     aliases={"skill": "skills"},
 )
 
+_ATTENTIONS: Final[tuple[Attention, Attention]] = ("skip", "pass")
 _HEADING: Final = ("## ", "##\t")
 _KEY_LINE: Final = re.compile(r"(?P<key>[A-Za-z][A-Za-z_-]*)[ \t]*:(?:[ \t].*)?")
 
@@ -132,7 +133,7 @@ def _step(lines: list[str], notes: Notes, line: int) -> Step:
         reads=section.outputs("reads"),
         output=section.output("output"),
         optional=section.flag("optional", default=False),
-        attention=section.choice("attention", ("skip", "pass")) or "skip",
+        attention=section.choice("attention", _ATTENTIONS) or "skip",
         model=section.maybe("model"),
         skills=section.skills("skills"),
         verify=section.flag("verify", default=False),

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 if TYPE_CHECKING:
     import yaml
@@ -70,6 +70,16 @@ class _Open:
         self.lines[item] = line
 
 
+class _Loader(Protocol):
+    """What is used of a loader of either kind; the stubs of the library do not say."""
+
+    def check_event(self) -> bool: ...
+    def get_event(self) -> Any: ...
+    def resolve(self, kind: type, value: str, implicit: tuple[bool, bool]) -> str: ...
+    def construct_object(self, node: object) -> Any: ...
+    def dispose(self) -> None: ...
+
+
 def load_mapping(text: str, first_line: int) -> Mapped:
     """The mapping that `text` is; empty for an empty text.
 
@@ -78,7 +88,7 @@ def load_mapping(text: str, first_line: int) -> Mapped:
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    loader = cast("_Loader", getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text))
     try:
         return _build(loader, first_line)
     except yaml.MarkedYAMLError as error:
@@ -93,14 +103,14 @@ def load_mapping(text: str, first_line: int) -> Mapped:
         loader.dispose()
 
 
-def _build(loader: "yaml.SafeLoader", first_line: int) -> Mapped:
+def _build(loader: "_Loader", first_line: int) -> Mapped:
     import yaml
 
     root = _Open(value=[])
     stack = [root]
     while loader.check_event():
-        event: yaml.Event = loader.get_event()  # type: ignore[no-untyped-call] # the stubs lack it
-        line = first_line + (event.start_mark.line if event.start_mark else 0)
+        event = loader.get_event()
+        line = first_line + int(event.start_mark.line)
         if isinstance(event, yaml.AliasEvent):
             raise BadText("anchors and aliases are not used here; write the value out", line)
         if isinstance(event, yaml.DocumentStartEvent) and event.explicit:
@@ -131,12 +141,12 @@ def _only_mapping(root: _Open, first_line: int) -> Mapped:
     return Mapped(values=top, lines=root.lines)
 
 
-def _scalar(loader: "yaml.SafeLoader", event: "yaml.ScalarEvent", line: int) -> Json:
+def _scalar(loader: "_Loader", event: "yaml.ScalarEvent", line: int) -> Json:
     import yaml
 
     if event.tag is not None:
         raise BadText(f"the tag {event.tag!r} is not used here", line)
-    tag: str = loader.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call] # the stubs lack it
+    tag = loader.resolve(yaml.ScalarNode, event.value, event.implicit)
     if tag in _AS_TEXT:
         return str(event.value)
     try:
@@ -160,9 +170,10 @@ def dump_mapping(values: dict[str, Json]) -> str:
         def ignore_aliases(self, data: object) -> bool:
             return True
 
-    def text(dumper: yaml.SafeDumper, value: str) -> "yaml.ScalarNode":
+    def text(dumper: Any, value: str) -> "yaml.ScalarNode":
         broken = any(mark in value for mark in "\n\r\x85\u2028\u2029")
-        return dumper.represent_scalar(_TAG + "str", value, style='"' if broken else None)
+        node: yaml.ScalarNode = dumper.represent_scalar(_TAG + "str", value, style='"' if broken else None)
+        return node
 
     Dumper.add_representer(str, text)
     stream = io.StringIO()
