@@ -100,11 +100,11 @@ class BubHost:
         """Who calls, in the crew's words."""
         known = context.state.get(PARENT)
         parent = known if isinstance(known, ParentRef) else None
-        show = self.progress
 
         async def progress(line: str) -> None:
-            if show is not None and parent is not None:
-                show(parent, line)
+            # Looked up now: the call itself may be what brings the crew, and with it the display.
+            if self.progress is not None and parent is not None:
+                self.progress(parent, line)
 
         return ToolContext(
             session=parent.session if parent else str(context.state.get("session_id", "")),
