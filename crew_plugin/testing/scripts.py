@@ -24,6 +24,7 @@ _WANTS_TEAM = re.compile(
     r"^\s*(?:please,?\s+)?(?:have|let|ask|get|use|start|run|send)\s+(?:a|the|your|our)\s+(?:\w+\s+)?(?:team|crew)\b",
     re.IGNORECASE,
 )
+_TELLING = re.compile(r"\s*(?!import |from |[#\"'\])}]).{12}")
 _FILES_READ = 3
 _QUOTES = 4
 
@@ -145,7 +146,7 @@ def _findings(results: Iterable[ToolResult]) -> Iterator[tuple[str, int, str]]:
         if result.name == "read":
             path = str(result.arguments.get("path", ""))
             lines = (match for line in result.text.splitlines() if (match := _NUMBERED.match(line)))
-            telling = ((int(line[1]), line[2].strip()) for line in lines if len(line[2].strip()) > 12)
+            telling = ((int(line[1]), line[2].strip()) for line in lines if _TELLING.match(line[2]))
             for number, text in itertools.islice(telling, _QUOTES):
                 yield path, number, text
 

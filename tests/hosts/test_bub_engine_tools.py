@@ -225,12 +225,13 @@ async def test_leaving_ends_what_ignores_a_polite_request(hosted: Hosted, spec_o
 
 
 async def test_leaving_ends_a_process_that_left_its_shell(hosted: Hosted, spec_of: SpecOf) -> None:
-    command = "setsid sleep 300 >/dev/null 2>&1 & echo $! > stray"
+    command = "setsid sh -c 'echo $$ > stray; exec sleep 300' >/dev/null 2>&1 & read line < go"
     async with hosted(calls(use("bash", command=command))) as host:
-        told = pipe(host, "stray")
+        told, go = pipe(host, "stray"), pipe(host, "go")
         async with host.engine.open(spec_of(host, host_tools=("bash",))) as session:
             await session.prompt("go")
             pid = await number(told)
+            await asyncio.to_thread(go.write_text, "go\n")
             await until(session, TurnEnded)
             assert psutil.pid_exists(pid)
         await gone(pid)
