@@ -125,6 +125,7 @@ def _step(lines: list[str], notes: Notes, line: int) -> Step:
         raise BadText("the task is given twice: as 'task' and as text", section.line("task"))
     if section.has("verify"):
         notes.say(section.line("verify"), "'verify' is accepted, not used yet")
+    attention: Attention | None = section.choice("attention", _ATTENTIONS)
     return Step(
         id=ident,
         role=section.name("role") or ident,
@@ -133,7 +134,7 @@ def _step(lines: list[str], notes: Notes, line: int) -> Step:
         reads=section.outputs("reads"),
         output=section.output("output"),
         optional=section.flag("optional", default=False),
-        attention=section.choice("attention", _ATTENTIONS) or "skip",
+        attention="skip" if attention is None else attention,
         model=section.maybe("model"),
         skills=section.skills("skills"),
         verify=section.flag("verify", default=False),
