@@ -24,7 +24,7 @@ _WANTS_TEAM = re.compile(
     r"^\s*(?:please,?\s+)?(?:have|let|ask|get|use|start|run|send)\s+(?:a|the|your|our)\s+(?:\w+\s+)?(?:team|crew)\b",
     re.IGNORECASE,
 )
-_TELLING = re.compile(r"\s*(?!import |from |[#\"'\])}]).{12}")
+_TELLING = re.compile(r"\s*+(?!import |from |[#\"'\])}]|[\w.]+,$).{12}")
 _FILES_READ = 3
 _QUOTES = 4
 
