@@ -19,11 +19,6 @@ class Project:
     state_dir: Path
 
     @property
-    def crew_dir(self) -> Path:
-        """The folder with the project's own agents, teams, workflows and settings."""
-        return self.root / CREW_DIR
-
-    @property
     def database(self) -> Path:
         """The store's file."""
         return self.state_dir / "crew.db"

@@ -4,21 +4,17 @@ The store's `data_version` is asked twenty times a second while somebody watches
 half a CPU second a minute and needs no other way between the processes.
 """
 
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from crew_plugin.models.records import EventRecord
 from crew_plugin.models.states import RUN_TERMINAL
 from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore
+from crew_plugin.store.writer import StoreWriter
 
-if TYPE_CHECKING:
-    from crew_plugin.store.writer import StoreWriter
-
-__all__ = ["follow", "follow_here"]
+__all__ = ["follow"]
 
 _PAUSE = 0.05
 _PAUSES_PER_LOOK = 20
@@ -35,7 +31,7 @@ class _Glance:
 
 
 async def follow(
-    writer: "StoreWriter", run_id: str | None, *, after_seq: int = 0
+    writer: StoreWriter, run_id: str | None, *, after_seq: int = 0
 ) -> AsyncIterator[EventRecord]:
     """The events of a run (or of all runs) from a sequence number on, as they come. Ends when the
     run has ended or its supervisor has died; with all runs, never."""
@@ -53,22 +49,6 @@ async def follow(
                 return
         pauses += 1
         await anyio.sleep(_PAUSE)
-
-
-def follow_here(store: RunStore, run_id: str | None, *, after_seq: int = 0) -> Iterator[EventRecord]:
-    """The same for a program without an event loop: blocks between events."""
-    seen, version, pauses = after_seq, -1, 0
-    while True:
-        if pauses % _PAUSES_PER_LOOK == 0 or store.data_version() != version:
-            glance = _glance(store, run_id=run_id, seen=seen)
-            version = glance.version
-            for event in glance.events:
-                seen = event.seq
-                yield event
-            if glance.over:
-                return
-        pauses += 1
-        time.sleep(_PAUSE)
 
 
 def _glance(store: RunStore, *, run_id: str | None, seen: int) -> _Glance:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import Effect, Lease, ToolCallRecord, ToolCallState, TranscriptEntry
 from crew_plugin.store.artifacts import Artifacts
+from crew_plugin.store.attempts import Attempts
 from crew_plugin.store.rows import dump, load, text
-from crew_plugin.store.tasks import Tasks
 
 __all__ = ["Journal"]
 
 INLINE_BYTES = 4096
 
 
-class Journal(Artifacts, Tasks):
+class Journal(Artifacts, Attempts):
     """Written by the wrappers around tools and models, as things happen."""
 
     def begin_tool_call(

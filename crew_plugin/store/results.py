@@ -11,8 +11,8 @@ from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import Lease, NewResult, ResultRecord
 from crew_plugin.models.states import ATTEMPT_TERMINAL
 from crew_plugin.store.artifacts import Artifacts
+from crew_plugin.store.attempts import Attempts
 from crew_plugin.store.rows import artifact_ref, dump, load, ref_values, text
-from crew_plugin.store.tasks import Tasks
 
 __all__ = ["Results"]
 
@@ -20,7 +20,7 @@ INLINE_BYTES = 4096
 """Longer contents are read from their body's file instead of being kept a second time."""
 
 
-class Results(Artifacts, Tasks):
+class Results(Artifacts, Attempts):
     """Accepting and reading results."""
 
     def accept_result(self, lease: Lease, attempt_id: str, result: NewResult, *, actor: str) -> ResultRecord:

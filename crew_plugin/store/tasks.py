@@ -1,4 +1,4 @@
-"""Tasks, their attempts, and the sessions of these."""
+"""Tasks: where each stands, and moving those that have no open attempt."""
 
 import sqlite3
 import time
@@ -6,27 +6,9 @@ from collections.abc import Sequence
 
 from crew_plugin.errors import IllegalTransition, UnknownName
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.ids import new_id
-from crew_plugin.models.records import (
-    ArtifactRef,
-    AttemptRecord,
-    Lease,
-    NewTask,
-    SessionRecord,
-    TaskRecord,
-    Usage,
-)
-from crew_plugin.models.states import (
-    ATTEMPT_TERMINAL,
-    RUN_TERMINAL,
-    TASK_TERMINAL,
-    TASK_TRANSITIONS,
-    AttemptState,
-    RunState,
-    SessionKind,
-    TaskState,
-)
-from crew_plugin.store.rows import cause_of, dump_cause, dump_ref, load, load_ref, text
+from crew_plugin.models.records import Lease, NewTask, TaskRecord
+from crew_plugin.models.states import RUN_TERMINAL, TASK_TRANSITIONS, AttemptState, RunState, TaskState
+from crew_plugin.store.rows import cause_of, dump_cause, load, text
 from crew_plugin.store.runs import Runs, check_tasks
 
 __all__ = ["Tasks"]
@@ -41,7 +23,7 @@ _ENDS = {
 
 
 class Tasks(Runs):
-    """Moving tasks and attempts. At most one attempt of a task is open."""
+    """Reading, adding, settling and pausing tasks."""
 
     def load_tasks(self, run_id: str) -> list[TaskRecord]:
         """The run's tasks by position."""
@@ -79,155 +61,6 @@ class Tasks(Runs):
                     data={"key": task.key, "role": task.role},
                 )
             return [self._task_of(lease, task_id) for task_id in ids]
-
-    def start_attempt(
-        self,
-        lease: Lease,
-        task_id: str,
-        *,
-        kind: SessionKind,
-        engine: str,
-        model: str | None,
-        cwd: str,
-        actor: str,
-    ) -> AttemptRecord:
-        """`queued` (or `running` between two attempts) -> `running`: counts the dispatch, makes
-        the attempt and its session."""
-        with self._change():
-            run_state = RunState(self._fence(lease)["state"])
-            task = self._task_of(lease, task_id)
-            self._check_start(run_state, task)
-            attempt_id, session_id, number, now = new_id("att"), new_id("ses"), task.attempts + 1, time.time()
-            self._execute(
-                "INSERT INTO attempt (id, run_id, task_id, number, state, epoch, engine, kind, session_id,"
-                " model_asked, started_at, last_activity_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    attempt_id,
-                    lease.run_id,
-                    task_id,
-                    number,
-                    AttemptState.RUNNING,
-                    lease.epoch,
-                    engine,
-                    kind,
-                    session_id,
-                    model,
-                    now,
-                    now,
-                ),
-            )
-            self._execute(
-                "INSERT INTO session (id, attempt_id, run_id, kind, cwd) VALUES (?, ?, ?, ?, ?)",
-                (session_id, attempt_id, lease.run_id, kind, cwd),
-            )
-            self._execute(
-                "UPDATE task SET state = ?, dispatches = dispatches + 1, attempts = ?, attempt_id = ?,"
-                " retry_at = NULL, started_at = coalesce(started_at, ?) WHERE id = ?",
-                (TaskState.RUNNING, number, attempt_id, now, task_id),
-            )
-            self._append(
-                lease.run_id,
-                lease.epoch,
-                "task.started",
-                actor,
-                task_id=task_id,
-                attempt_id=attempt_id,
-                data={"key": task.key, "number": number},
-            )
-            return self.load_attempt(attempt_id)
-
-    def open_session(
-        self, lease: Lease, attempt_id: str, *, host_session: str, prompt: ArtifactRef | None
-    ) -> None:
-        """Note the host's id of the session and the prompt it got."""
-        with self._change():
-            self._fence(lease)
-            attempt = self._attempt_of(lease, attempt_id)
-            self._execute(
-                "UPDATE session SET host_session = ?, prompt = ? WHERE id = ?",
-                (host_session, dump_ref(prompt), attempt.session_id),
-            )
-
-    def touch_attempt(
-        self, lease: Lease, attempt_id: str, *, usage: Usage, steps: int, model_used: str | None
-    ) -> None:
-        """Note progress: usage so far, model calls so far, activity now. An ended attempt stays
-        as it is."""
-        with self._change():
-            self._fence(lease)
-            changed = self._execute(
-                "UPDATE attempt SET usage_input = ?, usage_output = ?, usage_cached = ?, usage_calls = ?,"
-                " usage_cost = ?, steps = ?, model_used = coalesce(?, model_used), last_activity_at = ?"
-                " WHERE id = ? AND run_id = ? AND ended_at IS NULL",
-                (
-                    usage.input,
-                    usage.output,
-                    usage.cached,
-                    usage.calls,
-                    usage.cost,
-                    steps,
-                    model_used,
-                    time.time(),
-                    attempt_id,
-                    lease.run_id,
-                ),
-            )
-            if not changed.rowcount:
-                self._attempt_of(lease, attempt_id)
-
-    def end_attempt(
-        self,
-        lease: Lease,
-        attempt_id: str,
-        state: AttemptState,
-        *,
-        task_state: TaskState | None,
-        actor: str,
-        cause: Cause | None = None,
-        last_text: ArtifactRef | None = None,
-    ) -> TaskRecord:
-        """End an attempt and, unless `task_state` is None (another attempt is due), its task,
-        with the matching event. `COMPLETED` needs an accepted result without error."""
-        with self._change():
-            self._fence(lease)
-            attempt = self._attempt_of(lease, attempt_id)
-            if attempt.state == state and state in ATTEMPT_TERMINAL:
-                return self._task_of(lease, attempt.task_id)
-            task = self._task_of(lease, attempt.task_id)
-            self._check_end(attempt, state, task, task_state)
-            self._execute(
-                "UPDATE attempt SET state = ?, cause = ?, last_text = ?, ended_at = ? WHERE id = ?",
-                (state, dump_cause(cause), dump_ref(last_text), time.time(), attempt_id),
-            )
-            if state == AttemptState.LOST:
-                self._append(
-                    lease.run_id,
-                    lease.epoch,
-                    "attempt.lost",
-                    actor,
-                    task_id=task.id,
-                    attempt_id=attempt_id,
-                    cause=cause,
-                )
-            elif task_state is None or task_state.value != state.value:
-                self._append(
-                    lease.run_id,
-                    lease.epoch,
-                    "attempt.ended",
-                    actor,
-                    task_id=task.id,
-                    attempt_id=attempt_id,
-                    cause=cause,
-                    data={"state": state},
-                )
-            if task_state is not None:
-                self._end_task(
-                    lease, task, task_state, actor, cause, attempt_id=attempt_id, result_id=attempt.result_id
-                )
-            elif task.state == TaskState.WAITING:
-                # Its session is gone and with it the question: another attempt is due.
-                self._execute("UPDATE task SET state = ? WHERE id = ?", (TaskState.RUNNING, task.id))
-            return self._task_of(lease, task.id)
 
     def transition_task(
         self, lease: Lease, task_id: str, to: TaskState, *, actor: str, cause: Cause | None = None
@@ -270,95 +103,15 @@ class Tasks(Runs):
             )
             return self._task_of(lease, task_id)
 
-    def load_attempt(self, attempt_id: str) -> AttemptRecord:
-        """One attempt. Raises `UnknownName`."""
-        row = self._first("SELECT * FROM attempt WHERE id = ?", (attempt_id,))
-        if row is None:
-            raise self._unknown("attempt", attempt_id)
-        return _attempt(row)
-
-    def list_attempts(self, task_id: str) -> list[AttemptRecord]:
-        """The attempts of a task, oldest first."""
-        rows = self._all("SELECT * FROM attempt WHERE task_id = ? ORDER BY number", (task_id,))
-        return [_attempt(row) for row in rows]
-
-    def open_attempts(self, run_id: str) -> list[AttemptRecord]:
-        """The attempts of a run that have not ended."""
-        rows = self._all("SELECT * FROM attempt WHERE run_id = ? AND ended_at IS NULL ORDER BY n", (run_id,))
-        return [_attempt(row) for row in rows]
-
-    def load_session(self, session_id: str) -> SessionRecord:
-        """One session, by our id or the host's. Raises `UnknownName`."""
-        row = self._first("SELECT * FROM session WHERE id = ?", (session_id,)) or self._first(
-            "SELECT * FROM session WHERE host_session = ? AND host_session != '' ORDER BY n DESC LIMIT 1",
-            (session_id,),
-        )
-        if row is None:
-            raise self._unknown("session", session_id)
-        return SessionRecord(
-            id=row["id"],
-            attempt_id=row["attempt_id"],
-            run_id=row["run_id"],
-            kind=SessionKind(row["kind"]),
-            host_session=row["host_session"],
-            cwd=row["cwd"],
-            prompt=load_ref(row["prompt"]),
-        )
-
     def _task_of(self, lease: Lease, task_id: str) -> TaskRecord:
         row = self._first("SELECT * FROM task WHERE id = ? AND run_id = ?", (task_id, lease.run_id))
         if row is None:
             raise self._unknown("task", task_id)
         return _task(row)
 
-    def _attempt_of(self, lease: Lease, attempt_id: str) -> AttemptRecord:
-        row = self._first("SELECT * FROM attempt WHERE id = ? AND run_id = ?", (attempt_id, lease.run_id))
-        if row is None:
-            raise self._unknown("attempt", attempt_id)
-        return _attempt(row)
-
     def _open_attempt(self, task_id: str) -> str | None:
         row = self._first("SELECT id FROM attempt WHERE task_id = ? AND ended_at IS NULL", (task_id,))
         return None if row is None else str(row["id"])
-
-    def _check_start(self, run_state: RunState, task: TaskRecord) -> None:
-        current: str | None = None
-        if run_state in RUN_TERMINAL:
-            current = f"part of a run that is {run_state}"
-        elif task.state not in (TaskState.QUEUED, TaskState.RUNNING):
-            current = task.state
-        elif self._open_attempt(task.id):
-            current = "running with an open attempt"
-        elif task.dispatches >= task.max_dispatches:
-            current = f"{task.state} after {task.dispatches} of {task.max_dispatches} dispatches"
-        if current is not None:
-            raise IllegalTransition("task", task.id, current, "started")
-
-    def _check_end(
-        self, attempt: AttemptRecord, state: AttemptState, task: TaskRecord, task_state: TaskState | None
-    ) -> None:
-        if attempt.state in ATTEMPT_TERMINAL or state not in ATTEMPT_TERMINAL:
-            raise IllegalTransition("attempt", attempt.id, attempt.state, state)
-        if state == AttemptState.COMPLETED and not self._has_evidence(attempt):
-            raise IllegalTransition(
-                "attempt", attempt.id, f"{attempt.state} without an accepted result", state
-            )
-        if task_state is None:
-            return
-        without_evidence = task_state == TaskState.COMPLETED and state != AttemptState.COMPLETED
-        if (
-            without_evidence
-            or task_state not in TASK_TERMINAL
-            or task_state not in TASK_TRANSITIONS[task.state]
-        ):
-            raise IllegalTransition(
-                "task", task.id, f"{task.state} with an attempt that is {state}", task_state
-            )
-
-    def _has_evidence(self, attempt: AttemptRecord) -> bool:
-        if attempt.result_id is None:
-            return False
-        return self._one("SELECT error FROM result WHERE id = ?", (attempt.result_id,))["error"] is None
 
     def _end_task(
         self,
@@ -430,34 +183,4 @@ def _task(row: sqlite3.Row) -> TaskRecord:
         retry_at=row["retry_at"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
-    )
-
-
-def _attempt(row: sqlite3.Row) -> AttemptRecord:
-    return AttemptRecord(
-        id=row["id"],
-        run_id=row["run_id"],
-        task_id=row["task_id"],
-        number=row["number"],
-        state=AttemptState(row["state"]),
-        cause=cause_of(row["cause"]),
-        epoch=row["epoch"],
-        engine=row["engine"],
-        kind=SessionKind(row["kind"]),
-        session_id=row["session_id"],
-        model_asked=row["model_asked"],
-        model_used=row["model_used"],
-        usage=Usage(
-            input=row["usage_input"],
-            output=row["usage_output"],
-            cached=row["usage_cached"],
-            calls=row["usage_calls"],
-            cost=row["usage_cost"],
-        ),
-        steps=row["steps"],
-        result_id=row["result_id"],
-        last_text=load_ref(row["last_text"]),
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        last_activity_at=row["last_activity_at"],
     )

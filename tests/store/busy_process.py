@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from crew_plugin.models.records import EventRecord, Lease, NewEvent, NewResult, NewRun, NewTask
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 from crew_plugin.project import find_project
-from crew_plugin.store.follow import follow_here
+from crew_plugin.store.follow import follow
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.port import RunStore
-from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.store.writer import StoreWriter
 
 
@@ -76,14 +75,13 @@ async def work_on(folder: str, runs: int) -> None:
                 group.create_task(lane(len(range(first, runs, 4))))
 
 
-def watch(folder: str, runs: int) -> None:
-    store = SqliteStore.open(find_project(explicit=folder), read_only=True)
-    for event in follow_here(store, None):
-        tell([event])
-        runs -= event.type == "run.completed"
-        if not runs:
-            break
-    store.close()
+async def watch(folder: str, runs: int) -> None:
+    async with StoreWriter(find_project(explicit=folder)) as writer:
+        async for event in follow(writer, None):
+            tell([event])
+            runs -= event.type == "run.completed"
+            if not runs:
+                break
 
 
 if __name__ == "__main__":
@@ -91,4 +89,4 @@ if __name__ == "__main__":
     if action == "work":
         asyncio.run(work_on(place, int(count)))
     else:
-        watch(place, int(count))
+        asyncio.run(watch(place, int(count)))
