@@ -3,9 +3,6 @@
 import json
 import os
 import sys
-import tempfile
-import time
-import traceback
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from importlib import import_module
@@ -49,11 +46,11 @@ def invoke(command: Command, values: Mapping[str, Any]) -> int:
         return Exit.CANCELLED
     except CrewError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         return _say(error, str(error), as_json=bool(own.get("json")))
     except Exception as error:  # noqa: BLE001 - the person at the terminal is its owner
         if debug:
-            traceback.print_exc()
+            _print_traceback()
             return Exit.FAILED
         text = f"unexpected {type(error).__name__}: {error}; details: {_keep_traceback(place)}"
         return _say(error, text, as_json=bool(own.get("json")))
@@ -71,7 +68,17 @@ def _say(error: Exception, text: str, *, as_json: bool) -> int:
     return Exit.USAGE if isinstance(error, CallerError) else Exit.FAILED
 
 
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
 def _keep_traceback(place: Place) -> Path:
+    import tempfile
+    import time
+    import traceback
+
     try:
         folder = place.logs()
     except (OSError, OperatorMustAct):

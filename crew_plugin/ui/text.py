@@ -6,8 +6,8 @@ from a model loses its control characters, so that no result can write to a term
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from crew_plugin.models.causes import Cause
@@ -107,11 +107,11 @@ def _count(number: int) -> str:
 
 
 def _clock(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S")
+    return time.strftime("%H:%M:%S", time.localtime(at))
 
 
 def _when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

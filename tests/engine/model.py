@@ -46,6 +46,7 @@ class ModelRun:
         self.starts: list[str] = []
         self.ends: list[tuple[str, TaskState]] = []
         self.skip_causes: dict[str, Cause] = {}
+        self.opened: set[str] = set()
 
     @property
     def over(self) -> bool:
@@ -54,12 +55,8 @@ class ModelRun:
     def task(self, key: str) -> TaskView:
         return next(task for task in self.snapshot.tasks if task.key == key)
 
-    def keys(self, *states: TaskState, busy: bool | None = None) -> list[str]:
-        return [
-            task.key
-            for task in self.snapshot.tasks
-            if task.state in states and (busy is None or task.busy is busy)
-        ]
+    def busy(self) -> list[str]:
+        return [task.key for task in self.snapshot.tasks if task.busy]
 
     def change(self, key: str, to: TaskState | None = None, **facts: object) -> None:
         before = self.task(key)
@@ -100,7 +97,7 @@ class ModelRun:
                 else:
                     self.change(key, to, cause=cause, retry_at=None)
             case Skip(key, cause):
-                self.skip_causes[key] = cause
+                self._check_skip(key, cause)
                 self.change(key, TaskState.SKIPPED, cause=cause)
             case Block():
                 self._move(RunState.BLOCKED)
@@ -124,15 +121,31 @@ class ModelRun:
         if task.retry_at is not None:
             assert task.retry_at <= self.now
         self.starts.append(key)
-        self.change(
-            key,
-            TaskState.RUNNING,
-            busy=True,
-            dispatches=task.dispatches + 1,
-            attempts=task.attempts + 1,
-            retry_at=None,
-        )
+        self.change(key, busy=True, retry_at=None)
         self._check_limits()
+
+    def open(self, key: str) -> None:
+        """The attempt of a task that was given a slot is written down; a stop may come before."""
+        task = self.task(key)
+        if not task.busy or task.state not in {TaskState.QUEUED, TaskState.RUNNING} or key in self.opened:
+            return
+        if task.stopping:
+            self.change(key, busy=False, stopping=False)
+            return
+        self.opened.add(key)
+        self.change(key, TaskState.RUNNING, dispatches=task.dispatches + 1, attempts=task.attempts + 1)
+
+    def _check_skip(self, key: str, cause: Cause) -> None:
+        """A skip names a dependency that really leaves nothing."""
+        self.skip_causes[key] = cause
+        guilty = [
+            dep
+            for name in self.task(key).depends_on
+            if (dep := self.task(name)).state in TASK_TERMINAL - {TaskState.COMPLETED}
+            and not dep.optional
+            and not (dep.state is TaskState.NEEDS_ATTENTION and dep.attention_pass)
+        ]
+        assert any(repr(dep.key) in cause.message for dep in guilty), cause
 
     def _check_limits(self) -> None:
         busy = [task for task in self.snapshot.tasks if task.busy]
@@ -145,9 +158,11 @@ class ModelRun:
 
     def outcome(self, key: str, state: AttemptState, *, retryable: bool) -> None:
         """An attempt reports its end. Late and repeated reports change nothing."""
+        self.open(key)
         task = self.task(key)
         if not task.busy:
             return
+        self.opened.discard(key)
         last = LastAttempt(
             state=state, cause=Cause(code=CauseCode.MODEL_ERROR, message="scripted"), retryable=retryable
         )
@@ -161,6 +176,13 @@ class ModelRun:
             last=last,
             cause=None if again or state is AttemptState.COMPLETED else last.cause,
         )
+
+    def orphan(self, key: str) -> None:
+        """The attempt ended and nobody wrote down what is to become of the task."""
+        self.open(key)
+        if key in self.opened:
+            self.opened.discard(key)
+            self.change(key, busy=False, stopping=False)
 
     def retry_explicitly(self, key: str) -> None:
         """The one way out of a terminal state: a new attempt, and its skipped dependants again."""

@@ -22,11 +22,11 @@ class Step:
     retryable: bool
 
 
+RARE = ["again", "orphan", "stale", "time", "stop_task", "hold", "release", "retry", "grow", "stop"]
+
 steps = st.builds(
     Step,
-    what=st.sampled_from(
-        ["outcome"] * 12 + ["again", "stale", "time", "stop_task", "hold", "release", "retry", "grow", "stop"]
-    ),
+    what=st.sampled_from(["outcome"] * 12 + ["open"] * 6 + RARE),
     key=st.integers(0, 30),
     state=st.sampled_from(
         [
@@ -103,7 +103,7 @@ def happen(run: ModelRun, step: Step) -> None:
 
 
 def report(run: ModelRun, step: Step) -> None:
-    busy = run.keys(TaskState.RUNNING, busy=True)
+    busy = run.busy()
     if not busy:
         return
     key = busy[step.key % len(busy)]
@@ -116,6 +116,10 @@ def interfere(run: ModelRun, step: Step, anyone: str) -> None:
     match step.what:
         case "time":
             run.now += step.key
+        case "open":
+            run.open(anyone)
+        case "orphan":
+            run.orphan(next(iter(run.busy()), anyone))
         case "stop_task":
             run.change(anyone, stop=STOP)
         case "hold":
@@ -158,7 +162,7 @@ def finish(run: ModelRun) -> None:
             return
         release(run)
         run.settle()
-        busy = run.keys(TaskState.RUNNING, busy=True)
+        busy = run.busy()
         due = next_due(run.snapshot, run.now)
         if busy:
             run.outcome(busy[0], AttemptState.COMPLETED, retryable=False)
@@ -187,6 +191,7 @@ def test_any_interleaving_ends_in_a_run_with_nothing_left_to_do(run: ModelRun, s
 def test_a_skip_names_the_dependency_that_left_nothing(run: ModelRun, script: list[Step]) -> None:
     play(run, script)
     for key, cause in run.skip_causes.items():
+        assert run.task(key).state is TaskState.SKIPPED
         assert cause.code is CauseCode.DEPENDENCY
         assert any(repr(dep) in cause.message for dep in run.task(key).depends_on)
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,10 +28,11 @@ from crew_hooks.bub.progress import Progress
 from crew_plugin.bundle import bundle_root
 from crew_plugin.errors import CrewError
 from crew_plugin.host import ToolSpec
-from crew_plugin.manifest import load_manifest
 from crew_plugin.models.records import ParentRef
 from crew_plugin.project import Project, find_project
 from crew_plugin.store.liveness import current_owner
+from crew_tools import crew_agent
+from crew_tools import team as team_tool
 
 if TYPE_CHECKING:
     import typer
@@ -88,12 +88,8 @@ class CrewPlugin:
 
     def register(self) -> None:
         """Offer the crew's tools to Bub's model, and its commands to the person in the chat."""
-        modules = [import_module(name) for name in load_manifest().tool_modules]
-        tools: dict[str, ToolSpec] = {
-            spec.name: spec
-            for module in modules
-            if hasattr(module, "tools")
-            for spec in module.tools(self._life.ensure)
+        tools = {
+            spec.name: spec for module in (team_tool, crew_agent) for spec in module.tools(self._life.ensure)
         }
         private.offer_skills([str(bundle_root() / "skills")])
         team = tools.pop("team")
