@@ -27,13 +27,16 @@ _UNSUBMITTED: Final = (
 _OVERRIDDEN: Final = "Its data does not fit the schema that was asked for; take it with care."
 
 
-def handed_on(store: RunStore, context: AttemptContext) -> tuple[Handed, ...]:
+def handed_on(store: RunStore, context: AttemptContext, tasks: Iterable[TaskRecord]) -> tuple[Handed, ...]:
     """What the steps that this one depends on, or reads the shared output of, have left."""
-    tasks = {task.key: task for task in store.load_tasks(context.run.id)}
+    sources = _sources(context)
+    if not sources:
+        return ()
+    known = {task.key: task for task in tasks}
     results = {result.task_id: result for result in store.list_results(context.run.id)}
     handed: list[Handed] = []
-    for key in _sources(context):
-        task = tasks.get(key)
+    for key in sources:
+        task = known.get(key)
         if task is None:
             handed.append(Handed(key=key, text="", whole="", note="Nothing has this name.", missing=True))
         else:

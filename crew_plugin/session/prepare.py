@@ -99,9 +99,10 @@ def _material(store: RunStore, context: AttemptContext, cwd: str) -> _Material:
     if not Path(cwd).is_dir():
         raise CallerError(f"the working folder {cwd!r} of task {context.task.key!r} does not exist")
     agent = context.spec.agents[context.step.agent]
+    tasks = store.load_tasks(context.run.id)
     return _Material(
-        handed=handed_on(store, context),
-        peers=peers_of(store.load_tasks(context.run.id), context.task.key),
+        handed=handed_on(store, context, tasks),
+        peers=peers_of(tasks, context.task.key),
         project=project_instructions(cwd) if agent.project_context else None,
     )
 
