@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -91,7 +91,7 @@ def _make_repository(folder: Path) -> None:
 
 
 @contextmanager
-def _model(report: HostReport, folder: Path, *, quiet: bool) -> Iterator[None]:
+def _model(report: HostReport, folder: Path, *, quiet: bool) -> Generator[None]:
     """The configured model, or a scripted stand-in in a process of its own."""
     if report.key is not KeyState.MISSING:
         yield
@@ -113,7 +113,7 @@ def _model(report: HostReport, folder: Path, *, quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _scripted_server() -> Iterator[str]:
+def _scripted_server() -> Generator[str]:
     """The address of a model server that ends with this block."""
     command = [sys.executable, "-m", "crew_plugin.testing.model_server", "--script", "demo", "--port", "0"]
     # It ends when its standard input does, so also when this process is killed; and it is in a

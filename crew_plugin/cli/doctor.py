@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -354,7 +354,7 @@ def _own_tools() -> frozenset[str]:
 
 
 @asynccontextmanager
-async def _host(patient: _Patient) -> "AsyncIterator[Crew]":
+async def _host(patient: _Patient) -> "AsyncGenerator[Crew]":
     from crew_plugin.cli.hosting import load_host
     from crew_plugin.config import Settings
 

@@ -8,7 +8,7 @@ from typing import Any
 from crew_plugin.cli.invoke import print_json
 from crew_plugin.cli.place import Place
 from crew_plugin.errors import InvalidValue, UnknownName
-from crew_plugin.models.records import TranscriptEntry
+from crew_plugin.models.records import EventRecord, TranscriptEntry
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import (
     artifacts_text,
@@ -102,7 +102,7 @@ def events(*, place: Place, json: bool, run: str, follow: bool, after: int) -> i
         if follow:
             return _follow(store, run_id, after, as_json=json)
         names = task_names(store, run_id)
-        found = []
+        found: list[EventRecord] = []
         while batch := store.tail(run_id, after_seq=after):
             found.extend(batch)
             after = batch[-1].seq

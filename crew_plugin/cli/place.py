@@ -1,7 +1,7 @@
 """Which project a command is about, and its store, opened for reading."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ class Place:
         return text
 
     @contextmanager
-    def reading(self) -> Iterator[RunStore]:
+    def reading(self) -> Generator[RunStore]:
         """The store at one unchanging moment. Makes no files; what does not exist reads as empty."""
         from crew_plugin.store.sqlite import SqliteStore
 
@@ -52,7 +52,7 @@ class Place:
             store.close()
 
     @contextmanager
-    def reading_run(self, run: str) -> Iterator[tuple[RunStore, str]]:
+    def reading_run(self, run: str) -> Generator[tuple[RunStore, str]]:
         """The store and the id of one run in it. Raises `UnknownName`."""
         with self.reading() as store:
             if run == "last" and not store.list_runs(limit=1):

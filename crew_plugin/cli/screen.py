@@ -7,7 +7,7 @@ error is a log file, and the screen writes to what standard error was.
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
@@ -145,7 +145,7 @@ class Screen:
 
 
 @contextmanager
-def screen_on(logs: Path, *, quiet: bool) -> Iterator[Screen]:
+def screen_on(logs: Path, *, quiet: bool) -> Generator[Screen]:
     """A screen on standard error, which is a log file in this folder until the end."""
     for old in sorted(logs.glob("host-*.log"))[: -_LOGS_KEPT + 1]:
         old.unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def screen_on(logs: Path, *, quiet: bool) -> Iterator[Screen]:
 
 
 @contextmanager
-def stderr_into(log: Path) -> Iterator[TextIO]:
+def stderr_into(log: Path) -> Generator[TextIO]:
     """Make standard error this file, also for child processes; yields what it was before."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import (
@@ -290,13 +290,12 @@ def task_names(store: RunStore, run_id: str) -> dict[str, TaskName]:
 def tool_target(arguments: str) -> str:
     """The one argument of a tool call that says what it works on; empty if none does."""
     try:
-        values = json.loads(arguments)
+        parsed: object = json.loads(arguments)
     except ValueError:
         return ""
-    if not isinstance(values, dict):
-        return ""
+    values = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
     for key in _TARGET_KEYS:
-        value: object = values.get(key)
+        value = values.get(key)
         if isinstance(value, str) and value:
             return value
     return ""

@@ -8,7 +8,7 @@ import json
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from crew_plugin.cli.hosting import HostReport, KeyState
 
@@ -68,10 +68,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: {error}") from error
-    return loaded if isinstance(loaded, dict) else {}
+    return cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
 
 
 def _settings(raw: dict[str, Any]) -> "AgentSettings":
