@@ -9,10 +9,10 @@ from bub.channels.base import Lifecycle
 from bub.channels.message import ChannelMessage
 from bub.envelope import Envelope
 
-from crew_plugin.models.records import ParentRef
-
 if TYPE_CHECKING:
     from bub.channels.contracts import MessageHandler
+
+    from crew_plugin.models.records import ParentRef
 
 __all__ = ["CHANNEL", "CrewChannel", "parent_message"]
 
@@ -56,7 +56,7 @@ class CrewChannel(Lifecycle):
         return AdmitDecision("steer", reason="a crew's result for the running turn")
 
 
-def parent_message(parent: ParentRef, text: str) -> ChannelMessage:
+def parent_message(parent: "ParentRef", text: str) -> ChannelMessage:
     """The message that carries `text` into the parent's session."""
     route = parent.route
     output = route.get("output_channel") or route.get("channel") or CHANNEL

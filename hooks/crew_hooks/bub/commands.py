@@ -4,13 +4,15 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bub.channels.message import ChannelMessage
 
 from crew_hooks.bub.lifecycle import COMMAND_SESSION
 from crew_plugin.errors import CrewError
-from crew_plugin.host import ToolContext, ToolError, ToolSpec
+
+if TYPE_CHECKING:
+    from crew_plugin.host import ToolContext, ToolSpec
 
 __all__ = [
     "COMMANDS",
@@ -85,14 +87,15 @@ def read_line(line: str, known: frozenset[str]) -> Typed:
     return Typed(words=tuple(words), options=options)
 
 
-async def run_command(name: str, typed: Typed, team: ToolSpec, context: ToolContext) -> str:
+async def run_command(name: str, typed: Typed, team: "ToolSpec", context: "ToolContext") -> str:
     """What the person gets to read. An error is an answer too: it says what to type instead."""
     text = await _answer(name, typed, team, context)
     # Where channels run, they render Markdown, which would run the lines of a table together.
     return _fenced(text) if context.can_deliver_later else text
 
 
-async def _answer(name: str, typed: Typed, team: ToolSpec, context: ToolContext) -> str:
+async def _answer(name: str, typed: Typed, team: "ToolSpec", context: "ToolContext") -> str:
+    from crew_plugin.host import ToolError
     from crew_tools.team.actions import from_words
 
     words = _as_actions(name, typed)

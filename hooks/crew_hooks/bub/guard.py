@@ -7,10 +7,8 @@ put into every model call of the parent, outside the history, where no anchor ca
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from crew_plugin.models.records import DeliveryState, ParentRef
-from crew_plugin.models.states import RUN_TERMINAL, RunState
-
 if TYPE_CHECKING:
+    from crew_plugin.models.records import ParentRef
     from crew_plugin.store.port import RunStore
 
 __all__ = ["HANDOFF_TOOLS", "roster", "with_note", "with_roster"]
@@ -20,10 +18,9 @@ HANDOFF_TOOLS: Final = frozenset({"tape_handoff"})
 _LIMIT: Final = 2_000
 _BEGIN: Final = "<crew_runs>"
 _END: Final = "</crew_runs>"
-_ACTIVE: Final = tuple(state for state in RunState if state not in RUN_TERMINAL)
 
 
-def roster(store: "RunStore", parent: ParentRef) -> str:
+def roster(store: "RunStore", parent: "ParentRef") -> str:
     """The runs of this parent that are not over, and the ended ones whose result has not reached
     it yet; at most 2,000 characters, empty when there is nothing to tell."""
     lines = [
@@ -69,8 +66,11 @@ def _without_block(text: str) -> str:
     return head.rstrip() + rest.partition(_END)[2] if begin else text
 
 
-def _active(store: "RunStore", parent: ParentRef) -> list[str]:
-    return [run.id for run in store.list_runs(states=_ACTIVE, limit=20, parent=parent)]
+def _active(store: "RunStore", parent: "ParentRef") -> list[str]:
+    from crew_plugin.models.states import RUN_TERMINAL, RunState
+
+    active = tuple(state for state in RunState if state not in RUN_TERMINAL)
+    return [run.id for run in store.list_runs(states=active, limit=20, parent=parent)]
 
 
 def _active_line(store: "RunStore", run_id: str) -> str:
@@ -82,7 +82,10 @@ def _active_line(store: "RunStore", run_id: str) -> str:
     return f"- {row.id} {row.team} ({place}) {row.shown_state}: {one_line(row.goal, 100)!r}"
 
 
-def _pending_lines(store: "RunStore", parent: ParentRef) -> list[str]:
+def _pending_lines(store: "RunStore", parent: "ParentRef") -> list[str]:
+    from crew_plugin.models.records import DeliveryState
+    from crew_plugin.models.states import RUN_TERMINAL
+
     rows = store.list_deliveries(parent=parent, states=(DeliveryState.PENDING, DeliveryState.SENT))
     lines: list[str] = []
     for run_id in dict.fromkeys(row.run_id for row in rows):

@@ -1,15 +1,14 @@
 """Bub as a host of the crew: what it offers, and how a crew is put together inside it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from crew_hooks.bub.compat.parent import register_tool
 from crew_plugin.errors import HostUnsupported
-from crew_plugin.host import HostCapability, HostInfo, ToolContext, ToolError, ToolSpec
-from crew_plugin.models.records import ParentRef
 
 if TYPE_CHECKING:
     from bub.channels.message import ChannelMessage
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from crew_hooks.bub.lifecycle import CrewLife
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
+    from crew_plugin.host import HostInfo, ToolContext, ToolSpec
+    from crew_plugin.models.records import ParentRef
     from crew_plugin.project import Project
 
 __all__ = ["PARENT", "BubHost", "CommandHandler", "compose", "host_crew"]
@@ -32,19 +33,28 @@ CommandHandler = Callable[[tuple[str, ...], dict[str, Any], "BubContext"], Await
 _FROM_CHAT: Final = "run_command"
 """What Bub gives as the run's id of a tool that a person called by a chat command."""
 
-_ALWAYS: Final = frozenset(
-    {
-        HostCapability.TURN_END,
-        HostCapability.PROMPT_CONTEXT,
-        HostCapability.BEFORE_COMPACT,
-        HostCapability.COMMANDS,
-        HostCapability.SKILLS,
-        HostCapability.MCP_CATALOG,
-    }
-)
-_WITH_CHANNELS: Final = frozenset(
-    {HostCapability.INJECT_IDLE, HostCapability.STEER_PARENT, HostCapability.PROGRESS}
-)
+
+class Offered(Protocol):
+    """What Bub has to know of a tool before it is called: a generated schema says as much."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """What its model is told."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """JSON Schema of its arguments."""
+        ...
+
+
+def _itself(spec: "ToolSpec") -> "ToolSpec":
+    return spec
 
 
 class BubHost:
@@ -58,13 +68,25 @@ class BubHost:
         self.progress: Callable[[ParentRef, str], None] | None = None
         """Prints a line in a parent's chat; None before the crew's first use."""
 
-    def identify(self) -> HostInfo:
+    def identify(self) -> "HostInfo":
         """Bub, and what it can do in this process: without channels nothing can be delivered later."""
+        from crew_plugin.host import HostCapability, HostInfo
+
+        can = {
+            HostCapability.TURN_END,
+            HostCapability.PROMPT_CONTEXT,
+            HostCapability.BEFORE_COMPACT,
+            HostCapability.COMMANDS,
+            HostCapability.SKILLS,
+            HostCapability.MCP_CATALOG,
+        }
+        if self.has_channels:
+            can |= {HostCapability.INJECT_IDLE, HostCapability.STEER_PARENT, HostCapability.PROGRESS}
         return HostInfo(
             name="bub",
             version=self._version,
             cwd=str(self._framework.workspace),
-            capabilities=_ALWAYS | _WITH_CHANNELS if self.has_channels else _ALWAYS,
+            capabilities=frozenset(can),
         )
 
     def attach(self, channel: "CrewChannel | None") -> None:
@@ -76,28 +98,34 @@ class BubHost:
         """Whether Bub's channel manager runs: only then can something be delivered later."""
         return self._channel is not None
 
-    def register_tools(self, tools: tuple[ToolSpec, ...]) -> None:
+    def register_tools(self, tools: "tuple[ToolSpec, ...]") -> None:
         """Offer these tools to Bub's model."""
         for spec in tools:
-            self.offer(spec)
+            self.offer(spec, partial(_itself, spec))
 
-    def offer(self, spec: ToolSpec, command: CommandHandler | None = None) -> None:
-        """Offer a tool to Bub's model; with `command`, a person can call it in the chat as well."""
+    def offer(
+        self, schema: Offered, tool: "Callable[[], ToolSpec]", command: CommandHandler | None = None
+    ) -> None:
+        """Offer a tool to Bub's model, made at its first call; with `command`, a person can call
+        it in the chat as well."""
 
         async def handle(*words: str, context: "BubContext", **arguments: Any) -> str:
             if command is not None and context.run_id == _FROM_CHAT:
                 return await command(words, arguments, context)
-            return await self._call(spec, arguments, context)
+            return await self._call(tool(), arguments, context)
 
         register_tool(
-            name=spec.name,
-            description=spec.description,
-            parameters=dict(spec.parameters),
+            name=schema.name,
+            description=schema.description,
+            parameters=dict(schema.parameters),
             handler=handle,
         )
 
-    def tool_context(self, context: "BubContext") -> ToolContext:
+    def tool_context(self, context: "BubContext") -> "ToolContext":
         """Who calls, in the crew's words."""
+        from crew_plugin.host import ToolContext
+        from crew_plugin.models.records import ParentRef
+
         known = context.state.get(PARENT)
         parent = known if isinstance(known, ParentRef) else None
 
@@ -114,7 +142,7 @@ class BubHost:
             can_deliver_later=self.has_channels,
         )
 
-    async def send(self, parent: ParentRef, text: str) -> "ChannelMessage | None":
+    async def send(self, parent: "ParentRef", text: str) -> "ChannelMessage | None":
         """Hand `text` to a session; the message, which lives for as long as Bub has it to deal
         with, or None if there is no way now."""
         from crew_hooks.bub.channel import parent_message
@@ -125,7 +153,7 @@ class BubHost:
         await self._channel.hand_in(message)
         return message
 
-    async def deliver(self, parent: ParentRef, text: str) -> bool:
+    async def deliver(self, parent: "ParentRef", text: str) -> bool:
         """Hand `text` to a session: a new turn if it is idle, steered if it is busy."""
         return await self.send(parent, text) is not None
 
@@ -133,8 +161,10 @@ class BubHost:
         """Start and stop with `framework.running()`."""
         return self._life.running()
 
-    async def _call(self, spec: ToolSpec, arguments: dict[str, Any], context: "BubContext") -> str:
+    async def _call(self, spec: "ToolSpec", arguments: dict[str, Any], context: "BubContext") -> str:
         from bub.errors import BubError, ErrorKind
+
+        from crew_plugin.host import ToolError
 
         try:
             return (await spec.execute(arguments, self.tool_context(context))).text

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,28 +23,35 @@ from loguru import logger
 from crew_hooks.bub import commands, compat, guard
 from crew_hooks.bub.channel import CHANNEL, CrewChannel
 from crew_hooks.bub.compat import parent as private
-from crew_hooks.bub.delivery import Delivery, delivery_ids, process_text
 from crew_hooks.bub.host import PARENT, BubHost, compose
 from crew_hooks.bub.lifecycle import COMMAND_SESSION, CrewLife, Turns, is_ours
-from crew_hooks.bub.progress import Progress
 from crew_plugin.bundle import bundle_root
 from crew_plugin.errors import CrewError
-from crew_plugin.host import ToolSpec
-from crew_plugin.models.records import ParentRef
-from crew_plugin.project import Project, find_project
-from crew_plugin.store.liveness import current_owner
-from crew_tools import crew_agent
-from crew_tools import team as team_tool
+from crew_tools.schemas import load_schema
 
 if TYPE_CHECKING:
     import typer
     from bub.tools import ToolContext as BubContext
 
+    from crew_hooks.bub.delivery import Delivery
     from crew_plugin.crew import Crew
+    from crew_plugin.host import ToolSpec
+    from crew_plugin.models.records import ParentRef
+    from crew_plugin.project import Project
 
 __all__ = ["CrewPlugin", "Inactive", "load"]
 
 TURN: Final = "_crew_turn"
+_OFFERED: Final = ("crew_agent", "crew_agent_result", "team")
+_AT_THE_FIRST_TURN: Final = (
+    "crew_hooks.bub.delivery",
+    "crew_plugin.project",
+    "crew_plugin.store.liveness",
+    "crew_tools.crew_agent",
+    "crew_tools.team",
+)
+"""Bub loads this plugin in every process: what only a turn needs is imported by the first one."""
+
 LINE: Final = "_crew_line"
 """The rest of a chat command that Bub's own reading of it would refuse."""
 
@@ -81,26 +90,21 @@ class CrewPlugin:
         self._life = CrewLife(self._composed)
         self._host = BubHost(framework, version, self._life)
         self._turns = Turns()
+        self._tools: dict[str, ToolSpec] = {}
         self._delivery: Delivery | None = None
         self._to_open: list[str] = []
         self._project: Project | None = None
-        self._process = current_owner()
 
     def register(self) -> None:
         """Offer the crew's tools to Bub's model, and its commands to the person in the chat."""
-        tools = {
-            spec.name: spec for module in (team_tool, crew_agent) for spec in module.tools(self._life.ensure)
-        }
         private.offer_skills([str(bundle_root() / "skills")])
-        team = tools.pop("team")
 
         async def typed(words: tuple[str, ...], options: dict[str, Any], context: "BubContext") -> str:
-            return await self._command("team", words, options, context, team)
+            return await self._command("team", words, options, context)
 
         async def crew(*words: str, context: "BubContext", **options: Any) -> str:
-            return await self._command("crew", words, options, context, team)
+            return await self._command("crew", words, options, context)
 
-        self._host.register_tools(tuple(tools.values()))
         private.register_tool(
             name="crew",
             description="Watch and steer runs of the crew: `crew help`.",
@@ -108,16 +112,23 @@ class CrewPlugin:
             handler=crew,
             command_only=True,
         )
-        self._host.offer(team, command=typed)
+        for name in _OFFERED:
+            command = typed if name == "team" else None
+            self._host.offer(load_schema(name), partial(self._tool, name), command)
+
+    def _tool(self, name: str) -> "ToolSpec":
+        """One of the tools, made when it is first called."""
+        if not self._tools:
+            from crew_tools import crew_agent, team
+
+            made = (*crew_agent.tools(self._life.ensure), *team.tools(self._life.ensure))
+            self._tools = {spec.name: spec for spec in made}
+        return self._tools[name]
 
     async def _command(
-        self,
-        name: str,
-        words: tuple[str, ...],
-        options: dict[str, Any],
-        context: "BubContext",
-        team: ToolSpec,
+        self, name: str, words: tuple[str, ...], options: dict[str, Any], context: "BubContext"
     ) -> str:
+        team = self._tool("team")
         line = context.state.pop(LINE, None)
         if line is None:
             typed = commands.Typed(words=words, options=options)
@@ -130,12 +141,16 @@ class CrewPlugin:
     @asynccontextmanager
     async def _composed(self) -> AsyncIterator["Crew"]:
         """The crew, with what only a chat needs: delivery of late results, and lines of progress."""
+        from crew_hooks.bub.delivery import Delivery
+        from crew_hooks.bub.progress import Progress
+        from crew_plugin.store.liveness import current_owner
+
         project = await self._find_project()
         async with AsyncExitStack() as stack:
             crew = await stack.enter_async_context(compose(self._framework, project))
             delivery = Delivery(
                 crew,
-                identity=self._process,
+                identity=current_owner(),
                 send=self._send,
                 on_tape=self._on_tape,
                 report=logger.warning,
@@ -155,22 +170,26 @@ class CrewPlugin:
     def _decomposed(self) -> None:
         self._delivery = self._host.progress = None
 
-    async def _find_project(self) -> Project:
+    async def _find_project(self) -> "Project":
+        from crew_plugin.project import find_project
+
         if self._project is None:
             self._project = await asyncio.to_thread(find_project, self._framework.workspace)
         return self._project
 
     async def _on_tape(self, session_id: str, idents: Sequence[str]) -> frozenset[str]:
+        from crew_hooks.bub.delivery import delivery_ids
+
         said = await private.user_messages(self._framework, session_id)
         return frozenset(idents).intersection(ident for text in said for ident in delivery_ids(text))
 
-    async def _send(self, parent: ParentRef, text: str) -> ChannelMessage | None:
+    async def _send(self, parent: "ParentRef", text: str) -> ChannelMessage | None:
         message = await self._host.send(parent, text)
         if message is not None and self._host.progress is not None:
             self._host.progress(parent, "the crew's result goes to this conversation")
         return message
 
-    async def _show(self, parent: ParentRef, lines: Sequence[str]) -> None:
+    async def _show(self, parent: "ParentRef", lines: Sequence[str]) -> None:
         channel = parent.route.get("output_channel", "")
         try:
             if await private.print_lines(self._framework, channel, lines):
@@ -205,6 +224,7 @@ class CrewPlugin:
         if is_ours(session):
             return {}
         if self._turns.begins(session):
+            await asyncio.to_thread(_import_for_turns)
             await self._open(session)
         return {PARENT: self._parent(message, session), TURN: _Turn()}
 
@@ -215,6 +235,8 @@ class CrewPlugin:
         turn = state.get(TURN)
         if not isinstance(turn, _Turn):
             return None
+        from crew_hooks.bub.delivery import delivery_ids
+
         content = content_of(message)
         idents = delivery_ids(content)
         opens = turn.opened_by is None
@@ -258,14 +280,18 @@ class CrewPlugin:
         except CrewError as error:
             logger.warning("crew-plugin: {}", error)
 
-    def _parent(self, message: Envelope, session_id: str) -> ParentRef:
+    def _parent(self, message: Envelope, session_id: str) -> "ParentRef":
+        from crew_hooks.bub.delivery import process_text
+        from crew_plugin.models.records import ParentRef
+        from crew_plugin.store.liveness import current_owner
+
         context: Mapping[str, Any] = field_of(message, "context", {}) or {}
         route = {
             "channel": field_of(message, "channel"),
             "chat_id": field_of(message, "chat_id"),
             "output_channel": field_of(message, "output_channel"),
             "thread_id": context.get(commands.THREAD) or context.get("thread_id"),
-            "process": process_text(self._process),
+            "process": process_text(current_owner()),
         }
         return ParentRef(
             host="bub", session=session_id, route={key: str(value) for key, value in route.items() if value}
@@ -308,6 +334,8 @@ class CrewPlugin:
 
     async def _roster(self, state: TurnState) -> str | None:
         """None where the crew was never used: nothing to tell, and no older block to replace."""
+        from crew_plugin.models.records import ParentRef
+
         parent = state.get(PARENT)
         if not isinstance(parent, ParentRef) or not self._life.begun:
             return None
@@ -322,3 +350,8 @@ class CrewPlugin:
         from crew_plugin.cli.app import build_app
 
         app.add_typer(build_app(), name="crew", help="A crew of agents: start teams, watch them.")
+
+
+def _import_for_turns() -> None:
+    for module in _AT_THE_FIRST_TURN:
+        import_module(module)
