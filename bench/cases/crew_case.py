@@ -30,7 +30,6 @@ def memory() -> float:
 
 async def main(url: str, count: int, warm: int) -> dict[str, float]:
     from crew_hooks.bub.host import host_crew
-
     from crew_plugin.config import load_settings
     from crew_plugin.engine.plan import ParallelTask, plan_parallel
     from crew_plugin.project import find_project

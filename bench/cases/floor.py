@@ -27,7 +27,9 @@ def request(messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def worker(post: Any, number: int) -> str:
-    messages: list[dict[str, Any]] = [{"role": "user", "content": f"read README.md and report, token-{number:04d}"}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": f"read README.md and report, token-{number:04d}"}
+    ]
     answer = await post(request(messages))
     call = answer["choices"][0]["message"]["tool_calls"][0]
     messages += [
@@ -35,14 +37,18 @@ async def worker(post: Any, number: int) -> str:
         {"role": "tool", "tool_call_id": call["id"], "content": "# a file"},
     ]
     answer = await post(request(messages))
-    return str(json.loads(answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])["summary"])
+    return str(
+        json.loads(answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])["summary"]
+    )
 
 
 async def main(kind: str, url: str, count: int) -> dict[str, float]:
     if kind == "httpx":
         import httpx
 
-        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=1000, max_keepalive_connections=1000), timeout=120) as client:
+        async with httpx.AsyncClient(
+            limits=httpx.Limits(max_connections=1000, max_keepalive_connections=1000), timeout=120
+        ) as client:
 
             async def post(body: dict[str, Any]) -> Any:
                 return (await client.post(f"{url}/chat/completions", json=body)).json()

@@ -29,7 +29,7 @@ async def main(url: str, count: int, warm: int) -> dict[str, float]:
 
     async def worker(number: int) -> str:
         answer = await agent.run(f"read README.md and report, token-{number:04d}")
-        return answer.output.summary
+        return str(answer.output.summary)
 
     for number in range(warm):
         await worker(9000 + number)

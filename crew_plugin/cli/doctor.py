@@ -184,6 +184,7 @@ def _check_config(patient: _Patient) -> Iterator[Finding]:
 def _check_resources(patient: _Patient) -> Iterator[Finding]:
     from crew_plugin.config import Settings
     from crew_plugin.resources import discover
+    from crew_plugin.resources.check import catalog_problems
 
     root = patient.project.root if patient.project else None
     patient.catalog = catalog = discover(root, patient.settings or Settings())
@@ -199,22 +200,8 @@ def _check_resources(patient: _Patient) -> Iterator[Finding]:
         yield Finding(Level.WARN, "file", str(notice))
     for item in catalog.hidden:
         yield Finding(Level.WARN, f"{item.kind} {item.name}", f"{item.path}: {item.reason}")
-    yield from _references(catalog)
-
-
-def _references(catalog: "Catalog") -> Iterator[Finding]:
-    for team in catalog.teams.values():
-        for role in team.roles.values():
-            if role.agent not in catalog.agents:
-                text = f"{team.path}:{role.line}: role {role.name!r} names an unknown agent {role.agent!r}"
-                yield Finding(Level.FAIL, f"team {team.name}", text)
-        flow = team.default_workflow or team.name
-        if flow not in catalog.workflows:
-            yield Finding(Level.FAIL, f"team {team.name}", f"{team.path}: unknown workflow {flow!r}")
-    for agent in catalog.agents.values():
-        for skill in agent.skills:
-            if skill not in catalog.skills:
-                yield Finding(Level.FAIL, f"agent {agent.name}", f"{agent.path}: unknown skill {skill!r}")
+    for problem in catalog_problems(catalog):
+        yield Finding(Level.FAIL, "file", str(problem))
 
 
 def _check_servers(patient: _Patient) -> Iterator[Finding]:

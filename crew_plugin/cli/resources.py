@@ -16,6 +16,7 @@ from crew_plugin.resources import (
     WorkflowFile,
     discover,
 )
+from crew_plugin.resources.check import catalog_problems
 from crew_plugin.ui.text import columns, one_line, printable
 
 __all__ = ["agents", "init", "teams", "workflows"]
@@ -77,7 +78,7 @@ def _list_or_show(kind: Kind, place: Place, name: str | None, *, as_json: bool) 
 
 def _print_list(kind: Kind, catalog: Catalog, *, as_json: bool) -> None:
     found = sorted(catalog.of(kind).values(), key=lambda item: item.name)
-    problems = _about(kind, catalog.problems)
+    problems = _about(kind, [*catalog.problems, *catalog_problems(catalog)])
     notices = _about(kind, catalog.notices)
     hidden = [item for item in catalog.hidden if item.kind is kind]
     if as_json:

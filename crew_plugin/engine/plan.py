@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from crew_plugin.config.settings import Settings
-from crew_plugin.engine.validate import step_problems
 from crew_plugin.errors import CallerError, InvalidPlan, InvalidValue, UnknownName
 from crew_plugin.models.spec import AgentSpec, LimitsSpec, RunSpec, SkillText, StepSpec
 from crew_plugin.models.states import SessionKind
 from crew_plugin.resources.catalog import Catalog
+from crew_plugin.resources.check import step_problems
 from crew_plugin.resources.models import Kind, Role, Skills, Step, TeamFile, WorkflowFile
 
 __all__ = ["DEFAULT_AGENT", "DEFAULT_TEAM", "ParallelTask", "plan_parallel", "plan_run"]
@@ -124,7 +124,7 @@ def _plan_workflow(
     roles = {step.role: Role(name=step.role, agent=step.role) for step in plan.steps}
     if chosen is not None:
         roles = dict(chosen.roles)
-    problems = step_problems(plan, chosen, roles)
+    problems = [str(problem) for problem in step_problems(plan, chosen, roles)]
     for step in plan.steps:
         bound = roles.get(step.role)
         if bound is not None:

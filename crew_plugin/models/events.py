@@ -39,15 +39,10 @@ _ALL = (
         "supervisor",
         ("kind", "requested", "reason"),
     ),
-    EventType("task.added", "A task was added to the run on the way.", "supervisor", ("key", "role")),
     EventType("task.started", "An attempt of the task began.", "supervisor", ("key", "number")),
     EventType("task.waiting", "The task's session asked a question.", "supervisor", ("question",)),
     EventType("task.resumed", "The question was answered.", "supervisor", ()),
     EventType("task.retry_due", "A new attempt will start after a pause.", "supervisor", ("at", "number")),
-    EventType("task.retried", "Somebody asked for a new attempt of an ended task.", "caller", ()),
-    EventType(
-        "task.requeued", "Skipped before, and due again because what it needs is retried.", "supervisor", ()
-    ),
     EventType("task.completed", "The task's result was accepted.", "supervisor", ("key", "result_id")),
     EventType(
         "task.needs_attention", "The task ended without a result but left a text.", "supervisor", ("key",)

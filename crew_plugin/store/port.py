@@ -111,10 +111,6 @@ class RunStore(Protocol):
         """One task, by its key or its id. Raises `UnknownName`."""
         ...
 
-    def add_tasks(self, lease: Lease, tasks: Sequence[NewTask], *, actor: str) -> list[TaskRecord]:
-        """Add tasks on the way (adaptive plans), with `task.added` for each."""
-        ...
-
     def start_attempt(
         self,
         lease: Lease,

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 
 from crew_plugin.errors import IllegalTransition, InvalidPlan, InvalidValue, LeaseHeld, UnknownName
 from crew_plugin.models.causes import Cause
@@ -22,7 +22,7 @@ from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.outbox import Outbox
 from crew_plugin.store.rows import cause_of, dump, dump_cause, load, owner_of, parent_of, text
 
-__all__ = ["OUTSIDE", "Runs", "check_tasks"]
+__all__ = ["OUTSIDE", "Runs"]
 
 OUTSIDE = ("parent", "operator")
 """Recipients of mail who do not end with the run."""
@@ -44,7 +44,7 @@ class Runs(Outbox):
         run_id = new_id("run")
         parent = run.parent
         with self._change():
-            check_tasks(f"{run.workflow!r} of {run.team!r}", tasks, known=frozenset())
+            _check_tasks(f"{run.workflow!r} of {run.team!r}", tasks)
             self._execute(
                 "INSERT INTO run (id, state, team, workflow, cwd, background, parent_host,"
                 " parent_session, parent_route, created_at, wall_seconds, goal, spec)"
@@ -285,9 +285,9 @@ class Runs(Outbox):
         raise self._unknown("run", part)
 
 
-def check_tasks(what: str, tasks: Sequence[NewTask], *, known: Set[str]) -> None:
-    """Raises `InvalidPlan` unless keys are unique and dependencies exist, among `known` ones too."""
-    keys = set(known)
+def _check_tasks(what: str, tasks: Sequence[NewTask]) -> None:
+    """Raises `InvalidPlan` unless keys are unique and dependencies exist."""
+    keys: set[str] = set()
     problems: list[str] = []
     for task in tasks:
         if task.key in keys:

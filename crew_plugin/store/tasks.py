@@ -2,14 +2,13 @@
 
 import sqlite3
 import time
-from collections.abc import Sequence
 
 from crew_plugin.errors import IllegalTransition, UnknownName
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import Lease, NewTask, TaskRecord
-from crew_plugin.models.states import RUN_TERMINAL, TASK_TRANSITIONS, AttemptState, RunState, TaskState
+from crew_plugin.models.records import Lease, TaskRecord
+from crew_plugin.models.states import TASK_TRANSITIONS, AttemptState, TaskState
 from crew_plugin.store.rows import cause_of, dump_cause, load, text
-from crew_plugin.store.runs import Runs, check_tasks
+from crew_plugin.store.runs import Runs
 
 __all__ = ["Tasks"]
 
@@ -41,26 +40,6 @@ class Tasks(Runs):
             keys = self._all("SELECT key FROM task WHERE run_id = ?", (run_id,))
             raise UnknownName("task", key_or_id, [key["key"] for key in keys])
         return _task(row)
-
-    def add_tasks(self, lease: Lease, tasks: Sequence[NewTask], *, actor: str) -> list[TaskRecord]:
-        """Add tasks on the way (adaptive plans), with `task.added` for each."""
-        with self._change():
-            state = RunState(self._fence(lease)["state"])
-            if state in RUN_TERMINAL:
-                raise IllegalTransition("run", lease.run_id, state, "larger")
-            known = self._all("SELECT key FROM task WHERE run_id = ?", (lease.run_id,))
-            check_tasks(f"run {lease.run_id}", tasks, known={row["key"] for row in known})
-            ids = self._insert_tasks(lease.run_id, tasks)
-            for task_id, task in zip(ids, tasks, strict=True):
-                self._append(
-                    lease.run_id,
-                    lease.epoch,
-                    "task.added",
-                    actor,
-                    task_id=task_id,
-                    data={"key": task.key, "role": task.role},
-                )
-            return [self._task_of(lease, task_id) for task_id in ids]
 
     def transition_task(
         self, lease: Lease, task_id: str, to: TaskState, *, actor: str, cause: Cause | None = None

@@ -25,7 +25,6 @@ __all__ = [
     "one_line",
     "printable",
     "result_text",
-    "run_answer",
     "runs_text",
     "seconds_text",
     "shorten",
@@ -35,7 +34,6 @@ __all__ = [
 ]
 
 RESULT_LIMIT: Final = 4_000
-ANSWER_LIMIT: Final = 24_000
 _LEAST: Final = 240
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SPACE = re.compile(r"\s+")
@@ -225,12 +223,7 @@ def result_text(result: ResultView, *, limit: int | None = RESULT_LIMIT) -> str:
     return "\n".join(lines)
 
 
-def run_answer(view: RunView, results: Sequence[ResultView], *, limit: int = ANSWER_LIMIT) -> str:
-    """What a run has to say when it is over (or so far): how it ended, and each task's answer."""
-    return f"{_answer_head(view)}\n\n{answers_text(view, results, limit=limit)}"
-
-
-def answers_text(view: RunView, results: Sequence[ResultView], *, limit: int = ANSWER_LIMIT) -> str:
+def answers_text(view: RunView, results: Sequence[ResultView], *, limit: int) -> str:
     """Every task with its result, or why it has none; those that never started are only named.
     Each result gets a fair part of `limit`; short ones leave room for long ones."""
     by_task = {result.task.key: result for result in results}
@@ -261,17 +254,6 @@ def _no_answer(task: TaskView) -> list[str]:
         ref = task.last_text
         lines.append(f"no result; its last text: artifact {ref.sha256[:16]} ({bytes_text(ref.size)})")
     return lines
-
-
-def _answer_head(view: RunView) -> str:
-    row = view.row
-    used = tokens_text(view.usage)
-    head = f"run {row.id} ({row.team}/{row.workflow}) {row.shown_state} after {seconds_text(row.elapsed)}"
-    head += f"; tasks: {_counts(row.task_counts)}"
-    if used:
-        head += f"; tokens: {used}"
-    why = _why(row)
-    return f"{head}\n{why}" if why else head
 
 
 def _fair_share(sizes: Iterable[int], limit: int) -> int:
@@ -377,13 +359,10 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     f"run.{RunState.COMPLETED}": lambda event: "completed",
     f"run.{RunState.FAILED}": lambda event: "failed" + _because(event),
     f"run.{RunState.CANCELLED}": lambda event: "cancelled" + _because(event),
-    "task.added": lambda event: f"added ({_field(event, 'role')})",
     "task.started": _task_started,
     "task.waiting": lambda event: f"asks: {_field(event, 'question')}",
     "task.resumed": lambda event: "goes on",
     "task.retry_due": lambda event: "will be tried again" + _because(event),
-    "task.retried": lambda event: "will be tried again",
-    "task.requeued": lambda event: "is due again",
     "task.completed": lambda event: "completed",
     "task.needs_attention": lambda event: "needs attention" + _because(event),
     "task.failed": lambda event: "failed" + _because(event),

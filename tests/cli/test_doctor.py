@@ -56,14 +56,15 @@ def test_a_broken_set_up_is_exit_code_one_and_every_fault_is_there(broken: Broke
     level, text = found["model", "key"]
     assert (level, "BUB_MODEL and BUB_API_KEY" in text) == ("fail", True)
     assert found["model", "model"] == ("ok", "openai:gpt-x")
-    failed = " ".join(text for level, text in found.values() if level in ("fail", "warn"))
+    failed = " ".join(item["text"] for item in report["checks"] if item["level"] != "ok")
     assert "config.toml" in failed
     assert str(home.project / ".crew" / "agents" / "bad.md") in failed
 
 
 def test_what_a_broken_resource_names_is_told_with_its_file(broken: Broken) -> None:
     texts = [item["text"] for item in document(broken[1])["checks"] if item["level"] == "fail"]
-    assert any("unknown skill 'none-such'" in text for text in texts)
+    assert any("there is no skill 'none-such'" in text for text in texts)
+    assert any("there is no tool 'teleport'" in text for text in texts)
     assert any("the host has no teleport" in text for text in texts)
     assert any("half.team.md" in text for text in texts)
 

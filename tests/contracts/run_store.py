@@ -284,7 +284,6 @@ class RunStoreContract:
             lambda: store.transition_run(old, RunState.FAILED, actor="x"),
             lambda: store.renew(old),
             lambda: store.release(old),
-            lambda: store.add_tasks(old, [new_task("three")], actor="x"),
             lambda: start(store, old, "two"),
             lambda: store.open_session(old, attempt.id, host_session="temp/x", prompt=None),
             lambda: store.touch_attempt(old, attempt.id, usage=Usage(), steps=9, model_used="x"),
@@ -384,17 +383,6 @@ class RunStoreContract:
 
     # --- tasks and attempts ---
 
-    def test_tasks_added_on_the_way_stand_behind_the_others(self, store: RunStore) -> None:
-        lease = running(store, "one")
-
-        (added,) = store.add_tasks(lease, [new_task("two", "one")], actor="planner")
-
-        assert [task.key for task in store.load_tasks(lease.run_id)] == ["one", "two"]
-        assert (added.position, added.state) == (1, TaskState.QUEUED)
-        assert types(store.tail(lease.run_id))[-1] == "task.added"
-        with pytest.raises(InvalidPlan):
-            store.add_tasks(lease, [new_task("one")], actor="planner")
-
     def test_a_task_is_found_by_its_key_or_its_id(self, store: RunStore) -> None:
         run = create(store, "one", "two")
         task = store.load_task(run.id, "two")
@@ -445,8 +433,6 @@ class RunStoreContract:
 
         with pytest.raises(IllegalTransition):
             start(store, lease)
-        with pytest.raises(IllegalTransition):
-            store.add_tasks(lease, [new_task("two")], actor="x")
 
     def test_completed_needs_an_accepted_result(self, store: RunStore) -> None:
         lease = running(store)
@@ -860,7 +846,7 @@ class RunStoreContract:
     def test_who_holds_no_lease_appends_as_a_caller(self, store: RunStore) -> None:
         run = create(store)
 
-        (event,) = store.append_events(None, run.id, [NewEvent(type="task.retried", actor="cli")])
+        (event,) = store.append_events(None, run.id, [NewEvent(type="control.requested", actor="cli")])
 
         assert event.epoch == 0
 

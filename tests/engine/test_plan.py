@@ -205,7 +205,7 @@ x
     places = [problem.removeprefix(f"{path}:").split(": ", 1) for problem in caught.value.problems]
     assert {line for line, _ in places} == {"6", "12"}
     texts = " | ".join(text for _, text in places)
-    assert "steps wait for each other in a circle: " in texts
+    assert "steps depend on each other in a circle: " in texts
     assert "step 'find': there is no role in team 'pair' 'scuot'; did you mean 'scout'?" in texts
     assert "step 'weigh' depends on a step that is not there: there is no step 'gone'" in texts
     assert "step 'weigh' reads what no step puts out" in texts
@@ -213,7 +213,7 @@ x
 
 def test_a_step_that_reads_what_may_not_be_there_yet_is_refused(folder: Path) -> None:
     write(folder, "workflows/look.workflow.md", WORKFLOW.replace("depends_on: find\n", ""))
-    with pytest.raises(InvalidPlan, match="reads 'map' of step 'find' but does not depend on it"):
+    with pytest.raises(InvalidPlan, match="reads 'map' but does not depend on 'find', which puts it out"):
         plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", team="pair")
 
 

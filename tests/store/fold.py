@@ -65,9 +65,7 @@ def _fold_run(run: Picture, event: EventRecord) -> None:
 
 def _fold_task(run: Picture, event: EventRecord) -> None:
     task, attempt = event.task_id, event.attempt_id
-    if event.type == "task.added":
-        run.keys.append(event.data["key"])
-    elif event.type in ("task.started", "task.resumed") and task and attempt:
+    if event.type in ("task.started", "task.resumed") and task and attempt:
         run.tasks[task], run.attempts[attempt] = TaskState.RUNNING, AttemptState.RUNNING
     elif event.type in ("attempt.ended", "attempt.lost") and task and attempt:
         run.attempts[attempt] = AttemptState(event.data.get("state", "lost"))

@@ -22,7 +22,6 @@ from crew_plugin.models.records import (
     MessageKind,
     MessageState,
     NewResult,
-    NewTask,
     Usage,
 )
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
@@ -96,11 +95,6 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=picks, to=st.sampled_from(RunState), cause=causes)
     def move_run(self, pick: int, to: RunState, cause: Cause | None) -> None:
         self.attempt(lambda: self.store.transition_run(self.lease(pick), to, actor="s", cause=cause))
-
-    @rule(pick=picks, key=st.sampled_from("abcdef"))
-    def add_task(self, pick: int, key: str) -> None:
-        tasks: list[NewTask] = [new_task(key)]
-        self.attempt(lambda: self.store.add_tasks(self.lease(pick), tasks, actor="s"))
 
     @rule(pick=picks, which=picks)
     def start(self, pick: int, which: int) -> None:

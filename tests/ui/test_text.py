@@ -13,13 +13,13 @@ from crew_plugin.models.records import ArtifactRef, EventRecord, NewResult, Usag
 from crew_plugin.models.states import RunState
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.ui.text import (
+    answers_text,
     artifacts_text,
     event_line,
     events_text,
     one_line,
     printable,
     result_text,
-    run_answer,
     runs_text,
     seconds_text,
     shorten,
@@ -109,7 +109,7 @@ def test_a_long_text_is_cut_to_its_limit(limit: int) -> None:
 def test_every_task_of_an_answer_has_its_result_or_the_reason_why_not(book: Book) -> None:
     play(book)
     view = run_view(book.store, book.run.id)
-    text = run_answer(view, result_views(book.store, book.run.id))
+    text = answers_text(view, result_views(book.store, book.run.id), limit=24_000)
     assert "## explore (explorer): completed" in text
     assert "Login is in login.py\nand session.py." in text
     assert '"files"' in text
@@ -123,7 +123,7 @@ def test_short_results_leave_their_room_to_long_ones(book: Book) -> None:
     book.finish(book.start("code"), NewResult(summary="l" * 5_000))
     book.finish(book.start("security"), NewResult(summary="m" * 90_000))
     view = run_view(book.store, book.run.id)
-    text = run_answer(view, result_views(book.store, book.run.id), limit=12_000)
+    text = answers_text(view, result_views(book.store, book.run.id), limit=12_000)
     assert "l" * 5_000 in text
     assert "characters left out; whole text: artifact" in text
     assert 9_000 < len(text) < 13_500
@@ -211,5 +211,5 @@ def test_the_end_of_a_run_is_told_with_its_cause(book: Book) -> None:
     for key in ("explore", "code", "security", "verify"):
         book.finish(book.start(key), NewResult(summary="done"))
     book.end(RunState.FAILED, Cause(code=CauseCode.TASK_FAILED, message="verify failed"))
-    text = run_answer(run_view(book.store, book.run.id), [])
-    assert text.splitlines()[1] == "cause: task_failed: verify failed"
+    text = status_text(run_view(book.store, book.run.id))
+    assert "\ncause: task_failed: verify failed\n" in text

@@ -89,7 +89,7 @@ class Progress:
 
     async def _run_of(self, event: EventRecord) -> _Run:
         known = self._runs.get(event.run_id)
-        if known is None or event.type == "task.added":
+        if known is None:
             known = await self._crew.writer.read(lambda store: _look_up(store, event.run_id))
             self._runs[event.run_id] = known
         return known
