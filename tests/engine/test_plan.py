@@ -193,7 +193,6 @@ x
 ## weigh
 role: judge
 depends_on: find, gone
-reads: nothing
 
 x
 """,
@@ -208,7 +207,6 @@ x
     assert "steps depend on each other in a circle: " in texts
     assert "step 'find': there is no role in team 'pair' 'scuot'; did you mean 'scout'?" in texts
     assert "step 'weigh' depends on a step that is not there: there is no step 'gone'" in texts
-    assert "step 'weigh' reads what no step puts out" in texts
 
 
 def test_a_step_that_reads_what_may_not_be_there_yet_is_refused(folder: Path) -> None:
