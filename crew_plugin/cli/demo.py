@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-_GOAL: Final = "Review how the crew stores its runs: could a result be lost, or a secret leak?"
+_GOAL: Final = (
+    "Review crew_plugin/store/writer.py and crew_plugin/store/bodies.py: could a result be lost, "
+    "or a secret leak?"
+)
 _PACKAGES: Final = ("crew_plugin", "crew_hooks", "crew_tools")
 
 
