@@ -19,6 +19,7 @@ from bub.hooks import hookimpl
 from bub.hooks.interception import LlmCallRequest, ToolCall, ToolCallDecision
 from bub.turn import TurnState
 from loguru import logger
+from typer import Context
 
 from crew_hooks.bub import commands, compat, guard
 from crew_hooks.bub.channel import CHANNEL, CrewChannel
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["CrewPlugin", "Inactive", "load"]
 
 TURN: Final = "_crew_turn"
+_CLI_HELP: Final = "A crew of agents: start teams, watch them, read what they hand in."
 _OFFERED: Final = ("crew_agent", "crew_agent_result", "team")
 _AT_THE_FIRST_TURN: Final = (
     "crew_hooks.bub.delivery",
@@ -346,10 +348,14 @@ class CrewPlugin:
 
     @hookimpl
     def register_cli_commands(self, app: "typer.Typer") -> None:
-        """`bub crew ...` is `crew ...`."""
-        from crew_plugin.cli.app import build_app
+        """`bub crew ...` is `crew ...`: the same app, built when it is called."""
+        passed_on = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
-        app.add_typer(build_app(), name="crew", help="A crew of agents: start teams, watch them.")
+        @app.command("crew", help=_CLI_HELP, context_settings=passed_on)
+        def crew(context: Context) -> None:
+            from crew_plugin.cli.app import build_app
+
+            build_app()(args=context.args, prog_name="bub crew")
 
 
 def _import_for_turns() -> None:
