@@ -123,7 +123,7 @@ class BubHost:
 
     def tool_context(self, context: "BubContext") -> "ToolContext":
         """Who calls, in the crew's words."""
-        from crew_plugin.host import ToolContext
+        from crew_plugin.host import HostCapability, ToolContext
         from crew_plugin.models.records import ParentRef
 
         known = context.state.get(PARENT)
@@ -139,7 +139,7 @@ class BubHost:
             call_id=context.run_id or "",
             parent=parent,
             progress=progress,
-            can_deliver_later=self.has_channels,
+            can_deliver_later=HostCapability.INJECT_IDLE in self.identify().capabilities,
         )
 
     async def send(self, parent: "ParentRef", text: str) -> "ChannelMessage | None":
