@@ -20,7 +20,7 @@ from bub.framework import BubFramework
 from bub.hooks import hookimpl
 
 from crew_hooks.bub import plugin
-from crew_hooks.bub.plugin import CrewPlugin
+from crew_hooks.bub.binding import CrewPlugin
 from crew_plugin.models.records import DeliveryRecord
 from crew_plugin.project import Project, find_project
 from crew_plugin.store.port import RunStore

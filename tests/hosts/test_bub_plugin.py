@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from bub.framework import BubFramework
 from bub.tools import REGISTRY
 from loguru import logger
 
-from crew_hooks.bub.plugin import CrewPlugin, Inactive, load
+from crew_hooks.bub.binding import CrewPlugin, Inactive, load
 from tests.hosts.bub_chat import framework_with_crew
 
 pytestmark = [pytest.mark.anyio, pytest.mark.bub]
@@ -55,6 +56,11 @@ def test_a_supported_bub_gets_the_tools_and_the_hooks(framework: BubFramework) -
     assert REGISTRY["team"].parameters["type"] == "object"
     hooked = {hook for hook, names in framework.hook_report().items() if "crew" in names}
     assert {"load_state", "save_state", "provide_lifespan", "provide_channels"} <= hooked
+
+
+def test_the_entry_point_serves_every_framework_of_a_process(framework: BubFramework) -> None:
+    entry = next(entry for entry in entry_points(group="bub") if entry.name == "crew")
+    assert [type(entry.load()(framework)) for _ in range(2)] == [CrewPlugin, CrewPlugin]
 
 
 async def test_a_bub_that_never_uses_the_crew_leaves_no_trace_of_it(framework: BubFramework) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bub.framework import BubFramework
 
-    from crew_hooks.bub.plugin import CrewPlugin, Inactive
+    from crew_hooks.bub.binding import CrewPlugin, Inactive
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
     from crew_plugin.project import Project
@@ -19,7 +19,7 @@ __all__ = ["host_crew", "plugin"]
 
 def plugin(framework: "BubFramework") -> "CrewPlugin | Inactive":
     """Bub's entry point: the crew's hooks and tools for this framework."""
-    from crew_hooks.bub.plugin import load
+    from crew_hooks.bub.binding import load
 
     return load(framework)
 
