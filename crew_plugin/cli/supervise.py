@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Ending", "Errand", "supervise"]
 
 ACTOR: Final = "operator"
-_SHOWN: Final = 6_000
+_SHOWN: Final = 16_000
 _LISTED: Final = 12
 _KILL_SECONDS: Final = 1.0
 

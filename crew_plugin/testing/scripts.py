@@ -6,9 +6,11 @@ for a team. `demo` is both, told apart by the tools in the request.
 """
 
 import itertools
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 from crew_plugin.testing.conversation import Conversation, Reply, Script, ToolResult, ToolUse
 
@@ -25,8 +27,23 @@ _WANTS_TEAM = re.compile(
     re.IGNORECASE,
 )
 _TELLING = re.compile(r"\s*+(?!import |from |[#\"'\])}]|[\w.]+,$).{12}")
+_SCHEMA = re.compile(r"^# Result schema$.*?^(\{.*?^\})$", re.MULTILINE | re.DOTALL)
+_GOAL = re.compile(r"^<goal-(\w+)[^>]*>\n(.*?)\n</goal-\1>$", re.MULTILINE | re.DOTALL)
+_TASK = re.compile(r"^# Your task$\s*^(.+)$", re.MULTILINE)
+_STOPS_AT = (
+    # What a task looks for, by words in it; the first that fits.
+    (
+        re.compile(r"abuse|security", re.IGNORECASE),
+        re.compile(r"open\(|subprocess|path|token|secret|unlink|replace\(|mode", re.IGNORECASE),
+    ),
+    (
+        re.compile(r"defect|finding|review of", re.IGNORECASE),
+        re.compile(r"except|raise|return|finally|if not|while|commit|close", re.IGNORECASE),
+    ),
+    (re.compile(""), re.compile(r"^(?:async )?(?:def|class) ")),
+)
 _FILES_READ = 3
-_QUOTES = 4
+_QUOTES = 3
 
 
 def echo(conversation: Conversation) -> Reply:
@@ -70,22 +87,45 @@ def worker(conversation: Conversation) -> Reply:
 
 def submission(conversation: Conversation) -> ToolUse:
     """A call of `submit_result` that quotes what the session's tools really showed."""
-    findings = tuple(_findings(conversation.tool_results))
-    asked = _first_line(conversation.first_user)
-    if findings:
-        lines = [f"{path}:{number}: `{text}`" for path, number, text in findings]
-        summary = (
-            f"Task: {asked}\n\nRead {len({f[0] for f in findings})} files. What they say:\n"
-            + "\n".join(f"- {line}" for line in lines)
-        )
+    quotes = tuple(_quotes(conversation))
+    asked = _asked(conversation)
+    if quotes:
+        files = len({quote.path for quote in quotes})
+        lines = "\n".join(f"- {quote}" for quote in quotes)
+        summary = f"{asked}\n\nI read {files} file{'s' * (files > 1)}. What they say:\n{lines}"
     else:
-        lines = [f"Task: {asked}"]
-        summary = f"Task: {asked}\n\nNothing had to be read."
+        summary = f"{asked}\n\nNothing had to be read."
     arguments: dict[str, Any] = {"summary": summary}
+    schema = _schema(conversation)
+    if schema:
+        arguments["data"] = _fitting(schema, itertools.cycle(quotes or (_Quote("-", 1, asked),)))
+    return ToolUse(name="submit_result", arguments=arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class _Quote:
+    """A line that a tool showed."""
+
+    path: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: `{self.text}`"
+
+
+def _schema(conversation: Conversation) -> Mapping[str, Any]:
+    """The schema of the result's data: in the tool that is offered, or else in the task."""
     data = conversation.tools.get("submit_result", {}).get("properties", {}).get("data", {})
     if data.get("properties"):
-        arguments["data"] = _fitting(data, itertools.cycle(lines))
-    return ToolUse(name="submit_result", arguments=arguments)
+        return cast("Mapping[str, Any]", data)
+    written = next((match for text in conversation.user_texts if (match := _SCHEMA.search(text))), None)
+    return cast("Mapping[str, Any]", json.loads(written[1])) if written else {}
+
+
+def _asked(conversation: Conversation) -> str:
+    task = _TASK.search(conversation.first_user)
+    return task[1] if task else f"Task: {_first_line(conversation.first_user)}"
 
 
 def _said(conversation: Conversation) -> str:
@@ -125,14 +165,16 @@ def _survey(conversation: Conversation) -> Iterator[ToolUse]:
 
 
 def _is_about_security(conversation: Conversation) -> bool:
-    return "security" in _first_line(conversation.system).lower() + conversation.first_user.lower()[:400]
+    return bool(_STOPS_AT[0][0].search(_first_line(conversation.system) + _asked(conversation)))
 
 
 def _reads(conversation: Conversation) -> Iterator[ToolUse]:
     if not conversation.offered("read"):
         return
     seen = [path for result in conversation.tool_results for path in _PATH.findall(result.text)]
-    named = [path for path in _PATH.findall(conversation.first_user) if not seen or path in seen]
+    goal = _GOAL.search(conversation.system)
+    asked = (goal[2] if goal else "") + "\n" + conversation.first_user
+    named = [path for path in _PATH.findall(asked) if not seen or path in seen]
     sources = [path for path in seen if _SOURCE.search(path) and not path.startswith("tests/")]
     rest = list(dict.fromkeys(sources or seen))
     start = len(conversation.system) % max(1, len(rest))  # so that two roles read different files
@@ -141,33 +183,47 @@ def _reads(conversation: Conversation) -> Iterator[ToolUse]:
         yield ToolUse(name="read", arguments={"path": path, "limit": 120})
 
 
-def _findings(results: Iterable[ToolResult]) -> Iterator[tuple[str, int, str]]:
-    for result in results:
-        if result.name == "read":
-            path = str(result.arguments.get("path", ""))
-            lines = (match for line in result.text.splitlines() if (match := _NUMBERED.match(line)))
-            telling = ((int(line[1]), line[2].strip()) for line in lines if _TELLING.match(line[2]))
-            for number, text in itertools.islice(telling, _QUOTES):
-                yield path, number, text
+def _quotes(conversation: Conversation) -> Iterator[_Quote]:
+    """The best lines of what was read, those of different files next to each other."""
+    asked = _asked(conversation)
+    stops_at = next(pattern for words, pattern in _STOPS_AT if words.search(asked))
+    read = [_best(result, stops_at) for result in conversation.tool_results if result.name == "read"]
+    for row in itertools.zip_longest(*read):
+        yield from (quote for quote in row if quote is not None)
 
 
-def _fitting(schema: Mapping[str, Any], words: Iterator[str]) -> Any:
-    """The plainest value that a JSON Schema allows, with findings for its texts."""
+def _best(result: ToolResult, stops_at: re.Pattern[str]) -> list[_Quote]:
+    path = str(result.arguments.get("path", ""))
+    matches = (match for line in result.text.splitlines() if (match := _NUMBERED.match(line)))
+    quotes = [_Quote(path, int(match[1]), match[2].strip()) for match in matches]
+    long = [quote for quote in quotes if len(quote.text) > 12]
+    return ([quote for quote in long if stops_at.search(quote.text)] or long)[:_QUOTES]
+
+
+def _fitting(
+    schema: Mapping[str, Any], quotes: Iterator[_Quote], name: str = "", of: _Quote | None = None
+) -> Any:
+    """The plainest value that a JSON Schema allows, with lines that were read for its texts."""
     if "const" in schema or "enum" in schema:
         return schema["const"] if "const" in schema else schema["enum"][0]
     kind = schema.get("type")
     kind = kind[0] if isinstance(kind, list) else kind
     if kind == "object" or "properties" in schema:
         properties: Mapping[str, Mapping[str, Any]] = schema.get("properties", {})
+        quote = next(quotes)
         return {
-            name: _fitting(properties.get(name, {}), words) for name in schema.get("required", properties)
+            key: _fitting(properties.get(key, {}), quotes, key, quote)
+            for key in schema.get("required", properties)
         }
     if kind == "array":
-        count = max(1, int(schema.get("minItems", 1)))
-        return [_fitting(schema.get("items", {}), words) for _ in range(count)]
-    plain: dict[Any, Any] = {"boolean": True, "null": None, "integer": schema.get("minimum", 0)}
-    plain["number"] = plain["integer"]
-    return plain[kind] if kind in plain else next(words)
+        count = max(2, int(schema.get("minItems", 1)))
+        return [_fitting(schema.get("items", {}), quotes) for _ in range(count)]
+    if kind in ("integer", "number"):
+        return of.line if of and name == "line" else schema.get("minimum", 0)
+    if kind in ("boolean", "null"):
+        return True if kind == "boolean" else None
+    quote = of or next(quotes)
+    return {"path": quote.path, "evidence": f"{quote.path}:{quote.line}"}.get(name, str(quote))
 
 
 SCRIPTS: Mapping[str, Script] = {"demo": demo, "echo": echo, "parent": parent, "worker": worker}

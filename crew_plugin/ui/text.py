@@ -22,6 +22,7 @@ __all__ = [
     "columns",
     "event_line",
     "events_text",
+    "fair_share",
     "one_line",
     "printable",
     "result_text",
@@ -228,7 +229,7 @@ def answers_text(view: RunView, results: Sequence[ResultView], *, limit: int) ->
     Each result gets a fair part of `limit`; short ones leave room for long ones."""
     by_task = {result.task.key: result for result in results}
     texts = {key: result_text(result, limit=None) for key, result in by_task.items()}
-    share = _fair_share([len(text) for text in texts.values()], limit)
+    share = fair_share([len(text) for text in texts.values()], limit, least=_LEAST)
     parts: list[str] = []
     for task in view.tasks:
         if not task.attempts:
@@ -256,15 +257,16 @@ def _no_answer(task: TaskView) -> list[str]:
     return lines
 
 
-def _fair_share(sizes: Iterable[int], limit: int) -> int:
-    """The largest size s such that the sum of min(size, s) stays within the limit."""
-    left, rest = limit, sorted(sizes)
-    for index, size in enumerate(rest):
-        share = left // (len(rest) - index)
+def fair_share(sizes: Iterable[int], room: int, *, least: int) -> int:
+    """How much of each text may be shown: the sum of min(size, share) stays within the room, except
+    that no text is cut below `least`."""
+    left, ordered = room, sorted(sizes)
+    for index, size in enumerate(ordered):
+        share = left // (len(ordered) - index)
         if size > share:
-            return max(_LEAST, share)
+            return max(least, share)
         left -= size
-    return max(_LEAST, left)
+    return max(least, *ordered, 0)
 
 
 # --- artifacts and events ------------------------------------------------------------------

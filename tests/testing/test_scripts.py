@@ -77,7 +77,7 @@ def test_a_worker_fits_its_data_to_the_schema_it_is_offered() -> None:
     }
     schema = {"type": "object", "properties": {"summary": {"type": "string"}, "data": data}}
     (submitted,) = worker(talk(user="x", tools={"submit_result": schema})).calls
-    assert submitted.arguments["data"] == {"verdict": "ok", "findings": [{"line": 0}]}
+    assert submitted.arguments["data"] == {"verdict": "ok", "findings": [{"line": 1}, {"line": 1}]}
 
 
 def test_a_parent_calls_the_team_when_it_is_asked_to() -> None:

@@ -17,6 +17,7 @@ from crew_plugin.ui.text import (
     artifacts_text,
     event_line,
     events_text,
+    fair_share,
     one_line,
     printable,
     result_text,
@@ -213,3 +214,19 @@ def test_the_end_of_a_run_is_told_with_its_cause(book: Book) -> None:
     book.end(RunState.FAILED, Cause(code=CauseCode.TASK_FAILED, message="verify failed"))
     text = status_text(run_view(book.store, book.run.id))
     assert "\ncause: task_failed: verify failed\n" in text
+
+
+def test_texts_that_fit_together_are_not_cut() -> None:
+    assert fair_share([900, 1500, 1600, 1700], 6000, least=100) == 1700
+
+
+def test_short_texts_leave_their_room_to_long_ones() -> None:
+    assert fair_share([100, 5000, 5000], 6100, least=100) == 3000
+
+
+def test_no_text_is_cut_below_the_least() -> None:
+    assert fair_share([500] * 100, 1000, least=140) == 140
+
+
+def test_nothing_to_show_needs_no_share() -> None:
+    assert fair_share([], 1000, least=140) == 140

@@ -6,14 +6,14 @@ no text can leave, and is thereby marked as data. What is shortened says so and 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from crew_plugin.models.records import ArtifactRef, ResultRecord
 from crew_plugin.models.states import RUN_TERMINAL, TaskState
 from crew_plugin.store.port import RunStore
-from crew_plugin.ui.text import one_line, printable, seconds_text, shorten, tokens_text
+from crew_plugin.ui.text import fair_share, one_line, printable, seconds_text, shorten, tokens_text
 from crew_plugin.ui.views import LOST, RunView, TaskView, result_views, run_view
 
 __all__ = ["LIMIT", "Answer", "head", "quoted", "read_answer", "task_answer"]
@@ -47,7 +47,7 @@ def read_answer(store: RunStore, run_id: str, *, limit: int = LIMIT) -> Answer:
     shown, hidden = tasks[:_MOST_TASKS], tasks[_MOST_TASKS:]
     bodies = {task.id: _body(store, task, results.get(task.id)) for task in shown}
     room = max(limit - _BLOCK_HEAD * len(shown), _LEAST * len(shown))
-    share = _fair_share((len(body.text) for body in bodies.values()), room)
+    share = fair_share((len(body.text) for body in bodies.values()), room, least=_LEAST)
     lines = [head(view), _QUOTING, ""]
     for task in shown:
         lines.extend(_block(task, results.get(task.id), bodies[task.id], share))
@@ -192,14 +192,3 @@ def _states(tasks: Sequence[TaskView]) -> str:
     for task in tasks:
         counts[task.shown_state] = counts.get(task.shown_state, 0) + 1
     return ", ".join(f"{count} {state}" for state, count in counts.items())
-
-
-def _fair_share(sizes: Iterable[int], room: int) -> int:
-    """The largest size s such that the sum of min(size, s) stays within the room."""
-    left, ordered = room, sorted(sizes)
-    for index, size in enumerate(ordered):
-        share = left // (len(ordered) - index)
-        if size > share:
-            return max(_LEAST, share)
-        left -= size
-    return max(_LEAST, left)
