@@ -139,7 +139,8 @@ def _first_line(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "\n".join(f"> {line}" for line in text.splitlines())
+    # Two blanks at the end keep the lines apart where the answer is shown as Markdown.
+    return "\n".join(f"> {line}  " for line in text.splitlines())
 
 
 def _team_call(conversation: Conversation, said: str) -> ToolUse:
