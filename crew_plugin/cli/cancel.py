@@ -4,7 +4,7 @@ import time
 from typing import Any, Final
 
 from crew_plugin.cli.invoke import Exit, print_json
-from crew_plugin.cli.place import Place
+from crew_plugin.cli.place import Place, program
 from crew_plugin.engine.cancel import (
     CancelOutcome,
     CancelReport,
@@ -51,14 +51,14 @@ def cancel(*, place: Place, json: bool, run: str, task: str | None, reason: str 
     finally:
         store.close()
     if report.outcome is CancelOutcome.REFUSED:
-        raise NotAllowed(f"{report.message}: crew cancel {run_id} --force")
+        raise NotAllowed(f"{report.message}: {program()} cancel {run_id} --force")
     if json:
         print_json({**_json(report), "run": view.as_json()})
     else:
         what = f"run {run_id}" if report.task is None else f"task {report.task} of run {run_id}"
         print(f"{what}: {report.message}")
         print(status_text(view))
-        print(f"what was finished: crew show {run_id}{place.options()}")
+        print(f"what was finished: {program()} show {run_id}{place.options()}")
     return Exit.FAILED if report.outcome is CancelOutcome.REQUESTED else Exit.OK
 
 

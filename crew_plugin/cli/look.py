@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crew_plugin.cli.invoke import print_json
-from crew_plugin.cli.place import Place
+from crew_plugin.cli.place import Place, program
 from crew_plugin.errors import InvalidValue, UnknownName
 from crew_plugin.models.records import EventRecord, TranscriptEntry
 from crew_plugin.store.port import RunStore
@@ -59,7 +59,7 @@ def status(*, place: Place, json: bool, run: str) -> int:
         return 0
     print(status_text(view))
     if view.shown_state == LOST:
-        print(f"close it:   crew cancel {view.id}{place.options()}")
+        print(f"close it:   {program()} cancel {view.id}{place.options()}")
     return 0
 
 

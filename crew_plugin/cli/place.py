@@ -1,6 +1,9 @@
 """Which project a command is about, and its store, opened for reading."""
 
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +13,22 @@ from crew_plugin.errors import UnknownName
 from crew_plugin.project import Project, ensure_state, find_project
 from crew_plugin.store.port import RunStore
 
-__all__ = ["Place"]
+__all__ = ["Place", "program"]
+
+
+def program() -> str:
+    """How this program is typed in the person's shell: `crew`, `bub crew`, or the path of a script
+    that is not on PATH."""
+    script = Path(sys.argv[0])
+    found = shutil.which(script.name)
+    if found is not None and script.exists() and os.path.samefile(found, script):
+        return "crew" if script.name == "crew" else f"{script.name} crew"
+    if script.name not in ("crew", "bub") or not script.exists():
+        return "crew"
+    here = Path.cwd()
+    path = script.absolute()
+    typed = str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return shlex.quote(typed) + ("" if script.name == "crew" else " crew")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from crew_plugin.cli.invoke import print_json
-from crew_plugin.cli.place import Place
+from crew_plugin.cli.place import Place, program
 from crew_plugin.resources import (
     AgentFile,
     Catalog,
@@ -54,7 +54,7 @@ def init(*, place: Place, json: bool, dry_run: bool, overwrite: bool) -> int:
     rows = [(str(item.state), str(item.path.relative_to(report.root))) for item in report.items]
     print("\n".join([f"project {report.root}", *columns(rows)]))
     if not dry_run:
-        print(f"next: look at .crew/config.toml, then crew doctor{place.options()}")
+        print(f"next: look at .crew/config.toml, then {program()} doctor{place.options()}")
     return 0
 
 

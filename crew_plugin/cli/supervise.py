@@ -15,7 +15,7 @@ import anyio
 
 from crew_plugin.cli.hosting import load_checkup, load_host, need_model
 from crew_plugin.cli.invoke import Exit, print_json
-from crew_plugin.cli.place import Place
+from crew_plugin.cli.place import Place, program
 from crew_plugin.cli.screen import Screen, console_on, is_terminal, screen_on
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef
@@ -115,7 +115,7 @@ async def _drive(crew: "Crew", run_id: str, screen: Screen, interrupts: "_Interr
 def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
     view = run_view(store, run_id)
     code = {RunState.COMPLETED: Exit.OK, RunState.CANCELLED: Exit.CANCELLED}.get(view.row.state, Exit.FAILED)
-    where = place.options()
+    crew, where = program(), place.options()
     told = next((task.key for task in view.tasks if task.session_id), view.tasks[0].key)
     refs = sorted(store.list_artifacts(run_id), key=lambda ref: ref.name)
     results = result_views(store, run_id)
@@ -126,8 +126,8 @@ def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
         answers_text(view, results, limit=_SHOWN),
         _tree(view) + kept,
         _artifacts(refs, place, task_names(store, run_id)),
-        f"next:\n  crew show {run_id}{where}\n  crew show {run_id} {told} --transcript{where}\n"
-        f"  crew events {run_id}{where}",
+        f"next:\n  {crew} show {run_id}{where}\n  {crew} show {run_id} {told} --transcript{where}\n"
+        f"  {crew} events {run_id}{where}",
     ]
     return Ending(
         code=code,
@@ -148,7 +148,7 @@ def _dry_ending(store: "RunStore", run_id: str, place: Place) -> Ending:
         code=Exit.OK,
         run_id=run_id,
         text=f"dry run {run_id}: {len(written)} prompts were written, no model was asked\nnext:\n"
-        + "\n".join(f"  crew show {run_id} {task.key} --prompt{where}" for task in written[:_LISTED]),
+        + "\n".join(f"  {program()} show {run_id} {task.key} --prompt{where}" for task in written[:_LISTED]),
         document=run_document(store, view, view.tasks),
     )
 
