@@ -39,6 +39,25 @@ async def test_a_failure_that_passes_is_tried_again(hosted: Hosted, spec_of: Spe
     assert events[-1] == TurnEnded(text="whole")
 
 
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.HALF_TOOL_CALL])
+async def test_a_failure_means_the_same_on_the_first_call_and_on_later_ones(
+    hosted: Hosted, spec_of: SpecOf, fault: Fault
+) -> None:
+    broken = Reply(text="half " * 300, fault=fault, retry_after=0.05)
+    limits = LimitsSpec(model_retries=0, idle_seconds=0.4)
+    async with hosted(Play(broken)) as host:
+        first = await failure(host, spec_of(host, limits=limits))
+    good = Reply(calls=(ToolUse(name="look", arguments={}),))
+    async with hosted(Play(good, broken)) as host:
+        later = await failure(host, spec_of(host, limits=limits, tools=(tool("look"),)))
+    assert (later.kind, later.retryable, later.retry_after) == (
+        first.kind,
+        first.retryable,
+        first.retry_after,
+    )
+    assert str(later) == str(first)
+
+
 async def test_a_stream_that_breaks_in_a_tool_call_runs_the_tool_once(
     hosted: Hosted, spec_of: SpecOf
 ) -> None:
