@@ -347,9 +347,11 @@ class Driver:
     async def _finish(self, lease: Lease, state: RunState, cause: Cause | None) -> None:
         stop = self._requests.stop
         actor = stop.actor if stop is not None and state is RunState.CANCELLED else ACTOR
-        answers = self._requests.last_answers(state)
+        answers, under_way = self._requests.last_answers(state), self._requests.taken
         self.run = await self._writer.run(
-            lambda store: finish_run(store, lease, state, cause, actor=actor, answers=answers)
+            lambda store: finish_run(
+                store, lease, state, cause, actor=actor, answers=answers, under_way=under_way
+            )
         )
         self.ended.set()
 

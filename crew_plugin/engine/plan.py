@@ -260,6 +260,9 @@ class _Draft:
         """The plan, whole. A width can be asked for below the limit of the settings, not above."""
         most = self.settings.limits.width
         requested = "scaffold" if dry_run else self.settings.runtime.mode
+        if requested == "scaffold":
+            # No step of a dry run has a result, and the prompt of each is wanted.
+            self.steps = [step.model_copy(update={"attention": "pass"}) for step in self.steps]
         return RunSpec(
             goal=self.goal,
             team=team,

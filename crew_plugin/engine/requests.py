@@ -87,6 +87,11 @@ class Requests:
                 lease, control, None if stopped else f"the task had already ended: {task.state}"
             )
 
+    @property
+    def taken(self) -> frozenset[str]:
+        """The requests that were begun with, answered or not."""
+        return frozenset(self._seen)
+
     def last_answers(self, end: RunState) -> list[tuple[ControlRecord, str | None]]:
         """What is left to be answered when the run ends like this."""
         too_late = f"the run had already ended: {end}" if end is RunState.COMPLETED else None

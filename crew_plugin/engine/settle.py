@@ -3,7 +3,7 @@
 These functions run on the writing thread, each inside one transaction.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from crew_plugin.engine.decide import run_end, stopped_state
@@ -138,10 +138,16 @@ def finish_run(
     *,
     actor: str,
     answers: Sequence[tuple[ControlRecord, str | None]] = (),
+    under_way: Collection[str] = (),
 ) -> RunRecord:
-    """End a run whose tasks have all ended, answering first what it was still asked."""
+    """End a run whose tasks have all ended, answering first what it was still asked. Requests that
+    are `under_way` are answered by whoever carries them out."""
     for control, refused in answers:
         store.answer_control(lease, control.id, refused=refused, actor="supervisor")
+    too_late = f"the run had already ended: {state}"
+    for control in store.pending_controls(lease.run_id):
+        if control.id not in under_way:
+            store.answer_control(lease, control.id, refused=too_late, actor="supervisor")
     return store.transition_run(lease, state, actor=actor, cause=cause)
 
 

@@ -6,10 +6,16 @@ import pytest
 
 from crew_plugin.config.settings import LimitSettings, RuntimeSettings, Settings
 from crew_plugin.engine.plan import ParallelTask, plan_parallel, plan_run
+from crew_plugin.engine.supervisor import Supervisor
 from crew_plugin.errors import InvalidPlan, InvalidValue, UnknownName
-from crew_plugin.models.states import SessionKind
+from crew_plugin.models.causes import CauseCode
+from crew_plugin.models.states import RunState, SessionKind, TaskState
+from crew_plugin.plugins import build_hooks
+from crew_plugin.project import Project
 from crew_plugin.resources.catalog import Catalog
 from crew_plugin.resources.discovery import discover
+from crew_plugin.session.scaffold import ScaffoldRunner
+from crew_plugin.store.writer import StoreWriter
 
 AGENT = "---\nname: {name}\ndescription: d\n{more}---\nYou are {name}.\n"
 TEAM = """\
@@ -137,6 +143,27 @@ def test_one_role_of_a_team_alone_is_one_step(folder: Path) -> None:
 
 def test_a_workflow_alone_finds_the_team_it_is_made_for(folder: Path) -> None:
     assert plan_run(catalog_of(folder), Settings(), goal="g", cwd="/p", workflow="look").team == "pair"
+
+
+@pytest.mark.anyio
+async def test_a_dry_run_writes_the_prompt_of_every_step_and_has_no_result(
+    folder: Path, tmp_path: Path
+) -> None:
+    spec = plan_run(catalog_of(folder), Settings(), goal="g", cwd=str(tmp_path), team="pair", dry_run=True)
+    async with StoreWriter(Project(root=tmp_path, state_dir=tmp_path / "state")) as writer:
+        runner = ScaffoldRunner(writer=writer)
+        supervisor = Supervisor(writer=writer, runners={runner.kind: runner}, hooks=build_hooks())
+        run = await supervisor.submit(spec, parent=None, background=False, actor="test")
+        run = await supervisor.execute(run.id)
+        tasks = await writer.read(lambda store: store.load_tasks(run.id))
+        assert [(task.key, task.state, task.cause and task.cause.code) for task in tasks] == [
+            ("find", TaskState.NEEDS_ATTENTION, CauseCode.DRY_RUN),
+            ("weigh", TaskState.NEEDS_ATTENTION, CauseCode.DRY_RUN),
+        ]
+        names = {ref.name for ref in await writer.read(lambda store: store.list_artifacts(run.id))}
+        assert names >= {"find/prompt-1.md", "weigh/prompt-1.md"}
+        assert run.state is RunState.FAILED
+        assert await writer.read(lambda store: store.list_results(run.id)) == []
 
 
 @pytest.mark.parametrize(("dry_run", "mode"), [(True, "auto"), (False, "scaffold")])

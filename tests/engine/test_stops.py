@@ -8,12 +8,14 @@ import pytest
 
 from crew_plugin.engine.cancel import CancelOutcome
 from crew_plugin.engine.ports import Outcome
+from crew_plugin.engine.settle import finish_run
 from crew_plugin.errors import Fenced
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ControlVerb, ParentRef
+from crew_plugin.models.records import ControlRecord, ControlVerb, ParentRef
 from crew_plugin.models.states import AttemptState, RunState, TaskState
 from crew_plugin.project import Project
 from crew_plugin.store.liveness import current_owner
+from crew_plugin.store.port import RunStore
 from crew_plugin.testing.fake_runner import FakeAttempt, TaskScript, gate, hangs, submits
 from tests.engine.bench import Bench, open_bench, spec_of, step
 
@@ -306,3 +308,25 @@ async def test_the_attempt_of_a_cancelled_task_is_closed_before_its_session_is_g
             (attempt,) = await bench.writer.read(lambda store: store.list_attempts(task.id))
             assert attempt.state is AttemptState.CANCELLED
             leaving.set()
+
+
+async def test_a_request_that_came_too_late_is_answered_with_the_end_of_the_run(project: Project) -> None:
+    async with open_bench(project) as bench:
+        run = await bench.submit(spec_of(step("a")))
+
+        def end(store: RunStore) -> list[ControlRecord]:
+            lease = store.claim(run.id, current_owner())
+            task = store.load_task(run.id, "a")
+            for _ in ("begun with", "never seen"):
+                store.request_control(run.id, ControlVerb.STEER, actor="operator", task_id=task.id)
+            begun_with, _ = store.pending_controls(run.id)
+            store.transition_task(lease, task.id, TaskState.CANCELLED, actor="test", cause=ENOUGH)
+            finish_run(
+                store, lease, RunState.CANCELLED, ENOUGH, actor="test", under_way=frozenset({begun_with.id})
+            )
+            return [begun_with]
+
+        left = await bench.writer.run(end)
+        assert await bench.writer.read(lambda store: store.pending_controls(run.id)) == left
+        (refused,) = await bench.events(run.id, "control.refused")
+        assert refused.data["reason"] == "the run had already ended: cancelled"
