@@ -40,7 +40,7 @@ _STOPS_AT = (
         re.compile(r"defect|finding|review of", re.IGNORECASE),
         re.compile(r"except|raise|return|finally|if not|while|commit|close", re.IGNORECASE),
     ),
-    (re.compile(""), re.compile(r"^(?:async )?(?:def|class) ")),
+    (re.compile(""), re.compile(r"^(?:async )?(?:def|class) |password", re.IGNORECASE)),
 )
 _FILES_READ = 3
 _QUOTES = 3

@@ -19,6 +19,21 @@ CREW = str(Path(sys.executable).parent / "crew")
 WAIT = 60.0
 
 
+def typed(home: BubHome, line: str) -> subprocess.CompletedProcess[str]:
+    """Type a line into a shell in the project, as it was printed."""
+    return subprocess.run(
+        line,
+        shell=True,
+        cwd=home.project,
+        env=home.env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=WAIT,
+        check=False,
+    )
+
+
 def crew(
     home: BubHome, *arguments: str, stdin: str | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

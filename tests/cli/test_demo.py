@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.terminal import crew
+from tests.cli.terminal import crew, typed
 from tests.hosts.bub_terminal import BubHome
 
 pytestmark = [pytest.mark.bub, pytest.mark.timeout(240)]
@@ -28,9 +28,9 @@ def test_the_demo_needs_no_key_reviews_real_files_and_says_what_to_type_next(tmp
     line = (folder / quoted[1]).read_text(encoding="utf-8").splitlines()[int(quoted[2]) - 1]
     assert quoted[3] in line
     assert "tasks: 4 completed" in done.stdout
-    commands = re.findall(r"^  crew (.+)$", done.stdout, re.MULTILINE)
+    commands = re.findall(r"^  (\S*crew .+)$", done.stdout, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
-        again = crew(home, *command.split())
+        again = typed(home, command)
         assert (again.returncode, again.stderr) == (0, "")
     assert not (home.project / ".crew").exists()

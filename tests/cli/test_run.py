@@ -11,7 +11,7 @@ import pytest
 
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, ToolUse
 from crew_plugin.testing.scripts import demo, submission
-from tests.cli.terminal import CREW, Terminal, crew, document, is_alive
+from tests.cli.terminal import CREW, Terminal, crew, document, is_alive, typed
 from tests.hosts.bub_terminal import BubHome, scripted_model
 
 pytestmark = [pytest.mark.bub, pytest.mark.timeout(240)]
@@ -65,10 +65,10 @@ def test_progress_is_one_plain_line_per_event_on_standard_error(finished: Finish
 def test_the_end_says_where_the_artifacts_are_and_what_to_type_next(finished: Finished) -> None:
     home, done = finished
     assert f"artifacts, in {home.project}/.crew/state/artifacts" in done.stdout
-    commands = re.findall(r"^  crew (.+)$", done.stdout, re.MULTILINE)
+    commands = re.findall(r"^  (\S*crew .+)$", done.stdout, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
-        again = crew(home, *command.split())
+        again = typed(home, command)
         assert (again.returncode, again.stderr) == (0, "")
         assert again.stdout.strip()
 
