@@ -10,7 +10,7 @@ import pytest
 from crew_plugin.crew import Crew
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.host import ToolContext, ToolError, ToolOutput
-from crew_plugin.models.records import NewResult
+from crew_plugin.models.records import NewEvent, NewResult
 from crew_tools.crew_agent import tools
 from tests.tools.scripted import Scripted, caller, scripted_crew
 
@@ -92,6 +92,23 @@ async def test_a_background_agent_gives_its_id_and_later_its_result(scripted: Sc
     assert "| late but there" in late.text
     verbose = await call(scripted, "crew_agent_result", {"agentId": agent_id, "verbose": True}, chat)
     assert "| late but there" in verbose.text
+    assert "run.completed" in verbose.text
+
+
+async def test_a_verbose_look_shows_the_newest_events_and_counts_the_rest(scripted: Scripted) -> None:
+    async def script(context: AttemptContext) -> NewResult:
+        note = NewEvent(type="session.note", actor="executor", data={"text": "still at it"})
+        await scripted.crew.writer.run(
+            lambda store: store.append_events(context.lease, context.run.id, [note] * 300)
+        )
+        return NewResult(summary="done")
+
+    scripted.script = script
+    done = await call(scripted, "crew_agent", {"prompt": "x"}, caller())
+    arguments = {"agent_id": done.details["agent_id"], "verbose": True}
+    verbose = await call(scripted, "crew_agent_result", arguments, caller())
+    assert "earlier; after_seq=0 begins with them" in verbose.text
+    assert "run.created" not in verbose.text
     assert "run.completed" in verbose.text
 
 

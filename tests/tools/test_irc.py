@@ -74,6 +74,19 @@ async def test_the_list_names_the_tasks_and_where_they_stand() -> None:
     ]
 
 
+async def test_a_list_of_very_many_tasks_is_bounded_and_says_so() -> None:
+    class Crowd(Post):
+        async def peers(self) -> tuple[Peer, ...]:
+            return tuple(Peer(key=f"t{n}", role="r", title="", state="running") for n in range(1000))
+
+    output = await call(Crowd(), op="list")
+    assert output.text.endswith("and 940 more tasks; `send` takes the key of any of them")
+    assert len(output.details["peers"]) == 60
+    with pytest.raises(ToolError) as nobody:
+        await call(Crowd(), op="send", message="hi")
+    assert len(str(nobody.value)) < 1000
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

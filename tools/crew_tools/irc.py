@@ -34,6 +34,8 @@ _PARAMETERS: Final[Mapping[str, Any]] = {
     "required": ["op"],
 }
 _UNSET_WORDS: Final = frozenset({"", "null", "none", "undefined"})
+_SHOWN: Final = 60
+"""Tasks that a list names: those that can be talked to come first."""
 
 
 def irc_tool(scope: SessionScope) -> ToolSpec:
@@ -59,7 +61,8 @@ def irc_tool(scope: SessionScope) -> ToolSpec:
 async def _send(mail: Mail, arguments: Mapping[str, Any]) -> ToolOutput:
     to = tuple(_names(arguments.get("to")))
     if not to:
-        keys = ", ".join(peer.key for peer in await mail.peers()) or "there are none"
+        peers = await mail.peers()
+        keys = ", ".join(peer.key for peer in peers[:_SHOWN]) or "there are none"
         raise ToolError(f"`to` is needed: the key of a task, or `{EVERYBODY}`. Tasks: {keys}")
     message = arguments.get("message")
     if not isinstance(message, str) or _unset(message):
@@ -85,11 +88,14 @@ def _line(receipt: Receipt) -> str:
 
 
 def _listing(peers: tuple[Peer, ...], me: str) -> ToolOutput:
-    lines = [f"{peer.key} ({peer.role}): {peer.state}. {peer.title}".rstrip() for peer in peers]
+    shown = peers[:_SHOWN]
+    lines = [f"{peer.key} ({peer.role}): {peer.state}. {peer.title}".rstrip() for peer in shown]
+    if len(peers) > len(shown):
+        lines.append(f"and {len(peers) - len(shown)} more tasks; `send` takes the key of any of them")
     text = "\n".join(lines) if lines else "No other task belongs to this run."
     return ToolOutput(
         text=f"You are {me}.\n{text}",
-        details={"peers": [{"key": peer.key, "role": peer.role, "state": peer.state} for peer in peers]},
+        details={"peers": [{"key": peer.key, "role": peer.role, "state": peer.state} for peer in shown]},
     )
 
 

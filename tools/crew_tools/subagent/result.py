@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import AliasChoices, Field
 
 from crew_plugin.host import ToolContext, ToolOutput
-from crew_plugin.ui.text import events_text, status_text
-from crew_plugin.ui.views import run_view, task_names
+from crew_plugin.ui.text import status_text
+from crew_plugin.ui.views import run_view
 from crew_tools.params import Params, parse
 from crew_tools.progress import progress
 from crew_tools.team.answer import read_answer
 from crew_tools.team.collect import collect
+from crew_tools.team.events import newest_events
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -67,5 +68,5 @@ async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext)
 
 def _verbose(store: "RunStore", run_id: str) -> str:
     answer = read_answer(store, run_id)
-    events = store.tail(run_id, limit=_MOST_EVENTS)
-    return f"{answer.text}\n\nevents:\n{events_text(events, task_names(store, run_id))}"
+    _, events = newest_events(store, run_id, _MOST_EVENTS)
+    return f"{answer.text}\n\nevents:\n{events}"

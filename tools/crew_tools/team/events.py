@@ -8,13 +8,13 @@ from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.records import EventRecord
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import events_text
-from crew_plugin.ui.views import TaskName, task_names
+from crew_plugin.ui.views import task_names
 from crew_tools.team.runparams import OfRun
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
 
-__all__ = ["PARAMETERS", "EventsParams", "act"]
+__all__ = ["PARAMETERS", "EventsParams", "act", "newest_events"]
 
 _PAGE = 1000
 
@@ -33,29 +33,33 @@ PARAMETERS = EventsParams
 
 async def act(crew: "Crew", params: EventsParams, context: ToolContext) -> ToolOutput:
     """List them, oldest first, and say how many there are besides."""
-    run_id, names, events, before, after = await crew.writer.read(lambda store: _read(store, params))
-    lines = [f"run {run_id}"]
-    if before:
-        lines.append(f"... {before:,} earlier; after_seq=0 begins with them")
-    lines.append(events_text(events, names))
-    if after:
-        lines.append(f"... more follow; go on with after_seq={events[-1].seq}")
+    run_id, events, text = await crew.writer.read(lambda store: _read(store, params))
     return ToolOutput(
-        text="\n".join(lines), details={"run_id": run_id, "next_seq": events[-1].seq if events else 0}
+        text=f"run {run_id}\n{text}",
+        details={"run_id": run_id, "next_seq": events[-1].seq if events else 0},
     )
 
 
-def _read(
-    store: RunStore, params: EventsParams
-) -> tuple[str, dict[str, TaskName], list[EventRecord], int, bool]:
+def _read(store: RunStore, params: EventsParams) -> tuple[str, list[EventRecord], str]:
     run_id = store.load_run(params.run_id).id
-    names = task_names(store, run_id)
-    if params.after_seq is not None:
-        page = store.tail(run_id, after_seq=params.after_seq, limit=params.limit + 1)
-        return run_id, names, page[: params.limit], 0, len(page) > params.limit
+    if params.after_seq is None:
+        events, text = newest_events(store, run_id, params.limit)
+        return run_id, events, text
+    page = store.tail(run_id, after_seq=params.after_seq, limit=params.limit + 1)
+    events = page[: params.limit]
+    text = events_text(events, task_names(store, run_id))
+    if len(page) > params.limit:
+        text += f"\n... more follow; go on with after_seq={events[-1].seq}"
+    return run_id, events, text
+
+
+def newest_events(store: RunStore, run_id: str, limit: int) -> tuple[list[EventRecord], str]:
+    """The newest events of a run, and the same as text that says how many came before them."""
     newest: list[EventRecord] = []
     seen, last = 0, 0
     while page := store.tail(run_id, after_seq=last, limit=_PAGE):
         seen, last = seen + len(page), page[-1].seq
-        newest = [*newest, *page][-params.limit :]
-    return run_id, names, newest, seen - len(newest), False
+        newest = [*newest, *page][-limit:]
+    text = events_text(newest, task_names(store, run_id))
+    before = seen - len(newest)
+    return newest, f"... {before:,} earlier; after_seq=0 begins with them\n{text}" if before else text

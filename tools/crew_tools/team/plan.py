@@ -39,9 +39,8 @@ def _lines(spec: "RunSpec") -> "Iterator[str]":
 
 def _who(spec: "RunSpec", step: "StepSpec") -> str:
     agent = spec.agents[step.agent]
-    model = step.model or spec.model or agent.model
     tools = ", ".join(agent.tools) or "no tools"
-    return f"agent {agent.name}; {tools}" + (f"; model {model}" if model else "")
+    return f"agent {agent.name}; {tools}" + (f"; model {step.model}" if step.model else "")
 
 
 def _after(step: "StepSpec") -> str:
