@@ -1,16 +1,21 @@
-"""References to stored bodies."""
+"""Stored bodies and the references to them."""
 
+import hashlib
+import re
 import time
 from pathlib import Path
 
-from crew_plugin.errors import CrewError, UnknownName
+from crew_plugin.errors import CrewError, InvalidValue, UnknownName
 from crew_plugin.models.records import ArtifactRef
 from crew_plugin.store.bodies import Bodies
 from crew_plugin.store.log import EventLog
 from crew_plugin.store.rows import artifact_ref, text
 
-__all__ = ["Artifacts"]
+__all__ = ["INLINE_BYTES", "Artifacts"]
 
+INLINE_BYTES = 16 * 1024
+"""Longer bodies are files: two syncs of their own instead of a share in a commit."""
+_SHORTEST_PREFIX = 8
 _REF = "sha256, size, name, media_type, run_id, task_id"
 
 
@@ -30,10 +35,10 @@ class Artifacts(EventLog):
         task_id: str | None = None,
         media_type: str = "text/plain",
     ) -> ArtifactRef:
-        """Store a body under its hash (write, fsync, rename) and then its reference."""
+        """Store a body under its hash, and its reference. A file is safe before anything names it."""
         name = text(name)
-        sha256 = self._bodies.put(body)
         with self._change():
+            sha256 = self._keep(body)
             epoch = self._run_row(run_id)["epoch"]
             known = self._first(
                 f"SELECT {_REF} FROM artifact WHERE sha256 = ? AND run_id = ? AND name = ? AND task_id IS ?",
@@ -64,12 +69,19 @@ class Artifacts(EventLog):
 
     def read_artifact(self, sha256: str) -> bytes:
         """A body, by its hash or the first eight or more digits of it."""
-        whole = self._bodies.whole(sha256)
-        if whole is not None:
-            return self._bodies.read(whole)
-        pattern = sha256.lower() + "*"
+        prefix = sha256.lower()
+        if not re.fullmatch(f"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", prefix):
+            raise InvalidValue("artifact", sha256, f"a hash, or its first {_SHORTEST_PREFIX} or more digits")
+        beyond = prefix + "g"
+        rows = self._all("SELECT sha256 FROM body WHERE sha256 >= ? AND sha256 < ?", (prefix, beyond))
+        fits = sorted([*(row["sha256"] for row in rows), *self._bodies.beginning(prefix)])
+        if len(fits) > 1:
+            raise InvalidValue("artifact", sha256, f"longer: it fits {', '.join(fits)}")
+        if fits:
+            return self._body(fits[0])
         row = self._first(
-            "SELECT removed_because FROM artifact WHERE sha256 GLOB ? ORDER BY n DESC", (pattern,)
+            "SELECT removed_because FROM artifact WHERE sha256 >= ? AND sha256 < ? ORDER BY n DESC",
+            (prefix, beyond),
         )
         if row is not None:
             raise CrewError(f"artifact {sha256} is gone: {row['removed_because'] or 'its file is missing'}")
@@ -80,3 +92,22 @@ class Artifacts(EventLog):
         """The artifacts of a run in the order they were stored."""
         rows = self._all(f"SELECT {_REF} FROM artifact WHERE run_id = ? ORDER BY n", (run_id,))
         return [artifact_ref(list(row)) for row in rows]
+
+    def _keep(self, body: bytes) -> str:
+        """Store a body and return its hash: a short one with the change around it, a long one at once."""
+        sha256 = hashlib.sha256(body).hexdigest()
+        if len(body) > INLINE_BYTES:
+            self._bodies.put(sha256, body)
+        else:
+            self._execute(
+                "INSERT INTO body (sha256, content) VALUES (?, ?) ON CONFLICT DO NOTHING", (sha256, body)
+            )
+        return sha256
+
+    def _body(self, sha256: str) -> bytes:
+        """The body with this whole hash. Raises `CrewError` if it is gone or damaged."""
+        row = self._first("SELECT content FROM body WHERE sha256 = ?", (sha256,))
+        body: bytes = self._bodies.read(sha256) if row is None else row["content"]
+        if hashlib.sha256(body).hexdigest() != sha256:
+            raise CrewError(f"the body of artifact {sha256[:12]} is damaged: its hash does not match")
+        return body

@@ -51,9 +51,10 @@ class Attempts(Tasks):
             task = self._task_of(lease, task_id)
             self._check_start(run_state, task)
             attempt_id, session_id, number, now = new_id("att"), new_id("ses"), task.attempts + 1, time.time()
-            self._execute(
+            row = self._one(
                 "INSERT INTO attempt (id, run_id, task_id, number, state, epoch, engine, kind, session_id,"
-                " model_asked, started_at, last_activity_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " model_asked, started_at, last_activity_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " RETURNING *",
                 (
                     attempt_id,
                     lease.run_id,
@@ -87,7 +88,7 @@ class Attempts(Tasks):
                 attempt_id=attempt_id,
                 data={"key": task.key, "number": number},
             )
-            return self.load_attempt(attempt_id)
+            return _attempt(row)
 
     def open_session(
         self, lease: Lease, attempt_id: str, *, host_session: str, prompt: ArtifactRef | None
@@ -95,11 +96,13 @@ class Attempts(Tasks):
         """Note the host's id of the session and the prompt it got."""
         with self._change():
             self._fence(lease)
-            attempt = self._attempt_of(lease, attempt_id)
-            self._execute(
-                "UPDATE session SET host_session = ?, prompt = ? WHERE id = ?",
-                (host_session, dump_ref(prompt), attempt.session_id),
+            changed = self._execute(
+                "UPDATE session SET host_session = ?, prompt = ?"
+                " WHERE id = (SELECT session_id FROM attempt WHERE id = ? AND run_id = ?)",
+                (host_session, dump_ref(prompt), attempt_id, lease.run_id),
             )
+            if not changed.rowcount:
+                raise self._unknown("attempt", attempt_id)
 
     def touch_attempt(
         self, lease: Lease, attempt_id: str, *, usage: Usage, steps: int, model_used: str | None
@@ -174,10 +177,10 @@ class Attempts(Tasks):
                     data={"state": state},
                 )
             if task_state is not None:
-                self._end_task(
+                return self._end_task(
                     lease, task, task_state, actor, cause, attempt_id=attempt_id, result_id=attempt.result_id
                 )
-            elif task.state == TaskState.WAITING:
+            if task.state == TaskState.WAITING:
                 # Its session is gone and with it the question: another attempt is due.
                 self._execute("UPDATE task SET state = ? WHERE id = ?", (TaskState.RUNNING, task.id))
             return self._task_of(lease, task.id)

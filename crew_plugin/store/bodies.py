@@ -1,17 +1,13 @@
-"""Stored bodies: files named by the SHA-256 of what is in them."""
+"""Long bodies: files named by the SHA-256 of what is in them."""
 
-import hashlib
 import os
-import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from crew_plugin.errors import CrewError, InvalidValue, StateUnwritable
+from crew_plugin.errors import CrewError, StateUnwritable
 
 __all__ = ["Bodies"]
-
-_SHORTEST_PREFIX = 8
 
 
 class Bodies:
@@ -20,9 +16,8 @@ class Bodies:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, body: bytes) -> str:
-        """Store a body and return its hash. A body that is there already is not written again."""
-        sha256 = hashlib.sha256(body).hexdigest()
+    def put(self, sha256: str, body: bytes) -> None:
+        """Store a body under its hash. One that is there already is not written again."""
         path = self._path(sha256)
         try:
             if not path.parent.is_dir():
@@ -33,31 +28,21 @@ class Bodies:
             _sync_folder(path.parent)
         except OSError as error:
             raise StateUnwritable(self._folder, error.strerror or str(error)) from error
-        return sha256
 
     def read(self, sha256: str) -> bytes:
-        """The body with this whole hash. Raises `CrewError` if it is gone or damaged."""
+        """The body with this whole hash. Raises `CrewError` if it is gone."""
         try:
-            body = self._path(sha256).read_bytes()
+            return self._path(sha256).read_bytes()
         except OSError as error:
             raise CrewError(f"the body of artifact {sha256[:12]} cannot be read: {error}") from error
-        if hashlib.sha256(body).hexdigest() != sha256:
-            raise CrewError(f"the body of artifact {sha256[:12]} is damaged: its hash does not match")
-        return body
 
-    def whole(self, prefix: str) -> str | None:
-        """The hash of the one body whose hash begins like this; None if there is none."""
-        prefix = prefix.lower()
-        if not re.fullmatch(f"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", prefix):
-            raise InvalidValue("artifact", prefix, f"a hash, or its first {_SHORTEST_PREFIX} or more digits")
+    def beginning(self, prefix: str) -> list[str]:
+        """The hashes of the bodies whose hash begins like this, with two digits or more."""
         try:
             names = os.listdir(self._path(prefix).parent)
         except FileNotFoundError:
-            return None
-        fits = [name for name in names if name.startswith(prefix)]
-        if len(fits) > 1:
-            raise InvalidValue("artifact", prefix, f"longer: it fits {', '.join(sorted(fits))}")
-        return fits[0] if fits else None
+            return []
+        return [name for name in names if name.startswith(prefix)]
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256

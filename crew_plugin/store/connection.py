@@ -48,6 +48,8 @@ class Connection:
         self._depth = 0
         self._spoiled = False
         self._fresh: list[EventRecord] = []
+        self._heads: dict[str, sqlite3.Row] = {}
+        """What was read of runs in this transaction: while it lasts, only it can change them."""
         try:
             self._db = _open_to_read(path) if read_only else _open_to_write(path)
         except sqlite3.Error as error:
@@ -79,6 +81,7 @@ class Connection:
             self._execute(f"RELEASE s{depth}" if depth else "COMMIT")
         except BaseException:
             del self._fresh[mark:]
+            self._heads.clear()
             self._spoiled = False
             if self._db.in_transaction:
                 self._execute(f"ROLLBACK TO s{depth}" if depth else "ROLLBACK")
@@ -87,6 +90,8 @@ class Connection:
             raise
         finally:
             self._depth = depth
+            if not depth:
+                self._heads.clear()
 
     @contextmanager
     def _change(self) -> Generator[None]:
@@ -117,6 +122,11 @@ class Connection:
             # SQLite gave the whole transaction up; what follows must not be committed on its own.
             raise StateUnwritable(self.path, "an earlier error ended the transaction")
         try:
+            return self._db.execute(sql, parameters)
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                raise self._in_words(error) from error
+        try:
             return _patiently(lambda: self._db.execute(sql, parameters))
         except sqlite3.Error as error:
             raise self._in_words(error) from error
@@ -145,6 +155,10 @@ def _code(error: sqlite3.Error) -> int:
     """SQLite's extended code; 0 for errors that Python's module found itself."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code if isinstance(code, int) else 0
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _code(error) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _connect(path: Path, query: str) -> sqlite3.Connection:
@@ -233,7 +247,7 @@ def _patiently[T](step: Callable[[], T]) -> T:
         try:
             return step()
         except sqlite3.OperationalError as error:
-            if _code(error) & 0xFF != sqlite3.SQLITE_BUSY:
+            if not _is_busy(error):
                 raise
             now = time.monotonic()
             deadline = deadline or now + BUSY_SECONDS

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import Effect, Lease, ToolCallRecord, ToolCallState, TranscriptEntry
-from crew_plugin.store.artifacts import Artifacts
+from crew_plugin.store.artifacts import INLINE_BYTES, Artifacts
 from crew_plugin.store.attempts import Attempts
 from crew_plugin.store.rows import dump, load, text
 
 __all__ = ["Journal"]
 
-INLINE_BYTES = 4096
+_ARGUMENTS_CHARACTERS = 4096
 
 
 class Journal(Artifacts, Attempts):
@@ -25,20 +25,22 @@ class Journal(Artifacts, Attempts):
         call_id = new_id("call")
         with self._change():
             self._fence(lease)
-            self._attempt_of(lease, attempt_id)
-            self._execute(
+            added = self._execute(
                 "INSERT INTO tool_call (id, attempt_id, tool, effect, state, arguments, started_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                " SELECT ?, id, ?, ?, ?, ?, ? FROM attempt WHERE id = ? AND run_id = ?",
                 (
                     call_id,
-                    attempt_id,
                     text(tool),
                     effect,
                     ToolCallState.STARTED,
-                    text(arguments[:INLINE_BYTES]),
+                    text(arguments[:_ARGUMENTS_CHARACTERS]),
                     time.time(),
+                    attempt_id,
+                    lease.run_id,
                 ),
             )
+            if not added.rowcount:
+                raise self._unknown("attempt", attempt_id)
         return call_id
 
     def end_tool_call(self, call_id: str, *, error: str | None, cancelled: bool) -> None:
@@ -89,7 +91,7 @@ class Journal(Artifacts, Attempts):
             for seq, entry in enumerate(entries, start=(session["last"] or 0) + 1):
                 content, data, body = text(entry.content), dump(dict(entry.data)), None
                 if len(content) + len(data) > INLINE_BYTES:
-                    body = self._bodies.put(dump([entry.content, dict(entry.data)]).encode("ascii"))
+                    body = self._keep(dump([entry.content, dict(entry.data)]).encode("ascii"))
                 self._execute(
                     "INSERT INTO transcript (session_id, seq, role, at, content, data, body)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -115,5 +117,5 @@ class Journal(Artifacts, Attempts):
         if row["body"] is None:
             content, data = row["content"], load(row["data"])
         else:
-            content, data = load(self._bodies.read(row["body"]))
+            content, data = load(self._body(row["body"]))
         return TranscriptEntry(seq=row["seq"], role=row["role"], content=content, data=data, at=row["at"])

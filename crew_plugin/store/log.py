@@ -10,7 +10,7 @@ from crew_plugin.models.causes import Cause
 from crew_plugin.models.events import EVENT_TYPES
 from crew_plugin.models.records import EventRecord, Lease, NewEvent
 from crew_plugin.models.states import RUN_TERMINAL, RunState
-from crew_plugin.store.connection import Connection
+from crew_plugin.store.connection import Connection, Value
 from crew_plugin.store.rows import cause_of, dump, dump_cause, load, text
 
 __all__ = ["EventLog"]
@@ -109,10 +109,19 @@ class EventLog(Connection):
 
     def _run_row(self, run_id: str) -> sqlite3.Row:
         """What changes look at; the goal and the specification may be long and stay where they are."""
-        row = self._first(f"SELECT {_HEAD} FROM run WHERE id = ?", (run_id,))
+        row = self._heads.get(run_id)
         if row is None:
-            raise self._unknown("run", run_id)
+            row = self._first(f"SELECT {_HEAD} FROM run WHERE id = ?", (run_id,))
+            if row is None:
+                raise self._unknown("run", run_id)
+            if self._depth:
+                self._heads[run_id] = row
         return row
+
+    def _update_run(self, sql: str, parameters: tuple[Value, ...]) -> None:
+        """Every change of a run's row goes this way, so that what was read of it is read again."""
+        self._execute(sql, parameters)
+        self._heads.clear()
 
     def _fence(self, lease: Lease) -> sqlite3.Row:
         """The run's row. Raises `Fenced` unless the lease is still good: an ended run's stays good

@@ -294,7 +294,7 @@ class RunStore(Protocol):
 
     def append_transcript(self, lease: Lease, session_id: str, entries: Sequence[TranscriptEntry]) -> None:
         """Append to a session's transcript. `seq` and `at` of the entries are set here. Bodies
-        over 4 KB go to artifacts and come back whole from `read_transcript`."""
+        over 16 KB are files and come back whole from `read_transcript`."""
         ...
 
     def read_transcript(self, session_id: str, *, after_seq: int = 0) -> list[TranscriptEntry]:
@@ -321,7 +321,8 @@ class RunStore(Protocol):
         task_id: str | None = None,
         media_type: str = "text/plain",
     ) -> ArtifactRef:
-        """Store a body under its hash (write, fsync, rename) and then its reference."""
+        """Store a body under its hash, and its reference: one of at most 16 KB inside the store, a
+        longer one as a file that is safe (write, fsync, rename) before anything names it."""
         ...
 
     def read_artifact(self, sha256: str) -> bytes:

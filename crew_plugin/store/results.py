@@ -16,9 +16,6 @@ from crew_plugin.store.rows import artifact_ref, dump, load, ref_values, text
 
 __all__ = ["Results"]
 
-INLINE_BYTES = 4096
-"""Longer contents are read from their body's file instead of being kept a second time."""
-
 
 class Results(Artifacts, Attempts):
     """Accepting and reading results."""
@@ -49,7 +46,7 @@ class Results(Artifacts, Attempts):
             result_id = new_id("res")
             self._execute(
                 "INSERT INTO result (id, run_id, task_id, attempt_id, error, flags, artifacts, body,"
-                " created_at, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     result_id,
                     run_id,
@@ -60,9 +57,6 @@ class Results(Artifacts, Attempts):
                     dump({name: ref_values(ref) for name, ref in parts.items()}),
                     dump(ref_values(stored)),
                     time.time(),
-                    dump({"summary": result.summary, "data": result.data})
-                    if len(body) <= INLINE_BYTES
-                    else None,
                 ),
             )
             self._execute(
@@ -99,9 +93,7 @@ class Results(Artifacts, Attempts):
 
     def _result(self, row: sqlite3.Row) -> ResultRecord:
         body = artifact_ref(load(row["body"]))
-        content: Mapping[str, Any] = load(
-            self._bodies.read(body.sha256) if row["content"] is None else row["content"]
-        )
+        content: Mapping[str, Any] = load(self._body(body.sha256))
         parts: Mapping[str, list[Any]] = load(row["artifacts"])
         return ResultRecord(
             id=row["id"],

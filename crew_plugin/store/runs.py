@@ -117,15 +117,15 @@ class Runs(Outbox):
             if to in RUN_TERMINAL:
                 self._end_run(row, run_id, current, to, cause, actor)
             elif to == RunState.BLOCKED:
-                self._execute(
+                self._update_run(
                     "UPDATE run SET state = ?, cause = ? WHERE id = ?", (to, dump_cause(cause), run_id)
                 )
                 self._append(run_id, lease.epoch, "run.blocked", actor, cause=cause)
             elif current == RunState.BLOCKED:
-                self._execute("UPDATE run SET state = ?, cause = NULL WHERE id = ?", (to, run_id))
+                self._update_run("UPDATE run SET state = ?, cause = NULL WHERE id = ?", (to, run_id))
                 self._append(run_id, lease.epoch, "run.unblocked", actor)
             else:
-                self._execute("UPDATE run SET state = ?, started_at = ? WHERE id = ?", (to, now, run_id))
+                self._update_run("UPDATE run SET state = ?, started_at = ? WHERE id = ?", (to, now, run_id))
                 self._append(run_id, lease.epoch, "run.started", actor, data=self._how_it_runs(run_id))
             return self.load_run(run_id)
 
@@ -143,7 +143,7 @@ class Runs(Outbox):
             if before is not None and not force and owner_alive(before):
                 raise LeaseHeld(run_id, before.pid)
             epoch = int(row["epoch"]) + 1
-            self._execute(
+            self._update_run(
                 "UPDATE run SET epoch = ?, renewals = renewals + 1, owner_pid = ?, owner_started = ?,"
                 " owner_boot = ? WHERE id = ?",
                 (epoch, owner.pid, owner.started, owner.boot_id, run_id),
@@ -161,7 +161,7 @@ class Runs(Outbox):
         """Show that the supervisor lives. Returns the new count of renewals."""
         with self._change():
             renewals = int(self._fence(lease)["renewals"]) + 1
-            self._execute("UPDATE run SET renewals = ? WHERE id = ?", (renewals, lease.run_id))
+            self._update_run("UPDATE run SET renewals = ? WHERE id = ?", (renewals, lease.run_id))
             return renewals
 
     def release(self, lease: Lease) -> None:
@@ -173,7 +173,7 @@ class Runs(Outbox):
             self._append(lease.run_id, lease.epoch, "run.released", "supervisor")
 
     def _disown(self, run_id: str) -> None:
-        self._execute(
+        self._update_run(
             "UPDATE run SET owner_pid = NULL, owner_started = NULL, owner_boot = NULL WHERE id = ?", (run_id,)
         )
 
@@ -190,7 +190,7 @@ class Runs(Outbox):
         unfinished = sum(count for state, count in counts.items() if state not in TASK_TERMINAL)
         if to == RunState.COMPLETED and unfinished:
             raise IllegalTransition("run", run_id, f"{current} with {unfinished} unfinished tasks", to)
-        self._execute(
+        self._update_run(
             "UPDATE run SET state = ?, cause = ?, ended_at = ? WHERE id = ?",
             (to, dump_cause(cause), time.time(), run_id),
         )

@@ -117,8 +117,7 @@ CREATE TABLE result (
     flags TEXT NOT NULL,
     artifacts TEXT NOT NULL,
     body TEXT NOT NULL,
-    created_at REAL NOT NULL,
-    content TEXT
+    created_at REAL NOT NULL
 );
 CREATE INDEX result_by_run ON result (run_id, task_id, n);
 
@@ -211,6 +210,11 @@ CREATE TABLE event (
     data TEXT NOT NULL
 );
 CREATE INDEX event_by_run ON event (run_id, seq);
+
+CREATE TABLE body (
+    sha256 TEXT PRIMARY KEY,
+    content BLOB NOT NULL
+);
 
 CREATE TABLE artifact (
     n INTEGER PRIMARY KEY,

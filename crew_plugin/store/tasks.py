@@ -34,8 +34,9 @@ class Tasks(Runs):
     def load_task(self, run_id: str, key_or_id: str) -> TaskRecord:
         """One task, by its key or its id. Raises `UnknownName`."""
         row = self._first(
-            "SELECT * FROM task WHERE run_id = ? AND key = ?", (run_id, key_or_id)
-        ) or self._first("SELECT * FROM task WHERE run_id = ? AND id = ?", (run_id, key_or_id))
+            "SELECT * FROM task WHERE run_id = ? AND (key = ? OR id = ?) ORDER BY key = ? DESC",
+            (run_id, key_or_id, key_or_id, key_or_id),
+        )
         if row is None:
             keys = self._all("SELECT key FROM task WHERE run_id = ?", (run_id,))
             raise UnknownName("task", key_or_id, [key["key"] for key in keys])
@@ -57,9 +58,8 @@ class Tasks(Runs):
                 current = f"{task.state} with an open attempt" if open_attempt else task.state
                 raise IllegalTransition("task", task_id, current, to)
             if open_attempt is None:
-                self._end_task(lease, task, to, actor, cause)
-            else:
-                self._pause(lease, task_id, open_attempt, to, actor, cause)
+                return self._end_task(lease, task, to, actor, cause)
+            self._pause(lease, task_id, open_attempt, to, actor, cause)
             return self._task_of(lease, task_id)
 
     def schedule_retry(self, lease: Lease, task_id: str, at: float, *, actor: str) -> TaskRecord:
@@ -102,9 +102,9 @@ class Tasks(Runs):
         *,
         attempt_id: str | None = None,
         result_id: str | None = None,
-    ) -> None:
-        self._execute(
-            "UPDATE task SET state = ?, cause = ?, retry_at = NULL, ended_at = ? WHERE id = ?",
+    ) -> TaskRecord:
+        row = self._one(
+            "UPDATE task SET state = ?, cause = ?, retry_at = NULL, ended_at = ? WHERE id = ? RETURNING *",
             (to, dump_cause(cause), time.time(), task.id),
         )
         data = {"key": task.key}
@@ -120,6 +120,7 @@ class Tasks(Runs):
             cause=cause,
             data=data,
         )
+        return _task(row)
 
     def _pause(
         self, lease: Lease, task_id: str, attempt_id: str, to: TaskState, actor: str, cause: Cause | None

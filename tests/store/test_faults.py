@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -298,11 +298,19 @@ def test_a_file_that_is_no_store_is_one_clear_error(project: Project) -> None:
             SqliteStore.open(project, read_only=read_only)
 
 
-def test_a_damaged_body_is_not_handed_out(project: Project) -> None:
+LONG = b"the truth" * 4000
+
+
+@pytest.mark.parametrize("body", [b"the truth", LONG], ids=["inside the store", "a file"])
+def test_a_damaged_body_is_not_handed_out(project: Project, body: bytes) -> None:
     store = SqliteStore.open(project)
-    ref = store.put_artifact(create(store).id, "log", b"the truth")
-    (path,) = (path for path in project.artifacts.rglob("*") if path.is_file())
-    path.write_bytes(b"a lie, no")
+    ref = store.put_artifact(create(store).id, "log", body)
+    for path in project.artifacts.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"a lie, no")
+    with closing(sqlite3.connect(project.database)) as other:
+        other.execute("UPDATE body SET content = ?", (b"a lie, no",))
+        other.commit()
 
     with pytest.raises(CrewError, match="damaged"):
         store.read_artifact(ref.sha256)
@@ -311,14 +319,14 @@ def test_a_damaged_body_is_not_handed_out(project: Project) -> None:
 
 def test_a_missing_body_is_not_an_unknown_one(project: Project) -> None:
     store = SqliteStore.open(project)
-    ref = store.put_artifact(create(store).id, "log", b"the truth")
+    ref = store.put_artifact(create(store).id, "log", LONG)
     (path,) = (path for path in project.artifacts.rglob("*") if path.is_file())
     path.unlink()
 
     with pytest.raises(CrewError, match="its file is missing"):
         store.read_artifact(ref.sha256)
-    assert store.put_artifact(ref.run_id or "", "log", b"the truth") == ref
-    assert store.read_artifact(ref.sha256) == b"the truth"
+    assert store.put_artifact(ref.run_id or "", "log", LONG) == ref
+    assert store.read_artifact(ref.sha256) == LONG
     store.close()
 
 
@@ -326,7 +334,7 @@ def test_bodies_leave_nothing_else_behind(project: Project) -> None:
     store = SqliteStore.open(project)
     run = create(store)
     for _ in range(3):
-        store.put_artifact(run.id, "log", b"same")
+        store.put_artifact(run.id, "log", LONG)
     store.close()
 
     files = [path for path in project.artifacts.rglob("*") if path.is_file()]
