@@ -231,6 +231,7 @@ class _Draft:
                 agent=role.agent,
                 # Replaced once: what the goal itself contains is the caller's text, never a placeholder.
                 task=step.task.replace("{goal}", self.goal) if step.task else self.goal,
+                trusted=workflow.trusted or not step.task,
                 title=step.id,
                 depends_on=step.depends_on,
                 reads=step.reads,

@@ -65,6 +65,8 @@ class StepSpec(_Boundary):
     agent: str
     task: str
     """The instruction; `{goal}` has been replaced where the workflow's author wrote it."""
+    trusted: bool = True
+    """False where the workflow came with the project and was not trusted: its text is fenced."""
     title: str = ""
     depends_on: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()

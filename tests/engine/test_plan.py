@@ -265,3 +265,16 @@ def test_an_empty_goal_is_refused(folder: Path, goal: str) -> None:
         plan_run(catalog_of(folder), Settings(), goal=goal, cwd="/p", team="pair")
     with pytest.raises(InvalidValue, match=r"tasks\[0\]\.goal"):
         plan_parallel(catalog_of(folder), Settings(), tasks=[ParallelTask(goal=goal)], cwd="/p")
+
+
+def test_the_words_of_a_projects_workflow_are_not_trusted_and_the_callers_are(
+    folder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "project"
+    theirs = WORKFLOW.replace("name: look", "name: theirs").replace("\nWeigh it.\n", "")
+    write(root / ".crew", "workflows/theirs.workflow.md", theirs)
+    for settings, trusted in ((Settings(), False), (Settings(trusted_projects=(str(root),)), True)):
+        catalog = discover(root, settings, user_root=folder)
+        spec = plan_run(catalog, settings, goal="g", cwd="/p", team="pair", workflow="theirs")
+        assert [step.trusted for step in spec.steps] == [trusted, True]
+        assert spec.steps[1].task == "g"
