@@ -331,6 +331,15 @@ async def test_twenty_sessions_share_one_client(hosted: Hosted, spec_of: SpecOf)
     assert host.model.connections <= 20
 
 
+async def test_the_client_is_built_before_a_session_asks_for_it(hosted: Hosted) -> None:
+    async with hosted(lambda _: Reply(text="never")) as host:
+        (warming,) = (task for task in asyncio.all_tasks() if task.get_name() == "crew clients")
+        async with asyncio.timeout(10):
+            await warming
+        assert len(host.engine._pool) == 1
+    assert host.model.requests == []
+
+
 async def test_the_engine_says_which_tools_it_has(hosted: Hosted) -> None:
     async with hosted(lambda _: Reply(text="ok")) as host:
         available = await host.engine.available_tools(

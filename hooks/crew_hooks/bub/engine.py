@@ -1,13 +1,17 @@
 """Bub as an engine: sessions of the crew as private agents in Bub's own process."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from importlib import import_module
 
 from bub.framework import BubFramework
+from loguru import logger
 
 from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.compat.agent import offered_tool
+from crew_hooks.bub.compat.runner import usual_clients
 from crew_hooks.bub.mcp import McpProxy
 from crew_hooks.bub.session import BubSession
 from crew_hooks.bub.toolset import HOST_TOOLS
@@ -36,12 +40,26 @@ class BubEngine:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Closes the clients and ends the MCP servers of this engine on leaving, sessions first."""
+        """Builds the clients of the usual model, off the loop, so that no session waits for them.
+
+        Closes the clients and ends the MCP servers of this engine on leaving, sessions first.
+        """
+        warming = asyncio.create_task(self._warm(), name="crew clients")
         try:
             yield
         finally:
+            warming.cancel()
+            await asyncio.wait({warming})
             await self._mcp.close()
             await self._pool.close()
+
+    async def _warm(self) -> None:
+        try:
+            await asyncio.to_thread(import_module, "crew_hooks.bub.lean")
+            for provider, arguments in usual_clients():
+                await self._pool.get(provider, arguments)
+        except Exception as error:  # noqa: BLE001 - a session that needs the client tells what is wrong
+            logger.debug("crew: the clients of the usual model could not be built: {!r}", error)
 
     def open(self, spec: SessionSpec) -> AbstractAsyncContextManager[Session]:
         """A session, opened on entry. Leaving it ends all that it owns."""

@@ -15,6 +15,7 @@ from any_llm.types.completion import (
     Function,
 )
 from bub.builtin.model_runner import CompletionResult, ModelOutputAccumulator, ModelRunner
+from bub.builtin.settings import load_settings
 from bub.hooks.interception import AgentHooks
 from bub.streaming import StreamEvent, StreamState
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from bub.builtin.settings import AgentSettings, ModelCandidate
     from bub.tools import Tool
 
-__all__ = ["MALFORMED", "CrewRunner", "ModelFailed", "ModelWatch"]
+__all__ = ["MALFORMED", "CrewRunner", "ModelFailed", "ModelWatch", "usual_clients"]
 
 MALFORMED = "__not_json__"
 """The one argument of a call whose arguments were no JSON object: what the model wrote."""
@@ -131,8 +132,7 @@ class CrewRunner(ModelRunner):
     async def _prepare(self, model: str) -> None:
         for candidate in self.settings.model_candidates(model):
             if candidate.name not in self._clients:
-                arguments = self.settings.model_client_kwargs(candidate.provider_name or candidate.provider)
-                self._clients[candidate.name] = await self._pool.get(candidate.provider.value, arguments)
+                self._clients[candidate.name] = await self._pool.get(*_client_of(self.settings, candidate))
 
     async def _completion_events(
         self, completion: CompletionResult, state: StreamState, output: ModelOutputAccumulator
@@ -207,6 +207,17 @@ class CrewRunner(ModelRunner):
         return ModelAnswered(
             text=output.text, tool_calls=calls, usage=_usage(state.usage), model=self._answering_model
         )
+
+
+def usual_clients() -> "list[tuple[str, dict[str, Any]]]":
+    """Provider and arguments of each client that a session with Bub's own model is going to need."""
+    settings = load_settings()
+    return [_client_of(settings, candidate) for candidate in settings.model_candidates(settings.model)]
+
+
+def _client_of(settings: "AgentSettings", candidate: "ModelCandidate") -> tuple[str, dict[str, Any]]:
+    arguments = settings.model_client_kwargs(candidate.provider_name or candidate.provider)
+    return candidate.provider.value, arguments
 
 
 @dataclass(frozen=True, slots=True)
