@@ -296,7 +296,7 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
 def test_what_is_to_be_installed_is_an_extra_of_the_package() -> None:
     project = tomllib.loads(text(ROOT / "pyproject.toml"))["project"]
     for page in PAGES:
-        for extra in re.findall(r"crew-plugin\[(\w+)\]", text(page)):
+        for extra in re.findall(r"""(?:crew-plugin|"\.)\[(\w+)\]""", text(page)):
             assert extra in project["optional-dependencies"]
 
 
