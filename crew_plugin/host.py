@@ -26,6 +26,7 @@ __all__ = [
     "ModelAnswered",
     "ModelBusy",
     "ModelRetrying",
+    "Offered",
     "Session",
     "SessionEvent",
     "SessionFailed",
@@ -310,6 +311,25 @@ class HostInfo:
     capabilities: frozenset[HostCapability]
 
 
+class Offered(Protocol):
+    """What a host has to know of a tool before it is called: a generated schema says as much."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """What its model is told."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """JSON Schema of its arguments."""
+        ...
+
+
 class Host(Protocol):
     """What every host adapter provides."""
 
@@ -317,13 +337,13 @@ class Host(Protocol):
         """Which host this is."""
         ...
 
-    def register_tools(self, tools: tuple[ToolSpec, ...]) -> None:
-        """Offer these tools to the host's model."""
+    def offer(self, schema: Offered, tool: Callable[[], ToolSpec]) -> None:
+        """Offer a tool to the host's model; it is made at its first call."""
         ...
 
-    async def deliver(self, parent: ParentRef, text: str) -> bool:
-        """Hand `text` to a session of the host: a new turn if idle, steered if busy. False if
-        there is no way to reach it now."""
+    async def deliver(self, parent: ParentRef, text: str) -> object | None:
+        """Hand `text` to a session of the host: a new turn if idle, steered if busy. Returns what
+        is kept for as long as the host has the text to deal with; None if there is no way now."""
         ...
 
     def running(self) -> AbstractAsyncContextManager[None]:

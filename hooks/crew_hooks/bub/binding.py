@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +27,7 @@ from crew_hooks.bub.host import PARENT, BubHost, compose
 from crew_hooks.bub.lifecycle import COMMAND_SESSION, CrewLife, Turns, is_ours
 from crew_plugin.bundle import bundle_root
 from crew_plugin.errors import CrewError
-from crew_tools.schemas import load_schema
+from crew_tools.offering import offer_tools
 
 if TYPE_CHECKING:
     import typer
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
     from crew_hooks.bub.delivery import Delivery
     from crew_plugin.crew import Crew
-    from crew_plugin.host import ToolSpec
     from crew_plugin.models.records import ParentRef
     from crew_plugin.project import Project
 
@@ -44,7 +42,6 @@ __all__ = ["CrewPlugin", "Inactive", "load"]
 
 TURN: Final = "_crew_turn"
 _CLI_HELP: Final = "A crew of agents: start teams, watch them, read what they hand in."
-_OFFERED: Final = ("crew_agent", "crew_agent_result", "team")
 _AT_THE_FIRST_TURN: Final = (
     "crew_hooks.bub.delivery",
     "crew_plugin.project",
@@ -92,7 +89,6 @@ class CrewPlugin:
         self._life = CrewLife(self._composed)
         self._host = BubHost(framework, version, self._life)
         self._turns = Turns()
-        self._tools: dict[str, ToolSpec] = {}
         self._delivery: Delivery | None = None
         self._to_open: list[str] = []
         self._project: Project | None = None
@@ -114,18 +110,8 @@ class CrewPlugin:
             handler=crew,
             command_only=True,
         )
-        for name in _OFFERED:
-            command = typed if name == "team" else None
-            self._host.offer(load_schema(name), partial(self._tool, name), command)
-
-    def _tool(self, name: str) -> "ToolSpec":
-        """One of the tools, made when it is first called."""
-        if not self._tools:
-            from crew_tools import crew_agent, team
-
-            made = (*crew_agent.tools(self._life.ensure), *team.tools(self._life.ensure))
-            self._tools = {spec.name: spec for spec in made}
-        return self._tools[name]
+        self._host.commands["team"] = typed
+        self._tool = offer_tools(self._host, self._life.ensure)
 
     async def _command(
         self, name: str, words: tuple[str, ...], options: dict[str, Any], context: "BubContext"
@@ -186,7 +172,7 @@ class CrewPlugin:
         return frozenset(idents).intersection(ident for text in said for ident in delivery_ids(text))
 
     async def _send(self, parent: "ParentRef", text: str) -> ChannelMessage | None:
-        message = await self._host.send(parent, text)
+        message = await self._host.deliver(parent, text)
         if message is not None and self._host.progress is not None:
             self._host.progress(parent, "the crew's result goes to this conversation")
         return message

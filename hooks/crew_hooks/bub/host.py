@@ -1,11 +1,10 @@
 """Bub as a host of the crew: what it offers, and how a crew is put together inside it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from crew_hooks.bub.compat.parent import register_tool
 from crew_plugin.errors import HostUnsupported
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from crew_hooks.bub.lifecycle import CrewLife
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
-    from crew_plugin.host import HostInfo, ToolContext, ToolSpec
+    from crew_plugin.host import HostInfo, Offered, ToolContext, ToolSpec
     from crew_plugin.models.records import ParentRef
     from crew_plugin.project import Project
 
@@ -34,29 +33,6 @@ _FROM_CHAT: Final = "run_command"
 """What Bub gives as the run's id of a tool that a person called by a chat command."""
 
 
-class Offered(Protocol):
-    """What Bub has to know of a tool before it is called: a generated schema says as much."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def description(self) -> str:
-        """What its model is told."""
-        ...
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """JSON Schema of its arguments."""
-        ...
-
-
-def _itself(spec: "ToolSpec") -> "ToolSpec":
-    return spec
-
-
 class BubHost:
     """One framework as the crew sees it. Implements the `Host` port."""
 
@@ -67,6 +43,8 @@ class BubHost:
         self._channel: CrewChannel | None = None
         self.progress: Callable[[ParentRef, str], None] | None = None
         """Prints a line in a parent's chat; None before the crew's first use."""
+        self.commands: dict[str, CommandHandler] = {}
+        """What answers when a person, not the model, calls a tool of this name."""
 
     def identify(self) -> "HostInfo":
         """Bub, and what it can do in this process: without channels nothing can be delivered later."""
@@ -98,16 +76,10 @@ class BubHost:
         """Whether Bub's channel manager runs: only then can something be delivered later."""
         return self._channel is not None
 
-    def register_tools(self, tools: "tuple[ToolSpec, ...]") -> None:
-        """Offer these tools to Bub's model."""
-        for spec in tools:
-            self.offer(spec, partial(_itself, spec))
-
-    def offer(
-        self, schema: Offered, tool: "Callable[[], ToolSpec]", command: CommandHandler | None = None
-    ) -> None:
-        """Offer a tool to Bub's model, made at its first call; with `command`, a person can call
-        it in the chat as well."""
+    def offer(self, schema: "Offered", tool: "Callable[[], ToolSpec]") -> None:
+        """Offer a tool to Bub's model, made at its first call. One that `commands` names can be
+        called by a person in the chat as well."""
+        command = self.commands.get(schema.name)
 
         async def handle(*words: str, context: "BubContext", **arguments: Any) -> str:
             if command is not None and context.run_id == _FROM_CHAT:
@@ -142,9 +114,9 @@ class BubHost:
             can_deliver_later=HostCapability.INJECT_IDLE in self.identify().capabilities,
         )
 
-    async def send(self, parent: "ParentRef", text: str) -> "ChannelMessage | None":
-        """Hand `text` to a session; the message, which lives for as long as Bub has it to deal
-        with, or None if there is no way now."""
+    async def deliver(self, parent: "ParentRef", text: str) -> "ChannelMessage | None":
+        """Hand `text` to a session: a new turn if it is idle, steered if it is busy. Returns the
+        message, which lives for as long as Bub has it to deal with; None if there is no way now."""
         from crew_hooks.bub.channel import parent_message
 
         if self._channel is None:
@@ -152,10 +124,6 @@ class BubHost:
         message = parent_message(parent, text)
         await self._channel.hand_in(message)
         return message
-
-    async def deliver(self, parent: "ParentRef", text: str) -> bool:
-        """Hand `text` to a session: a new turn if it is idle, steered if it is busy."""
-        return await self.send(parent, text) is not None
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Start and stop with `framework.running()`."""
