@@ -15,6 +15,7 @@ import pytest
 from bub_mcp.plugin import MCPChannel, MCPPlugin
 
 from crew_hooks.bub import compat
+from crew_hooks.bub.engine import BubEngine
 from crew_plugin.host import SessionSpec, ToolEnded, ToolStarted, TurnEnded
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
@@ -136,6 +137,32 @@ async def test_a_server_that_dies_is_a_result(hosted: Hosted, spec_of: SpecOf, s
     assert events[-1] == TurnEnded(text="ok")
 
 
+async def test_a_call_that_takes_too_long_is_a_result(hosted: Hosted, spec_of: SpecOf, started: Path) -> None:
+    async with hosted(calls("mcp__arithmetic__sleep_forever"), MCPPlugin) as host:
+        engine = BubEngine(host.framework, mcp_seconds=0.3)
+        spec = spec_of(host, host_tools=("mcp__arithmetic__*",))
+        async with engine.running(), engine.open(spec) as session:
+            events = await turn(session, "go")
+    assert not ended(events).ok
+    assert "mcp__arithmetic__sleep_forever did not answer within 0.3 s" in ended(events).text
+    assert events[-1] == TurnEnded(text="ok")
+
+
+async def test_a_very_long_result_is_shown_in_part(hosted: Hosted, spec_of: SpecOf, started: Path) -> None:
+    async with (
+        hosted(calls("mcp__arithmetic__recite", length=100_000), MCPPlugin) as host,
+        host.engine.open(spec_of(host, host_tools=("mcp__arithmetic__*",))) as session,
+    ):
+        events = await turn(session, "go")
+    text = ended(events).text
+    assert ended(events).ok
+    assert len(text) <= 60_000
+    assert text.startswith("first")
+    assert text.endswith("last")
+    assert "characters left out" in text
+    assert "call the tool again for a smaller part" in text
+
+
 async def test_aborting_ends_a_call_that_never_answers(
     hosted: Hosted, spec_of: SpecOf, started: Path
 ) -> None:
@@ -189,6 +216,7 @@ async def test_a_pattern_expands_to_the_tools_that_are_there(hosted: Hosted, sta
         "mcp__arithmetic__add",
         "mcp__arithmetic__fail",
         "mcp__arithmetic__sleep_forever",
+        "mcp__arithmetic__recite",
         "mcp__arithmetic__leave",
     )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 
@@ -12,7 +12,7 @@ from loguru import logger
 from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.compat.agent import offered_tool
 from crew_hooks.bub.compat.runner import usual_clients
-from crew_hooks.bub.mcp import McpProxy
+from crew_hooks.bub.mcp import CALL_SECONDS, McpProxy
 from crew_hooks.bub.session import BubSession
 from crew_hooks.bub.toolset import HOST_TOOLS
 from crew_plugin.host import EngineCapability, Session, SessionSpec
@@ -21,12 +21,15 @@ __all__ = ["BubEngine"]
 
 
 class BubEngine:
-    """Holds conversations in a loaded framework. All its sessions share clients and MCP servers."""
+    """Holds conversations in a loaded framework. All its sessions share clients and MCP servers.
 
-    def __init__(self, framework: BubFramework) -> None:
+    `mcp_seconds` is how long one call of an MCP tool may take.
+    """
+
+    def __init__(self, framework: BubFramework, *, mcp_seconds: float = CALL_SECONDS) -> None:
         self._framework = framework
         self._pool = ClientPool()
-        self._mcp = McpProxy(framework)
+        self._mcp = McpProxy(framework, call_seconds=mcp_seconds)
 
     @property
     def name(self) -> str:
@@ -39,7 +42,7 @@ class BubEngine:
         return frozenset(EngineCapability)
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None]:
         """Builds the clients of the usual model, off the loop, so that no session waits for them.
 
         Closes the clients and ends the MCP servers of this engine on leaving, sessions first.

@@ -14,13 +14,17 @@ from loguru import logger
 from crew_hooks.bub import compat
 from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
 from crew_plugin.models.records import Effect
+from crew_plugin.ui.text import shorten
 
-__all__ = ["McpProxy"]
+__all__ = ["CALL_SECONDS", "McpProxy"]
 
 PREFIX: Final = "mcp__"
-_CALL_SECONDS: Final = 60.0
+CALL_SECONDS: Final = 60.0
 _CONNECT_SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 5.0
+_SHOWN: Final = 60_000
+"""Characters of a result that go to the model."""
+_NOT_KEPT: Final = "not kept; call the tool again for a smaller part of it"
 
 
 class _Server(Protocol):
@@ -46,8 +50,9 @@ class McpProxy:
     session that needs a tool connects, and `close` ends what was connected here.
     """
 
-    def __init__(self, framework: BubFramework) -> None:
+    def __init__(self, framework: BubFramework, *, call_seconds: float) -> None:
         self._framework = framework
+        self._call_seconds = call_seconds
         self._connecting: asyncio.Task[None] | None = None
         self._ours: _Channel | None = None
 
@@ -122,15 +127,16 @@ class McpProxy:
         if tool is None:
             raise ToolError(f"the MCP server of {name} is not connected any more; work without it")
         try:
-            async with asyncio.timeout(_CALL_SECONDS):
+            async with asyncio.timeout(self._call_seconds):
                 result = tool.run(**arguments)
                 if inspect.isawaitable(result):
                     result = await result
         except TimeoutError as error:
-            raise ToolError(f"{name} did not answer within {_CALL_SECONDS:.0f} s") from error
+            raise ToolError(f"{name} did not answer within {self._call_seconds:g} s") from error
         except Exception as error:
-            raise ToolError(f"{name} failed: {str(error) or type(error).__name__}") from error
-        return tool.render(result)
+            said = shorten(str(error) or type(error).__name__, _SHOWN)
+            raise ToolError(f"{name} failed: {said}") from error
+        return shorten(tool.render(result), _SHOWN, _NOT_KEPT)
 
 
 def _all(channel: _Channel) -> list[tuple[str, Tool]]:

@@ -32,6 +32,12 @@ async def sleep_forever() -> None:
 
 
 @server.tool(structured_output=False)
+def recite(length: int) -> str:
+    """Say a text of this length."""
+    return "first " + "x" * (length - 11) + " last"
+
+
+@server.tool(structured_output=False)
 def leave() -> None:
     """End the server."""
     os._exit(0)
