@@ -89,8 +89,9 @@ def _create(provider: str, arguments: dict[str, Any]) -> "AnyLLM":
 
     client = lean_class(provider)
     ours: dict[str, Any] = {**_transport(client, arguments), "unified_exceptions": True}
+    unretried: dict[str, Any] = {**arguments, **ours, "max_retries": 0}
     try:
-        return client(**{**arguments, **ours, "max_retries": 0})
+        return client(**unretried)
     except UnsupportedParameterError:  # this provider's SDK has no retries that could be switched off
         return client(**{**arguments, **ours})
 
@@ -168,8 +169,10 @@ def _kind(error: Exception) -> EngineErrorKind:
     )
     if _OVERFLOW.search(str(error)) and _status(error) in (None, 400, 413, 422):
         return "context_overflow"
-    found = next((kind for wanted, kind in kinds if isinstance(error, wanted)), None)
-    return found or _kind_of_transport(error)
+    for wanted, kind in kinds:
+        if isinstance(error, wanted):
+            return kind
+    return _kind_of_transport(error)
 
 
 def _kind_of_transport(error: Exception) -> EngineErrorKind:

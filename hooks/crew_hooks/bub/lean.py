@@ -7,6 +7,8 @@ client goes through the SDK; the later ones repeat its address and headers over 
 transport, which keeps proxies, certificates and limits what they are.
 """
 
+# pyright: reportPrivateUsage=false
+
 import codecs
 import functools
 import json

@@ -4,6 +4,9 @@ Nothing outside this package may use a name of Bub that begins with an underscor
 a class of Bub. The package itself is light: what it needs of Bub is imported in its functions.
 """
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+# pyright: reportUnusedExpression=false
+
 import importlib.metadata
 import inspect
 from collections.abc import Awaitable, Callable

@@ -1,9 +1,11 @@
 """Bub's agent as a session of ours runs it: private, quiet, and closed to other plugins' faults."""
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -291,7 +293,7 @@ def is_local(environment: SessionEnvironment) -> bool:
 @asynccontextmanager
 async def owned_environment(
     framework: BubFramework, session_id: str, cwd: str, marks: Mapping[str, str]
-) -> AsyncIterator[SessionEnvironment]:
+) -> AsyncGenerator[SessionEnvironment]:
     """The environment that the hooks provide for a folder, closed on leaving.
 
     Bub keeps one per session id for as long as it runs; this one is the session's own.

@@ -1,5 +1,7 @@
 """Bub's model runner with shared clients and with retries that are ours."""
 
+# pyright: reportPrivateUsage=false
+
 import asyncio
 import itertools
 import json
@@ -273,7 +275,7 @@ def _is_object(text: str) -> bool:
 def _usage(usage: dict[str, Any] | None) -> Usage:
     if usage is None:
         return Usage(calls=1)
-    details = usage.get("prompt_tokens_details") or {}
+    details: dict[str, Any] = usage.get("prompt_tokens_details") or {}
     return Usage(
         input=int(usage.get("prompt_tokens") or usage.get("input_tokens") or 0),
         output=int(usage.get("completion_tokens") or usage.get("output_tokens") or 0),
