@@ -187,9 +187,8 @@ class Runs(Outbox):
         actor: str,
     ) -> None:
         counts = self._task_counts([run_id]).get(run_id, {})
-        unfinished = sum(count for state, count in counts.items() if state not in TASK_TERMINAL)
-        if to == RunState.COMPLETED and unfinished:
-            raise IllegalTransition("run", run_id, f"{current} with {unfinished} unfinished tasks", to)
+        if to == RunState.COMPLETED and (missing := self._without_result(run_id)):
+            raise IllegalTransition("run", run_id, f"{current} with {missing}", to)
         self._update_run(
             "UPDATE run SET state = ?, cause = ?, ended_at = ? WHERE id = ?",
             (to, dump_cause(cause), time.time(), run_id),
@@ -198,6 +197,17 @@ class Runs(Outbox):
         self._owe(row, run_id)
         self._append(run_id, row["epoch"], _ENDS[to], actor, cause=cause, data={"tasks": dict(counts)})
         self._bury_mail(run_id, row["epoch"])
+
+    def _without_result(self, run_id: str) -> str:
+        """What keeps a run from being completed: a task that has not ended, or one that is needed
+        and has no accepted result. Empty if nothing does."""
+        ended = ", ".join("?" * len(TASK_TERMINAL))
+        row = self._first(
+            f"SELECT key, state FROM task WHERE run_id = ? AND state != ?"
+            f" AND (NOT optional OR state NOT IN ({ended})) ORDER BY position LIMIT 1",
+            (run_id, TaskState.COMPLETED, *sorted(TASK_TERMINAL)),
+        )
+        return "" if row is None else f"task {row['key']!r} {row['state']}"
 
     def _bury_mail(self, run_id: str, epoch: int) -> None:
         """Mail to sessions that will never read it is dead; who is outside the run still can."""

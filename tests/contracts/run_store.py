@@ -240,12 +240,29 @@ class RunStoreContract:
         lease = running(store, "one", "two")
         complete(store, lease, "one")
 
-        with pytest.raises(IllegalTransition, match="1 unfinished"):
+        with pytest.raises(IllegalTransition, match="running with task 'two' queued"):
             store.transition_run(lease, RunState.COMPLETED, actor="supervisor")
 
         complete(store, lease, "two")
         run = store.transition_run(lease, RunState.COMPLETED, actor="supervisor")
         assert run.task_counts == {TaskState.COMPLETED: 2}
+
+    @pytest.mark.parametrize("optional", [True, False])
+    def test_only_an_optional_task_may_lack_its_result_in_a_completed_run(
+        self, store: RunStore, optional: bool
+    ) -> None:
+        new = NewTask(key="one", title="One", role="r", agent="a", optional=optional)
+        run = store.create_run(NewRun(goal="g", team="t", workflow="w", cwd="/", spec="{}"), [new], actor="t")
+        lease = store.claim(run.id, current_owner())
+        store.transition_run(lease, RunState.RUNNING, actor="supervisor")
+        task = store.load_task(run.id, "one")
+        store.transition_task(lease, task.id, TaskState.CANCELLED, actor="supervisor", cause=CAUSE)
+
+        if optional:
+            assert store.transition_run(lease, RunState.COMPLETED, actor="t").state is RunState.COMPLETED
+        else:
+            with pytest.raises(IllegalTransition, match="running with task 'one' cancelled"):
+                store.transition_run(lease, RunState.COMPLETED, actor="t")
 
     def test_a_started_run_tells_how_it_runs(self, store: RunStore) -> None:
         lease = running(store)
