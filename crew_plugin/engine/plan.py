@@ -274,7 +274,6 @@ class _Draft:
             skill_texts=self.texts,
             width=most if width is None else max(1, min(width, most)),
             wall_seconds=self.settings.limits.run_wall_seconds,
-            model=self.model,
             skills=self.skills,
             tag_limits=tag_limits or {},
             runtime=SessionKind.SCAFFOLD if requested == "scaffold" else SessionKind.LIVE,

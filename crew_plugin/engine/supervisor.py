@@ -130,11 +130,12 @@ class Supervisor:
                 parent=parent,
                 wall_seconds=spec.wall_seconds,
             )
-            return store.create_run(new, self._tasks_of(spec), actor=actor)
+            run = store.create_run(new, self._tasks_of(spec), actor=actor)
+            # Noted here: it is written down even if the caller is cancelled while it waits.
+            self._submitted[run.id] = _Submitted(run, spec)
+            return run
 
-        run = await self._writer.run(write)
-        self._submitted[run.id] = _Submitted(run, spec)
-        return run
+        return await self._writer.run(write)
 
     async def execute(self, run_id: str) -> RunRecord:
         """Drive a submitted run in the caller's scope; returns how it ended.
@@ -274,7 +275,18 @@ class Supervisor:
         if isinstance(asked, ControlRecord):
             await driver.request(asked)
 
+    async def _drop(self, run_id: str, cause: Cause) -> None:
+        """Close a run that was written down and that nobody came to drive."""
+        wish = Wish(run_id=run_id, cause=cause, actor="supervisor", force=True)
+        try:
+            await self._writer.run(lambda store: cancel_or_ask(store, wish, self._owner))
+        except CrewError:
+            logger.warning("run %s was never begun and could not be closed", run_id, exc_info=True)
+
     async def _stop_all(self, cause: Cause) -> None:
+        with anyio.move_on_after(STOP_SECONDS, shield=True):
+            while self._submitted:
+                await self._drop(self._submitted.popitem()[0], cause)
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 for driver in list(self._drivers.values()):

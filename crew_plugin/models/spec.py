@@ -102,7 +102,6 @@ class RunSpec(_Boundary):
     """How many sessions of this run may be open at once."""
     fail_fast: bool = False
     wall_seconds: float | None = Field(default=None, gt=0)
-    model: str | None = None
     skills: tuple[str, ...] | Literal[False] | None = None
     tag_limits: dict[str, int] = Field(default_factory=dict[str, int])
     """How many sessions with a tag (`role:reviewer`, `agent:explorer`) may be open at once."""

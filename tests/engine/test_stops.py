@@ -230,6 +230,21 @@ async def test_leaving_the_supervisor_stops_its_background_runs(project: Project
         assert (await after.states(run_id))["c"] is TaskState.COMPLETED
 
 
+async def test_a_run_that_nobody_came_to_drive_does_not_stay_queued_for_ever(project: Project) -> None:
+    async with open_bench(project) as bench:
+        await bench.submit(spec_of(step("a")), background=True)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await bench.submit(spec_of(step("b")))
+        while len(await bench.writer.read(lambda store: store.list_runs())) < 2:
+            await anyio.lowlevel.checkpoint()
+    async with open_bench(project) as bench:
+        runs = await bench.writer.read(lambda store: store.list_runs())
+    assert [(run.state, run.cause and run.cause.code) for run in runs] == [
+        (RunState.CANCELLED, CauseCode.SHUTDOWN)
+    ] * 2
+
+
 async def test_an_error_in_the_body_leaves_the_supervisor_as_it_is(project: Project) -> None:
     with pytest.raises(ZeroDivisionError):
         await break_inside(project)
