@@ -32,6 +32,7 @@ __all__ = [
     "NewTask",
     "Owner",
     "ParentRef",
+    "PeerRecord",
     "ResultRecord",
     "RunRecord",
     "SessionRecord",
@@ -161,6 +162,16 @@ class RunRecord:
     ended_at: float | None
     wall_seconds: float | None
     task_counts: Mapping[TaskState, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRecord:
+    """As much of a task as the others of its run are told."""
+
+    key: str
+    role: str
+    title: str
+    state: TaskState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

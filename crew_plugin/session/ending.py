@@ -12,7 +12,7 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef, ResultRecord
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session.contract import Submission
-from crew_plugin.session.recorder import Entry
+from crew_plugin.session.record import Entry
 from crew_plugin.store.port import RunStore
 
 __all__ = ["Ending", "Left", "ending_of", "last_write", "outcome_of"]

@@ -10,8 +10,6 @@ from crew_plugin.host import ToolError
 from crew_plugin.models.records import NewResult
 from crew_plugin.session.contract import Accepted, Ended, Rejected, ResultContract, Submission, Verdict
 from crew_plugin.session.record import Record
-from crew_plugin.session.recorder import Recorder
-from crew_plugin.store.writer import StoreWriter
 
 __all__ = ["Gate"]
 
@@ -24,16 +22,12 @@ class Gate:
         *,
         context: AttemptContext,
         contract: ResultContract,
-        writer: StoreWriter,
-        recorder: Recorder,
         record: Record,
         ended: Callable[[Ended], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self._context = context
         self._contract = contract
-        self._writer = writer
-        self._recorder = recorder
         self._record = record
         self._ended = ended
         self._failed = failed
@@ -69,8 +63,7 @@ class Gate:
     async def _write(self, result: NewResult) -> None:
         context = self._context
         try:
-            await self._recorder.flush()
-            await self._writer.run(
+            await self._record.write(
                 lambda store: store.accept_result(
                     context.lease, context.attempt.id, result, actor=context.task.key
                 )

@@ -9,7 +9,7 @@ import anyio
 
 from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
 from crew_plugin.models.records import Effect, Lease
-from crew_plugin.session.recorder import Recorder
+from crew_plugin.session.record import Record
 from crew_plugin.store.port import RunStore
 
 __all__ = ["Journal"]
@@ -25,8 +25,8 @@ class Journal:
     session that died never lacks the reason for an effect.
     """
 
-    def __init__(self, recorder: Recorder, lease: Lease, attempt_id: str) -> None:
-        self._recorder = recorder
+    def __init__(self, record: Record, lease: Lease, attempt_id: str) -> None:
+        self._record = record
         self._lease = lease
         self._attempt_id = attempt_id
         self._announced = 0
@@ -36,7 +36,7 @@ class Journal:
         """Whether a call was begun that cannot be repeated without thought."""
 
     def announce(self, calls: int) -> None:
-        """An answer with so many tool calls is in the recorder now."""
+        """An answer with so many tool calls is in the record now."""
         self._announced += calls
         self._news.set()
         self._news = anyio.Event()
@@ -45,26 +45,22 @@ class Journal:
         """Write the call down; it may be made when this returns, and must not if it raises."""
         await self._until_announced()
         self._begun += 1
-        call_ids: list[str] = []
 
-        def write(store: RunStore) -> None:
-            call_ids.append(
-                store.begin_tool_call(self._lease, self._attempt_id, tool, effect, _json(arguments))
-            )
+        def write(store: RunStore) -> str:
+            return store.begin_tool_call(self._lease, self._attempt_id, tool, effect, _json(arguments))
 
-        self._recorder.add(write)
         try:
-            await self._recorder.flush()
+            call_id = await self._record.write(write)
         except Exception as error:
             raise ToolError(f"{tool} was not called: the call could not be written down ({error})") from error
         if effect is Effect.EXTERNAL:
             self.touched_the_world = True
-        return call_ids[0]
+        return call_id
 
     async def end(self, call_id: str, error: str | None, *, cancelled: bool = False) -> None:
         """Write down soon how it ended."""
         shown = error[:_ERROR_LIMIT] if error is not None else None
-        self._recorder.add(lambda store: store.end_tool_call(call_id, error=shown, cancelled=cancelled))
+        self._record.add(lambda store: store.end_tool_call(call_id, error=shown, cancelled=cancelled))
 
     def wrapped(self, tool: ToolSpec) -> ToolSpec:
         """The same tool, each call of it journalled."""

@@ -37,8 +37,7 @@ from crew_plugin.session.ladder import CloseWays, GiveUp, Ladder, LastCall, Move
 from crew_plugin.session.limits import Deadlines
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare
-from crew_plugin.session.record import Record, usage_data
-from crew_plugin.session.recorder import Entry, Recorder
+from crew_plugin.session.record import Entry, Record, usage_data
 from crew_plugin.session.scope import SessionScope, Toolbox
 from crew_plugin.store.writer import StoreWriter
 
@@ -74,9 +73,8 @@ class LiveSession:
         self._toolbox = toolbox
         self._limits = context.step.limits
         self._ladder = Ladder(limit=self._limits.steps, reminders=reminders)
-        self._recorder = Recorder(writer)
-        self._record = Record(context, self._recorder)
-        self._journal = Journal(self._recorder, context.lease, context.attempt.id)
+        self._record = Record(context, writer)
+        self._journal = Journal(self._record, context.lease, context.attempt.id)
         self._box = room.box(context.run.id, context.task.key)
         self._deadlines = Deadlines(self._limits, anyio.current_time())
         self._talking = anyio.CancelScope()
@@ -158,8 +156,6 @@ class LiveSession:
         self._gate = Gate(
             context=context,
             contract=contract,
-            writer=self._writer,
-            recorder=self._recorder,
             record=self._record,
             ended=self._contract_ended,
             failed=self._fail,
@@ -194,7 +190,7 @@ class LiveSession:
 
     async def _open(self, session: Session, spec: SessionSpec, prepared: Prepared) -> None:
         context = self._context
-        self._recorder.add(
+        self._record.add(
             lambda store: store.open_session(
                 context.lease,
                 context.attempt.id,
@@ -213,8 +209,7 @@ class LiveSession:
         )
         await self._say(session, prepared.prompt.first, *(message.id for message in prepared.mail))
         self._session = session
-        self._box.deliver = self.steer
-        await self._box.collect()
+        await self._box.open(self.steer)
 
     async def _say(self, session: Session, text: str, *messages: str) -> None:
         self._given.append(messages)
@@ -339,7 +334,7 @@ class LiveSession:
         """Texts became part of a model call: the messages in them are read."""
         for _ in range(min(count, len(self._given))):
             for message_id in self._given.popleft():
-                self._recorder.add(_settles(message_id))
+                self._record.add(_settles(message_id))
 
     async def _warn(self, what: str) -> None:
         if await self.steer(words.time_warning(what)):
@@ -363,7 +358,7 @@ class LiveSession:
 
     async def _keep_record(self) -> None:
         try:
-            await self._recorder.keep_writing()
+            await self._record.keep_writing()
         except Exception as error:  # noqa: BLE001 - becomes the attempt's outcome
             self._fail(error)
 
@@ -414,7 +409,7 @@ class LiveSession:
             self._record.entry("note", f"The session ended: {ending.cause.message}")
         self._record.progress(self._usage, self._ladder.steps, None)
         self._record.event("session.closed", {"steps": self._ladder.steps, "usage": usage_data(self._usage)})
-        entries = [*self._recorder.rest(), closes_mail]
+        entries = [self._record.rest(), closes_mail]
         try:
             left = await self._writer.run(
                 lambda store: last_write(store, self._context, ending, self._last_text, entries)

@@ -7,7 +7,7 @@ write all the time by a rate limit.
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -94,6 +94,8 @@ class Mailbox:
     key: str
     deliver: Deliver | None = None
     """Set while the session is open."""
+    _knocked: bool = False
+    """Mail came while the session was about to open."""
     _heard: dict[str, int] = field(default_factory=dict[str, int])
     """Sender -> hop count of its latest message, since this session last did something else."""
 
@@ -109,19 +111,29 @@ class Mailbox:
 
     async def peers(self) -> tuple[Peer, ...]:
         """The other tasks of the run."""
-        return peers_of((await self._tasks()).values(), self.key)
+        peers, _ = await self.writer.read(lambda store: store.list_peers(self.run_id, self.key, limit=None))
+        return peers_of(peers)
 
-    async def take(self) -> tuple[MessageRecord, ...]:
-        """The mail that waits for this session; whoever takes it must see to its delivery."""
-        taken = await self.writer.run(lambda store: store.take_messages(self.run_id, self.key))
-        for message in taken:
+    def heard(self, messages: Iterable[MessageRecord]) -> None:
+        """These were taken and are going to be seen by the session."""
+        for message in messages:
             self._heard[message.sender] = message.hops
-        return tuple(taken)
+
+    async def open(self, deliver: Deliver) -> None:
+        """The session takes texts now, beginning with what came since its first prompt was made."""
+        self.deliver = deliver
+        if self._knocked:
+            await self.collect()
+
+    def knock(self) -> None:
+        """There is mail which the session cannot be given yet."""
+        self._knocked = True
 
     async def collect(self) -> bool:
         """Deliver what waits to the open session. False if the session took not all of it; what it
         did not take is dead then."""
-        messages = await self.take()
+        messages = await self.writer.run(lambda store: store.take_messages(self.run_id, self.key))
+        self.heard(messages)
         for place, message in enumerate(messages):
             if self.deliver is None or not await self.deliver(letter(message), message.id):
                 await self._bury([left.id for left in messages[place:]], _ENDING)
@@ -137,13 +149,7 @@ class Mailbox:
         self.deliver = None
         self.room.forget(self, reason)
 
-        def write(store: RunStore) -> None:
-            for message in store.list_messages(self.run_id):
-                unread = message.state in (MessageState.ACCEPTED, MessageState.DELIVERED)
-                if message.recipient == self.key and unread:
-                    store.settle_message(message.id, MessageState.DEAD, reason=reason)
-
-        return write
+        return lambda store: store.bury_messages(self.run_id, self.key, reason=reason)
 
     async def _tasks(self) -> dict[str, TaskRecord]:
         records = await self.writer.read(lambda store: store.load_tasks(self.run_id))
@@ -206,6 +212,8 @@ class Mailbox:
             if await box.collect():
                 return Receipt(to=recipient, outcome="injected")
             return Receipt(to=recipient, outcome="failed", reason=_ENDING)
+        if box is not None:
+            box.knock()
         over = self.room.over(self.run_id, recipient)
         if over is None:
             return Receipt(to=recipient, outcome="queued")

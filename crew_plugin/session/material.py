@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from crew_plugin.engine.ports import AttemptContext
-from crew_plugin.errors import CrewError
-from crew_plugin.models.records import ArtifactRef, ResultRecord, TaskRecord
+from crew_plugin.errors import CrewError, UnknownName
+from crew_plugin.models.records import ArtifactRef, PeerRecord, ResultRecord, TaskRecord
 from crew_plugin.models.states import TASK_TERMINAL, TaskState
 from crew_plugin.session.fence import reference
 from crew_plugin.session.prompt import Handed, Peer
@@ -27,27 +27,21 @@ _UNSUBMITTED: Final = (
 _OVERRIDDEN: Final = "Its data does not fit the schema that was asked for; take it with care."
 
 
-def handed_on(store: RunStore, context: AttemptContext, tasks: Iterable[TaskRecord]) -> tuple[Handed, ...]:
+def handed_on(store: RunStore, context: AttemptContext) -> tuple[Handed, ...]:
     """What the steps that this one depends on, or reads the shared output of, have left."""
-    sources = _sources(context)
-    if not sources:
-        return ()
-    known = {task.key: task for task in tasks}
-    results = {result.task_id: result for result in store.list_results(context.run.id)}
     handed: list[Handed] = []
-    for key in sources:
-        task = known.get(key)
-        if task is None:
+    for key in _sources(context):
+        try:
+            task = store.load_task(context.run.id, key)
+        except UnknownName:
             handed.append(Handed(key=key, text="", whole="", note="Nothing has this name.", missing=True))
         else:
-            handed.append(_left_by(store, task, results.get(task.id)))
+            handed.append(_left_by(store, task))
     return tuple(handed)
 
 
-def peers_of(tasks: Iterable[TaskRecord], key: str) -> tuple[Peer, ...]:
-    """The other tasks of a run, those that can be talked to first."""
-    order = {TaskState.RUNNING: 0, TaskState.WAITING: 1, TaskState.QUEUED: 2}
-    others = sorted((task for task in tasks if task.key != key), key=lambda task: order.get(task.state, 3))
+def peers_of(tasks: Iterable[PeerRecord]) -> tuple[Peer, ...]:
+    """Other tasks of a run as a session sees them."""
     return tuple(
         Peer(
             key=task.key,
@@ -55,7 +49,7 @@ def peers_of(tasks: Iterable[TaskRecord], key: str) -> tuple[Peer, ...]:
             title=task.title,
             state=f"{task.state} (ended)" if task.state in TASK_TERMINAL else str(task.state),
         )
-        for task in others
+        for task in tasks
     )
 
 
@@ -85,12 +79,14 @@ def _sources(context: AttemptContext) -> list[str]:
     return list(dict.fromkeys([*context.step.depends_on, *shared]))
 
 
-def _left_by(store: RunStore, task: TaskRecord, result: ResultRecord | None) -> Handed:
+def _left_by(store: RunStore, task: TaskRecord) -> Handed:
+    attempt = store.load_attempt(task.attempt_id) if task.attempt_id else None
+    result = store.load_result(attempt.result_id) if attempt and attempt.result_id else None
     if result is not None and task.state is TaskState.COMPLETED:
         note = _OVERRIDDEN if "overridden" in result.flags else ""
         return Handed(key=task.key, text=_result_text(store, result), whole=reference(result.body), note=note)
     because = f" ({task.cause.message})" if task.cause else ""
-    last = store.load_attempt(task.attempt_id).last_text if task.attempt_id else None
+    last = attempt.last_text if attempt else None
     if last is not None and task.attention_pass:
         return Handed(
             key=task.key,

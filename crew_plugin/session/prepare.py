@@ -17,9 +17,8 @@ from crew_plugin.session.mail import Mailbox
 from crew_plugin.session.material import handed_on, peers_of, project_instructions
 from crew_plugin.session.prompt import (
     GOAL_LIMIT,
+    SHOWN_PEERS,
     TASK_LIMIT,
-    Handed,
-    Peer,
     Prompt,
     PromptInputs,
     build_prompt,
@@ -37,13 +36,6 @@ class Prepared:
     prompt: Prompt
     artifact: ArtifactRef
     mail: tuple[MessageRecord, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Material:
-    handed: tuple[Handed, ...]
-    peers: tuple[Peer, ...]
-    project: str | None
 
 
 def folder_of(context: AttemptContext) -> str:
@@ -65,25 +57,29 @@ async def prepare(
 ) -> Prepared:
     """Build the prompt and keep it. Raises `CallerError` if the session's folder is none."""
     cwd = folder_of(context)
-    material = await writer.read(lambda store: _material(store, context, cwd))
-    mail = await box.take()
     schema, mode = _schema_of(context)
 
     def build(store: RunStore) -> Prepared:
+        if not Path(cwd).is_dir():
+            raise CallerError(f"the working folder {cwd!r} of task {context.task.key!r} does not exist")
+        agent = context.spec.agents[context.step.agent]
+        peers, tasks = store.list_peers(context.run.id, context.task.key, limit=SHOWN_PEERS)
+        mail = tuple(store.take_messages(context.run.id, context.task.key))
         inputs = PromptInputs(
             run_id=context.run.id,
             spec=context.spec,
             step=context.step,
-            agent=context.spec.agents[context.step.agent],
+            agent=agent,
             cwd=cwd,
             tools=tools,
             schema=schema,
             mode=mode,
             goal_whole=_kept(store, context, "goal.md", context.spec.goal, GOAL_LIMIT),
             task_whole=_kept(store, context, f"{context.task.key}/task.md", context.step.task, TASK_LIMIT),
-            project=material.project,
-            handed=material.handed,
-            peers=material.peers,
+            project=project_instructions(cwd) if agent.project_context else None,
+            handed=handed_on(store, context),
+            peers=peers_of(peers),
+            more_peers=tasks - len(peers),
             mail=mail,
         )
         prompt = build_prompt(inputs)
@@ -92,19 +88,9 @@ async def prepare(
         artifact = store.put_artifact(context.run.id, name, body, task_id=context.task.id)
         return Prepared(prompt=prompt, artifact=artifact, mail=mail)
 
-    return await writer.run(build)
-
-
-def _material(store: RunStore, context: AttemptContext, cwd: str) -> _Material:
-    if not Path(cwd).is_dir():
-        raise CallerError(f"the working folder {cwd!r} of task {context.task.key!r} does not exist")
-    agent = context.spec.agents[context.step.agent]
-    tasks = store.load_tasks(context.run.id)
-    return _Material(
-        handed=handed_on(store, context, tasks),
-        peers=peers_of(tasks, context.task.key),
-        project=project_instructions(cwd) if agent.project_context else None,
-    )
+    prepared = await writer.run(build)
+    box.heard(prepared.mail)
+    return prepared
 
 
 def _schema_of(context: AttemptContext) -> tuple[Mapping[str, Any] | None, SchemaMode]:

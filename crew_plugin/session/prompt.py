@@ -14,7 +14,17 @@ from crew_plugin.models.records import MessageRecord
 from crew_plugin.models.spec import AgentSpec, RunSpec, SchemaMode, SkillText, StepSpec
 from crew_plugin.session.fence import excerpt, fenced, new_salt
 
-__all__ = ["Handed", "Peer", "Prompt", "PromptInputs", "build_prompt", "letter"]
+__all__ = [
+    "GOAL_LIMIT",
+    "SHOWN_PEERS",
+    "TASK_LIMIT",
+    "Handed",
+    "Peer",
+    "Prompt",
+    "PromptInputs",
+    "build_prompt",
+    "letter",
+]
 
 GOAL_LIMIT: Final = 24_000
 TASK_LIMIT: Final = 120_000
@@ -128,6 +138,8 @@ class PromptInputs:
     """The project's instructions."""
     handed: Sequence[Handed] = ()
     peers: Sequence[Peer] = ()
+    more_peers: int = 0
+    """Tasks that are not among `peers`."""
     mail: Sequence[MessageRecord] = ()
 
 
@@ -288,7 +300,7 @@ def _task(inputs: PromptInputs, salt: str) -> list[str]:
         parts.append("# What earlier tasks left you")
         parts += [_handed(one, salt) for one in inputs.handed]
     if inputs.peers:
-        parts.append(_roster(inputs.peers))
+        parts.append(_roster(inputs.peers, inputs.more_peers))
     if inputs.mail:
         parts.append("# Messages that came before you started")
         parts += [letter(message, salt) for message in inputs.mail]
@@ -318,11 +330,12 @@ def _handed(one: Handed, salt: str) -> str:
     return heading + "\n" + fenced(excerpt(one.text, HANDED_LIMIT, one.whole), f"task {one.key}", salt)
 
 
-def _roster(peers: Sequence[Peer]) -> str:
+def _roster(peers: Sequence[Peer], more: int) -> str:
     lines = ["# The other tasks now"]
     lines += [f"- `{peer.key}` ({_line(peer.role)}): {peer.state}" for peer in peers[:SHOWN_PEERS]]
-    if len(peers) > SHOWN_PEERS:
-        lines.append(f"- and {len(peers) - SHOWN_PEERS} more; `irc` with op `list` names them")
+    more += max(0, len(peers) - SHOWN_PEERS)
+    if more:
+        lines.append(f"- and {more} more; `irc` with op `list` names them")
     return "\n".join(lines)
 
 

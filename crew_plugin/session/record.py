@@ -1,14 +1,28 @@
-"""What a session says about itself: its transcript, its events, its progress."""
+"""What a session says about itself: its transcript, its events, its progress, its tool calls.
 
-from collections.abc import Mapping
-from typing import Any
+Written down in order and without making the session wait. What is said within a moment is one
+operation of the store.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import anyio
 
 from crew_plugin.engine.ports import AttemptContext
+from crew_plugin.errors import CrewError
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import NewEvent, TranscriptEntry, Usage
-from crew_plugin.session.recorder import Entry, Recorder
+from crew_plugin.store.port import RunStore
+from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["Record", "usage_data"]
+__all__ = ["Entry", "Record", "usage_data"]
+
+MOMENT: Final = 0.02
+"""How long something may wait for company, in seconds, if nobody waits for it."""
+
+Entry = Callable[[RunStore], Any]
 
 
 def usage_data(usage: Usage) -> dict[str, Any]:
@@ -22,25 +36,67 @@ def usage_data(usage: Usage) -> dict[str, Any]:
     return data if usage.cost is None else {**data, "cost": usage.cost}
 
 
-class Record:
-    """Makes the writes of one session and hands them to its recorder."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Progress:
+    usage: Usage
+    steps: int
+    model: str | None
 
-    def __init__(self, context: AttemptContext, recorder: Recorder) -> None:
+
+@dataclass(slots=True, kw_only=True)
+class _Moment:
+    """What is written down together."""
+
+    transcript: list[TranscriptEntry] = field(default_factory=list[TranscriptEntry])
+    events: list[NewEvent] = field(default_factory=list[NewEvent])
+    progress: _Progress | None = None
+    others: list[Entry] = field(default_factory=list[Entry])
+
+    def write(self, store: RunStore, context: AttemptContext) -> None:
+        """Other entries come last: a call is journalled after the answer that asked for it."""
+        lease, attempt = context.lease, context.attempt
+        if self.transcript:
+            store.append_transcript(lease, attempt.session_id, self.transcript)
+        if self.events:
+            store.append_events(lease, context.run.id, self.events)
+        if self.progress is not None:
+            store.touch_attempt(
+                lease,
+                attempt.id,
+                usage=self.progress.usage,
+                steps=self.progress.steps,
+                model_used=self.progress.model,
+            )
+        for entry in self.others:
+            entry(store)
+
+
+class Record:
+    """The record of one session, handed to the store's writer by the one task in `keep_writing`.
+
+    After a failure nothing more is written and everyone who waits is told: a session whose record
+    has a hole must end.
+    """
+
+    def __init__(self, context: AttemptContext, writer: StoreWriter) -> None:
         self._context = context
-        self._recorder = recorder
+        self._writer = writer
+        self._moment = _Moment()
+        self._taken = 0
+        self._written = 0
+        """Moments that were handed over, and that are on the disk."""
+        self._work = anyio.Event()
+        self._hurry = anyio.Event()
+        self._progress = anyio.Event()
+        self._failure: Exception | None = None
 
     def entry(self, role: str, content: str, data: Mapping[str, Any] | None = None) -> None:
         """Append to the transcript."""
-        lease, session_id = self._context.lease, self._context.attempt.session_id
-        entry = TranscriptEntry(seq=0, role=role, content=content, data=data or {})
-        self._recorder.add(lambda store: store.append_transcript(lease, session_id, [entry]))
+        self._moment.transcript.append(TranscriptEntry(seq=0, role=role, content=content, data=data or {}))
+        self._work.set()
 
     def event(self, type: str, data: Mapping[str, Any], *, cause: Cause | None = None) -> None:  # noqa: A002 - the event's own word
         """Append an event."""
-        self._recorder.add(self.event_entry(type, data, cause=cause))
-
-    def event_entry(self, type: str, data: Mapping[str, Any], *, cause: Cause | None = None) -> Entry:  # noqa: A002 - the event's own word
-        """What appends an event, for a transaction of the caller's."""
         context = self._context
         event = NewEvent(
             type=type,
@@ -50,11 +106,61 @@ class Record:
             cause=cause,
             data=data,
         )
-        return lambda store: store.append_events(context.lease, context.run.id, [event])
+        self._moment.events.append(event)
+        self._work.set()
 
     def progress(self, usage: Usage, steps: int, model: str | None) -> None:
         """Note usage, model calls and activity."""
-        lease, attempt_id = self._context.lease, self._context.attempt.id
-        self._recorder.add(
-            lambda store: store.touch_attempt(lease, attempt_id, usage=usage, steps=steps, model_used=model)
-        )
+        before = self._moment.progress
+        if model is None and before is not None:
+            model = before.model
+        self._moment.progress = _Progress(usage=usage, steps=steps, model=model)
+        self._work.set()
+
+    def add(self, entry: Entry) -> None:
+        """Write something else soon."""
+        self._moment.others.append(entry)
+        self._work.set()
+
+    async def write[T](self, entry: Callable[[RunStore], T]) -> T:
+        """Return what `entry` returned, when it and all that was said before is on the disk. Raises
+        what the store raised."""
+        values: list[T] = []
+        self.add(lambda store: values.append(entry(store)))
+        target = self._taken + 1
+        self._hurry.set()
+        while self._written < target:
+            if self._failure is not None:
+                raise self._failure
+            await self._progress.wait()
+        return values[0]
+
+    async def keep_writing(self) -> None:
+        """Write whatever is said, until cancelled. Raises what the store raised."""
+        try:
+            while True:
+                await self._work.wait()
+                if not self._hurry.is_set():
+                    with anyio.move_on_after(MOMENT):
+                        await self._hurry.wait()
+                write = self.rest()
+                await self._writer.run(write)
+                self._written += 1
+                self._tell()
+        except Exception as error:
+            self._failure = error
+            raise
+        finally:
+            self._failure = self._failure or CrewError("the session is over")
+            self._tell()
+
+    def rest(self) -> Entry:
+        """Take what has not been handed to the writer yet, as what writes it."""
+        moment, self._moment = self._moment, _Moment()
+        self._work, self._hurry = anyio.Event(), anyio.Event()
+        self._taken += 1
+        return lambda store: moment.write(store, self._context)
+
+    def _tell(self) -> None:
+        self._progress.set()
+        self._progress = anyio.Event()

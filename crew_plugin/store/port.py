@@ -37,6 +37,7 @@ from crew_plugin.models.records import (
     NewTask,
     Owner,
     ParentRef,
+    PeerRecord,
     ResultRecord,
     RunRecord,
     SessionRecord,
@@ -109,6 +110,11 @@ class RunStore(Protocol):
 
     def load_task(self, run_id: str, key_or_id: str) -> TaskRecord:
         """One task, by its key or its id. Raises `UnknownName`."""
+        ...
+
+    def list_peers(self, run_id: str, key: str, *, limit: int | None) -> tuple[list[PeerRecord], int]:
+        """At most `limit` of the tasks other than this one, those that can be talked to first
+        (running, waiting, queued, ended); and how many others there are."""
         ...
 
     def start_attempt(
@@ -250,6 +256,10 @@ class RunStore(Protocol):
 
     def settle_message(self, message_id: str, state: MessageState, *, reason: str | None = None) -> None:
         """Note that a message was read, expired or is dead."""
+        ...
+
+    def bury_messages(self, run_id: str, recipient: str, *, reason: str) -> None:
+        """Note that whatever this recipient has not read is dead."""
         ...
 
     def list_messages(self, run_id: str) -> list[MessageRecord]:

@@ -5,7 +5,7 @@ import time
 
 from crew_plugin.errors import IllegalTransition, UnknownName
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import Lease, TaskRecord
+from crew_plugin.models.records import Lease, PeerRecord, TaskRecord
 from crew_plugin.models.states import TASK_TRANSITIONS, AttemptState, TaskState
 from crew_plugin.store.rows import cause_of, dump_cause, load, text
 from crew_plugin.store.runs import Runs
@@ -19,6 +19,14 @@ _ENDS = {
     TaskState.CANCELLED: "task.cancelled",
     TaskState.SKIPPED: "task.skipped",
 }
+
+
+_RANKS = ("= 'running'", "= 'waiting'", "= 'queued'", "NOT IN ('running', 'waiting', 'queued')")
+_PEERS = " UNION ALL ".join(
+    f"SELECT key, role, title, state FROM task WHERE run_id = ? AND key != ? AND state {rank}"
+    for rank in _RANKS
+)
+"""One state after the other by its index: a bounded list looks at as many rows as it has."""
 
 
 class Tasks(Runs):
@@ -41,6 +49,20 @@ class Tasks(Runs):
             keys = self._all("SELECT key FROM task WHERE run_id = ?", (run_id,))
             raise UnknownName("task", key_or_id, [key["key"] for key in keys])
         return _task(row)
+
+    def list_peers(self, run_id: str, key: str, *, limit: int | None) -> tuple[list[PeerRecord], int]:
+        """At most `limit` of the tasks other than this one, those that can be talked to first;
+        and how many others there are."""
+        peers = [
+            PeerRecord(key=row["key"], role=row["role"], title=row["title"], state=TaskState(row["state"]))
+            for row in self._all(
+                f"{_PEERS} LIMIT ?", (*(run_id, key) * len(_RANKS), -1 if limit is None else limit)
+            )
+        ]
+        if len(peers) != limit:
+            return peers, len(peers)
+        count = self._one("SELECT count(*) FROM task WHERE run_id = ? AND key != ?", (run_id, key))
+        return peers, int(count[0])
 
     def transition_task(
         self, lease: Lease, task_id: str, to: TaskState, *, actor: str, cause: Cause | None = None

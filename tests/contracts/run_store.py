@@ -602,6 +602,21 @@ class RunStoreContract:
         with pytest.raises(UnknownName):
             getattr(store, load)("nothing")
 
+    def test_peers_are_the_other_tasks_those_that_can_be_talked_to_first(self, store: RunStore) -> None:
+        lease = running(store, "me", "ended", "later", "now")
+        ended = store.load_task(lease.run_id, "ended")
+        start(store, lease, "now")
+        store.transition_task(lease, ended.id, TaskState.CANCELLED, actor="x")
+
+        everybody, total = store.list_peers(lease.run_id, "me", limit=None)
+        assert [(peer.key, peer.state) for peer in everybody] == [
+            ("now", TaskState.RUNNING),
+            ("later", TaskState.QUEUED),
+            ("ended", TaskState.CANCELLED),
+        ]
+        assert total == 3
+        assert store.list_peers(lease.run_id, "me", limit=2) == (everybody[:2], 3)
+
     def test_a_lease_is_no_right_to_another_runs_tasks(self, store: RunStore) -> None:
         mine, other = running(store), running(store)
         attempt = start(store, other)
@@ -874,6 +889,32 @@ class RunStoreContract:
         with pytest.raises(ValueError, match=r"made\.up"):
             store.append_events(None, run.id, events)
         assert types(store.tail(run.id)) == ["run.created"]
+
+    def test_mail_that_a_recipient_has_not_read_can_be_buried(self, store: RunStore) -> None:
+        lease = running(store)
+        sent = {
+            name: store.send_message(
+                lease.run_id, sender="two", recipient=name, kind=MessageKind.MESSAGE, body="hello"
+            ).id
+            for name in ("one", "two", "parent")
+        }
+        store.take_messages(lease.run_id, "two")
+
+        store.bury_messages(lease.run_id, "one", reason="it ended")
+        store.bury_messages(lease.run_id, "two", reason="it ended too")
+
+        found = {message.id: (message.state, message.reason) for message in store.list_messages(lease.run_id)}
+        assert found == {
+            sent["one"]: (MessageState.DEAD, "it ended"),
+            sent["two"]: (MessageState.DEAD, "it ended too"),
+            sent["parent"]: (MessageState.ACCEPTED, None),
+        }
+
+    @pytest.mark.parametrize("size", [0, 16 * 1024, 16 * 1024 + 1])
+    def test_short_and_long_bodies_come_back_whole(self, store: RunStore, size: int) -> None:
+        ref = store.put_artifact(create(store).id, "log", b"x" * size)
+
+        assert (ref.size, store.read_artifact(ref.sha256[:12])) == (size, b"x" * size)
 
     def test_artifacts_are_kept_by_content_and_listed_by_name(self, store: RunStore) -> None:
         run = create(store)
