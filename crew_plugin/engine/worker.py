@@ -101,7 +101,7 @@ class Work:
             return
         with anyio.CancelScope(shield=True):
             # Even if the task is stopped just now: an attempt that was written down must be known here.
-            attempt, self.task = await self.context.writer.run(self._start)
+            attempt, self.task = await self.context.writer.run(self._start, patient=True)
             self.attempt = attempt
         if self.stop is not None:
             return

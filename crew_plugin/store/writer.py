@@ -8,6 +8,7 @@ lock or a disk.
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +27,9 @@ Subscriber = Callable[[EventRecord], None]
 _LARGEST_GROUP = 128
 """Operations per transaction, so that other processes get their turn."""
 
+_PATIENT_ONES = 8
+"""Of them such as let others pass."""
+
 _NAP = 0.001
 """Between two looks at a thread that is about to end, in seconds."""
 
@@ -37,6 +41,7 @@ class _Operation:
     work: Callable[[RunStore], Any]
     answer: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    patient: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +99,20 @@ class StoreWriter:
         self._open = False
         await _finish(self._writing, self._reading)
 
-    async def run[T](self, work: Callable[[RunStore], T]) -> T:
-        """Do `work` on the writing thread; returns once it is committed.
+    async def run[T](self, work: Callable[[RunStore], T], *, patient: bool = False) -> T:
+        """Do `work` on the writing thread; returns once it is committed. With `patient` it lets
+        pass what others bring later, so that many such operations hold nobody up.
 
         It happens even if the caller is cancelled while it waits. What it raises undoes it alone.
 
         Raises:
             StateUnwritable: the disk refused it; nothing of it was written.
         """
-        return await self._hand_over(self._writing, work)
+        return await self._hand_over(self._writing, work, patient=patient)
 
     async def read[T](self, work: Callable[[RunStore], T]) -> T:
         """Do `work` on the reading thread, on one unchanging view of the store."""
-        return await self._hand_over(self._reading, work)
+        return await self._hand_over(self._reading, work, patient=False)
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Have `callback` called on this event loop for every event that this process commits.
@@ -119,12 +125,12 @@ class StoreWriter:
 
         return unsubscribe
 
-    async def _hand_over[T](self, lane: "_Lane", work: Callable[[RunStore], T]) -> T:
+    async def _hand_over[T](self, lane: "_Lane", work: Callable[[RunStore], T], *, patient: bool) -> T:
         if not self._open:
             raise CrewError("the store is used outside of its `async with` block")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        lane.put(_Operation(work, answer, loop))
+        lane.put(_Operation(work, answer, loop, patient))
         return await answer
 
     # --- on the writing thread ---
@@ -204,6 +210,7 @@ class _Lane:
         self._name = name
         self._work = work
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._patient: deque[_Operation] = deque()
         self._thread: threading.Thread | None = None
 
     def put(self, operation: _Operation) -> None:
@@ -229,21 +236,22 @@ class _Lane:
         self._thread = None
 
     def _serve(self) -> None:
-        while (first := self._queue.get()) is not None:
-            group = [first]
-            last = False
+        last = False
+        while not last or self._patient:
+            group: list[_Operation] = []
             while len(group) < _LARGEST_GROUP and not last:
                 try:
-                    another = self._queue.get_nowait()
+                    operation = self._queue.get(block=not group and not self._patient)
                 except queue.Empty:
                     break
-                if another is None:
+                if operation is None:
                     last = True
+                elif operation.patient:
+                    self._patient.append(operation)
                 else:
-                    group.append(another)
+                    group.append(operation)
+            group += [self._patient.popleft() for _ in range(min(_PATIENT_ONES, len(self._patient)))]
             self._work(group)
-            if last:
-                break
         self._work(None)
 
 

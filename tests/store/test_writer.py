@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -424,3 +425,27 @@ def test_a_commit_that_the_disk_refuses_is_told_to_all_who_shared_it(tmp_path: P
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_patient_operations_let_others_pass(writer: StoreWriter) -> None:
+    begun, held = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def hold(_: RunStore) -> None:
+        begun.set()
+        held.wait(10)
+
+    def say(word: str, _: RunStore) -> None:
+        done.append(word)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.run, hold)
+        await anyio.to_thread.run_sync(begun.wait, 10)
+        for n in range(20):
+            group.start_soon(partial(writer.run, partial(say, f"patient {n}"), patient=True))
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(writer.run, partial(say, "other"))
+        await anyio.wait_all_tasks_blocked()
+        held.set()
+
+    assert done == ["other", *(f"patient {n}" for n in range(20))]
