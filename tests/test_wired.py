@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crew_plugin import errors
+from crew_plugin.config.describe import rows
 from crew_plugin.models.causes import CauseCode
 from crew_plugin.models.events import EVENT_TYPES
 
@@ -79,6 +80,23 @@ def test_every_public_function_and_class_has_a_user_in_the_product() -> None:
         if name not in CALLED_FROM_OUTSIDE and not USED[name]
     )
     assert unused == []
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    texts = [text for path, text in TEXTS.items() if "config" not in path.parts]
+    # The limits of a session are read all at once.
+    of_sessions = TEXTS[ROOT / "crew_plugin" / "config" / "settings.py"].partition("def session(")[2]
+    overrides = "\n".join(text for text in texts if "AgentOverride" in text)
+
+    def is_read(key: str) -> bool:
+        section, _, leaf = key.rpartition(".")
+        if section == "agents.overrides.<name>":
+            return f"override.{leaf}" in overrides
+        if section == "limits" and f"{leaf}=self.{leaf}" in of_sessions:
+            return any("limits.session()" in text for text in texts)
+        return any(re.search(rf"\bsettings\.{re.escape(key)}\b", text) for text in texts)
+
+    assert [row.key for row in rows() if not is_read(row.key)] == []
 
 
 def test_every_event_type_is_written_somewhere() -> None:

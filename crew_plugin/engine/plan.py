@@ -240,7 +240,6 @@ class _Draft:
                 attention=step.attention,
                 model=self._model(spec, step.model or role.model),
                 skills=skills,
-                verify=step.verify,
                 result_schema=dict(step.schema.body) if step.schema else None,
                 schema_mode=step.schema_mode or spec.schema_mode,
                 limits=limits,

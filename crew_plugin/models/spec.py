@@ -77,7 +77,6 @@ class StepSpec(_Boundary):
     attention: Literal["skip", "pass"] = "skip"
     model: str | None = None
     skills: tuple[str, ...] | Literal[False] | None = None
-    verify: bool = False
     result_schema: dict[str, Any] | None = None
     schema_mode: SchemaMode = "permissive"
     limits: LimitsSpec = LimitsSpec()
