@@ -151,6 +151,27 @@ async def test_what_a_dead_process_had_sent_is_delivered_by_the_next(
         assert {row.state for row in bub.deliveries()} == {DeliveryState.ACKNOWLEDGED}
 
 
+async def test_a_result_that_waited_too_long_expires_and_stays_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREW_DELIVERY__KEEP_HOURS", "1e-9")
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, team_script) as bub:
+        await bub.say("look at app.py in the background")
+        await bub.hear("TOOL SAID")
+        await bub.until(lambda: {row.state for row in bub.deliveries()} == {DeliveryState.EXPIRED})
+        run = bub.store(lambda store: store.load_run("last"))
+        events = bub.store(lambda store: store.tail(run.id))
+        assert [event.type for event in events].count("delivery.expired") == len(bub.deliveries())
+        assert not any(event.type == "delivery.sent" for event in events)
+
+        await bub.say(",team status")
+        assert run.id in await bub.hear("tasks: 1 completed")
+        await bub.say(f",crew show {run.id}")
+        await bub.hear("REPORT of")
+        assert not any("[crew delivery" in said for said in await user_messages(bub.framework, SESSION))
+
+
 async def test_the_model_is_told_of_its_runs_at_every_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
