@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import anyio
 import anyio.abc
@@ -388,8 +389,9 @@ def _task_ended(task: TaskRecord, summary: str) -> TaskEnded:
 def _alone(error: Exception) -> Exception:
     """The error itself, or the one that a group of errors is about."""
     while isinstance(error, ExceptionGroup):
-        fenced, _ = error.split(Fenced)
-        error = (fenced or error).exceptions[0]
+        group = cast("ExceptionGroup[Exception]", error)
+        fenced, _ = group.split(Fenced)
+        error = group.exceptions[0] if fenced is None else fenced.exceptions[0]
     return error
 
 

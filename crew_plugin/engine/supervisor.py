@@ -1,7 +1,7 @@
 """The process's own runs: writing them down, driving them, waiting for them, stopping them."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -94,7 +94,7 @@ class Supervisor:
         self._group: anyio.abc.TaskGroup | None = None
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None]:
         """Owns the background runs. Leaving it stops them with the cause `shutdown`."""
         failure: Exception | None = None
         async with anyio.create_task_group() as self._group:
@@ -296,7 +296,11 @@ class Supervisor:
         if spec.runtime not in self._runners:
             known = ", ".join(self._runners) or "none"
             raise HostUnsupported(f"this host cannot execute {spec.runtime} sessions; it can: {known}")
-        missing = _NEEDED - self._capabilities if spec.runtime is SessionKind.LIVE else frozenset()
+        missing = (
+            _NEEDED - self._capabilities
+            if spec.runtime is SessionKind.LIVE
+            else frozenset[EngineCapability]()
+        )
         if missing:
             raise HostUnsupported(
                 "the engine of this host lacks what the plan needs: " + ", ".join(sorted(missing))

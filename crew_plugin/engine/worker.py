@@ -99,10 +99,8 @@ class Work:
     async def _attempt(self) -> None:
         if await self._refused():
             return
-        with anyio.CancelScope(shield=True):
-            # Even if the task is stopped just now: an attempt that was written down must be known here.
-            attempt, self.task = await self.context.writer.run(self._start, patient=True)
-            self.attempt = attempt
+        attempt, self.task = await self._write(self._start, patient=True)
+        self.attempt = attempt
         if self.stop is not None:
             return
         async with self.context.pace:
@@ -150,18 +148,23 @@ class Work:
             return
         self.settled = True
         attempt_id = self.attempt.id
-        with anyio.CancelScope(shield=True):
-            settled = await self.context.writer.run(
-                lambda store: settle_attempt(
-                    store,
-                    self.context.lease,
-                    attempt_id,
-                    outcome,
-                    stop=self.stop,
-                    again=self.books.again,
-                )
+        settled = await self._write(
+            lambda store: settle_attempt(
+                store,
+                self.context.lease,
+                attempt_id,
+                outcome,
+                stop=self.stop,
+                again=self.books.again,
             )
+        )
         self.books.note(settled)
+
+    async def _write[T](self, change: Callable[[RunStore], T], *, patient: bool = False) -> T:
+        """Write even if the task is stopped just now: what was written down must be known here."""
+        with anyio.CancelScope(shield=True):
+            return await self.context.writer.run(change, patient=patient)
+        raise AssertionError("a shielded scope ends by what it holds")
 
     async def _refused(self) -> bool:
         """Whether a hook refuses the task; it is over then."""
@@ -176,8 +179,7 @@ class Work:
             attempt=self.task.attempts + 1,
         )
         answer = await self.context.hooks.ask("before_task_start", event)
-        with anyio.CancelScope(shield=True):
-            record = await self.context.writer.run(self._note_answer(answer.events, answer.refusal))
+        record = await self._write(self._note_answer(answer.events, answer.refusal))
         if record is None:
             return False
         self.books.note(Settled(task=record, last=LastAttempt(state=AttemptState.FAILED, cause=record.cause)))

@@ -36,6 +36,7 @@ from crew_plugin.session.journal import Journal
 from crew_plugin.session.ladder import CloseWays, GiveUp, Ladder, LastCall, Move, Remind, Warn
 from crew_plugin.session.limits import Deadlines
 from crew_plugin.session.mail import MailRoom
+from crew_plugin.session.material import artifact_of
 from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare
 from crew_plugin.session.record import Entry, Record, usage_data
 from crew_plugin.session.scope import SessionScope, Toolbox
@@ -167,6 +168,7 @@ class LiveSession:
             schema=contract.schema,
             gate=self._gate,
             mail=self._box,
+            read_artifact=self._read_artifact,
         )
         tools = tuple(self._journal.wrapped(tool) for tool in self._toolbox(scope))
         ours = [tool.name for tool in tools]
@@ -187,6 +189,10 @@ class LiveSession:
             identity={"run": context.run.id, "task": context.task.key, "role": step.role},
         )
         return spec, prepared
+
+    async def _read_artifact(self, ref: str) -> bytes:
+        run_id = self._context.run.id
+        return await self._writer.read(lambda store: artifact_of(store, run_id, ref))
 
     async def _open(self, session: Session, spec: SessionSpec, prepared: Prepared) -> None:
         context = self._context

@@ -16,15 +16,26 @@ from crew_plugin.session.fence import reference
 from crew_plugin.session.prompt import Handed, Peer
 from crew_plugin.store.port import RunStore
 
-__all__ = ["handed_on", "peers_of", "project_instructions"]
+__all__ = ["artifact_of", "handed_on", "peers_of", "project_instructions"]
 
 _INSTRUCTIONS: Final = "AGENTS.md"
 _INSTRUCTIONS_MAX_BYTES: Final = 256_000
+_SHORTEST_REF: Final = 8
 _UNSUBMITTED: Final = (
     "This task ended WITHOUT handing in a result{cause}. Below is the last thing it said: unfinished, "
     "unchecked. Rely on nothing in it that you did not verify yourself."
 )
 _OVERRIDDEN: Final = "Its data does not fit the schema that was asked for; take it with care."
+
+
+def artifact_of(store: RunStore, run_id: str, ref: str) -> bytes:
+    """A body of this run, by the beginning of its hash. Those of other runs are unknown."""
+    ref = ref.strip().lower()
+    known = dict.fromkeys(artifact.sha256 for artifact in store.list_artifacts(run_id))
+    fits = [sha256 for sha256 in known if sha256.startswith(ref)]
+    if len(ref) < _SHORTEST_REF or len(fits) != 1:
+        raise UnknownName("artifact of this run", ref, list(known))
+    return store.read_artifact(fits[0])
 
 
 def handed_on(store: RunStore, context: AttemptContext) -> tuple[Handed, ...]:

@@ -1,6 +1,6 @@
 """What the tools of a session are made from: the attempt, the result contract, the mail."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -58,6 +58,8 @@ class SessionScope:
     schema: Mapping[str, Any] | None
     gate: ResultGate
     mail: Mail
+    read_artifact: Callable[[str], Awaitable[bytes]]
+    """A body that this run stored, by its hash or the beginning of it. Raises `CrewError`."""
 
 
 Toolbox = Callable[[SessionScope], tuple[ToolSpec, ...]]

@@ -87,13 +87,15 @@ class Conversation:
         for tool in body.get("tools") or ():
             function = tool["function"]
             tools[function["name"]] = function.get("parameters") or {}
-        choice = body.get("tool_choice")
-        forced = choice["function"]["name"] if isinstance(choice, dict) else None
+        choice: Any = body.get("tool_choice")
+        forced = (
+            str(cast("Mapping[str, Any]", choice)["function"]["name"]) if isinstance(choice, dict) else None
+        )
         return cls(
             messages=tuple(body["messages"]),
             tools=tools,
             model=str(body.get("model", "")),
-            forced=cast("str | None", forced),
+            forced=forced,
             number=number,
         )
 

@@ -21,8 +21,15 @@ from crew_plugin.testing.conversation import Conversation, Fault, Reply, Script,
 __all__ = ["ScriptedModelServer", "ServedRequest", "main"]
 
 _PIECE = 400  # characters per streamed piece, near what providers send
-_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 411: "Length Required"}
-_REASONS |= {429: "Too Many Requests", 500: "Internal Server Error"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    411: "Length Required",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+}
 _REFUSALS: Mapping[Fault, tuple[int, str, str]] = {
     Fault.RATE_LIMIT: (429, "rate_limit_exceeded", "Rate limit reached for requests"),
     Fault.SERVER_ERROR: (500, "server_error", "The server had an error while processing the request"),
@@ -355,7 +362,8 @@ def _chunks(reply: Reply, request: Mapping[str, Any]) -> Iterator[dict[str, Any]
         for piece in _pieces(function["arguments"]):
             yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
     yield chunk({}, "tool_calls" if reply.calls else "stop")
-    if (request.get("stream_options") or {}).get("include_usage"):
+    options: Mapping[str, Any] = request.get("stream_options") or {}
+    if options.get("include_usage"):
         yield frame | {"choices": [], "usage": _usage(reply, request)}
 
 

@@ -8,7 +8,7 @@ for a team. `demo` is both, told apart by the tools in the request.
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -207,8 +207,8 @@ def _fitting(
     """The plainest value that a JSON Schema allows, with lines that were read for its texts."""
     if "const" in schema or "enum" in schema:
         return schema["const"] if "const" in schema else schema["enum"][0]
-    kind = schema.get("type")
-    kind = kind[0] if isinstance(kind, list) else kind
+    allowed: Any = schema.get("type")
+    kind = str(cast("Sequence[object]", allowed)[0] if isinstance(allowed, list) else allowed)
     if kind == "object" or "properties" in schema:
         properties: Mapping[str, Mapping[str, Any]] = schema.get("properties", {})
         quote = next(quotes)

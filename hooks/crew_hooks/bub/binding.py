@@ -1,7 +1,7 @@
 """The hooks of Bub in which the crew takes part. Each one hands over at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -127,7 +127,7 @@ class CrewPlugin:
     # --- the crew of this process ---
 
     @asynccontextmanager
-    async def _composed(self) -> AsyncIterator["Crew"]:
+    async def _composed(self) -> AsyncGenerator["Crew"]:
         """The crew, with what only a chat needs: delivery of late results, and lines of progress."""
         from crew_hooks.bub.delivery import Delivery
         from crew_hooks.bub.progress import Progress
@@ -335,7 +335,11 @@ class CrewPlugin:
     @hookimpl
     def register_cli_commands(self, app: "typer.Typer") -> None:
         """`bub crew ...` is `crew ...`: the same app, built when it is called."""
-        passed_on = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+        passed_on: dict[str, Any] = {
+            "ignore_unknown_options": True,
+            "allow_extra_args": True,
+            "help_option_names": [],
+        }
 
         @app.command("crew", help=_CLI_HELP, context_settings=passed_on)
         def crew(context: Context) -> None:

@@ -5,7 +5,7 @@ put into every model call of the parent, outside the history, where no anchor ca
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from crew_plugin.models.records import ParentRef
@@ -47,7 +47,9 @@ def with_roster(messages: Sequence[dict[str, Any]], block: str) -> list[dict[str
         return [{"role": "system", "content": block}, *kept] if block else kept
     content = kept[0].get("content")
     if isinstance(content, list):
-        parts = [part for part in content if _BEGIN not in str(part.get("text", ""))]
+        parts = [
+            part for part in cast("list[dict[str, Any]]", content) if _BEGIN not in str(part.get("text", ""))
+        ]
         kept[0]["content"] = [*parts, {"type": "text", "text": block}] if block else parts
     else:
         text = _without_block(str(content or ""))

@@ -1,7 +1,7 @@
 """Bub as a host of the crew: what it offers, and how a crew is put together inside it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -143,7 +143,7 @@ class BubHost:
 @asynccontextmanager
 async def compose(
     framework: "BubFramework", project: "Project", settings: "Settings | None" = None
-) -> "AsyncIterator[Crew]":
+) -> "AsyncGenerator[Crew]":
     """A crew inside a running framework. On leaving, its runs are cancelled and its sessions
     quiet before the clients and connections that they use are closed."""
     # Importing takes longer than the host's loop may be held up.
@@ -195,7 +195,7 @@ def _import_parts() -> None:
 
 
 @asynccontextmanager
-async def host_crew(project: "Project", settings: "Settings") -> "AsyncIterator[Crew]":
+async def host_crew(project: "Project", settings: "Settings") -> "AsyncGenerator[Crew]":
     """A crew with a Bub of its own in this process, for as long as the block lasts.
 
     Raises:

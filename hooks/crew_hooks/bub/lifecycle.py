@@ -7,7 +7,7 @@ start, and the end of `framework.running()` ends all of them.
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,7 +61,7 @@ class CrewLife:
         self._stop: asyncio.Event | None = None
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None]:
         """Allow the crew to be built. On leaving, end it, quietly and in bounded time."""
         # Not the context of the turn that comes first: its reporter and its owner are that turn's.
         self._context = contextvars.copy_context()

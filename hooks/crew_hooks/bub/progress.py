@@ -1,6 +1,6 @@
 """Lines in the chat that tell what the runs of the chat do."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -42,7 +42,7 @@ class Progress:
         self._runs: dict[str, _Run] = {}
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None]:
         """Print while the body runs."""
         unsubscribe = self._crew.writer.subscribe(self._saw)
         try:
