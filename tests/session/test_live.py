@@ -8,10 +8,10 @@ import anyio
 import pytest
 
 from crew_plugin.engine.ports import Outcome
-from crew_plugin.errors import EngineError, Fenced
+from crew_plugin.errors import EngineError, Fenced, UnknownName
 from crew_plugin.host import EngineCapability, ToolContext, ToolOutput, ToolSpec
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import Effect, ToolCallState
+from crew_plugin.models.records import Effect, NewRun, ToolCallState
 from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.models.states import AttemptState
 from crew_plugin.store.liveness import current_owner
@@ -601,3 +601,26 @@ async def test_a_steer_is_seen_at_the_next_model_call_and_refused_afterwards(sta
             steered.set()
     assert not await runner.steer(context.attempt.id, "too late")
     assert "look at auth.py first" in [entry.content for entry in await stage.transcript()]
+
+
+# --- what the run has stored ---
+
+
+async def test_a_session_reads_what_its_own_run_has_stored_and_nothing_else(stage: Any) -> None:
+    await stage.execute(replies(submit(summary="found it")))
+    (scope,) = stage.scopes
+    prompt = await stage.writer.run(lambda store: store.put_artifact(stage.run.id, "log", b"mine"))
+    other = await stage.writer.run(
+        lambda store: store.put_artifact(
+            store.create_run(
+                NewRun(goal="g", team="t", workflow="w", cwd="/", spec="{}"), [], actor="cli"
+            ).id,
+            "log",
+            b"not mine",
+        )
+    )
+
+    assert await scope.read_artifact(prompt.sha256[:12]) == b"mine"
+    for ref in (other.sha256, prompt.sha256[:4], ""):
+        with pytest.raises(UnknownName):
+            await scope.read_artifact(ref)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from crew_tools.files import file_tools
+from crew_tools.files.artifact import reading_artifacts
 from crew_tools.irc import irc_tool
 from crew_tools.submit_result import submit_result_tool
 
@@ -16,4 +17,11 @@ __all__ = ["session_tools"]
 def session_tools(scope: "SessionScope") -> "tuple[ToolSpec, ...]":
     """`submit_result` and `irc` for everybody, and of the file tools those that the agent lists,
     confined to the session's folder."""
-    return (submit_result_tool(scope), irc_tool(scope), *file_tools(scope.cwd, scope.tools))
+    return (submit_result_tool(scope), irc_tool(scope), *_files(scope))
+
+
+def _files(scope: "SessionScope") -> "tuple[ToolSpec, ...]":
+    return tuple(
+        reading_artifacts(tool, scope.read_artifact) if tool.name == "read" else tool
+        for tool in file_tools(scope.cwd, scope.tools)
+    )

@@ -10,9 +10,9 @@ from pydantic import Field
 from crew_plugin.host import ToolError, ToolOutput
 from crew_tools.files.room import BINARY_PROBE, Room
 from crew_tools.files.walk import Stopped
-from crew_tools.params import Params, parse
+from crew_tools.params import Params, Parsed, parse
 
-__all__ = ["DESCRIPTION", "NAME", "PARAMETERS", "work"]
+__all__ = ["DESCRIPTION", "NAME", "PARAMETERS", "ReadParams", "window", "work"]
 
 NAME = "read"
 DESCRIPTION = """\
@@ -29,7 +29,10 @@ _BLOCK = 1024 * 1024
 class ReadParams(Params):
     """What to read."""
 
-    path: str = Field(description="The file, relative to your folder.")
+    path: str = Field(
+        description="The file, relative to your folder; or `artifact:HASH` for a text of this run that was"
+        " shown to you shortened."
+    )
     offset: int = Field(default=1, ge=1, description="First line to show, counted from 1.")
     limit: int = Field(default=1000, ge=1, le=5000, description="How many lines to show.")
 
@@ -49,27 +52,30 @@ PARAMETERS = ReadParams
 
 
 def work(room: Room, arguments: Mapping[str, Any], stop: threading.Event) -> ToolOutput:
-    """Read one window."""
+    """Read one window of a file."""
     parsed = parse(ReadParams, arguments)
+    with room.open(parsed.params.path) as file:
+        return window(file, parsed, stop)
+
+
+def window(file: BinaryIO, parsed: Parsed[ReadParams], stop: threading.Event) -> ToolOutput:
+    """Read one window of what is open already."""
     params = parsed.params
-    with room.open(params.path) as file:
-        head = file.read(BINARY_PROBE)
-        if b"\0" in head:
-            raise ToolError(f"{params.path!r} is a binary file; only text can be read")
-        file.seek(0)
-        window = _read(file, params.offset, params.limit, stop)
-        total = _total(file, window.last, stop)
-        size = file.tell()
+    head = file.read(BINARY_PROBE)
+    if b"\0" in head:
+        raise ToolError(f"{params.path!r} is a binary file; only text can be read")
+    file.seek(0)
+    shown = _read(file, params.offset, params.limit, stop)
+    total = _total(file, shown.last, stop)
+    size = file.tell()
     details = {"path": params.path, "total_lines": total, **parsed.details()}
     if not head:
         return ToolOutput(text=f"{params.path} is empty.", details=details)
-    if not window.lines:
-        raise ToolError(
-            f"{params.path!r} has only {window.last:,} lines; offset {params.offset:,} is too far"
-        )
-    last = params.offset + len(window.lines) - 1
-    shown_total = f"{total:,}" if total is not None else f"more than {window.last:,}"
-    text = [f"{params.path}: lines {params.offset:,} to {last:,} of {shown_total}", *window.lines]
+    if not shown.lines:
+        raise ToolError(f"{params.path!r} has only {shown.last:,} lines; offset {params.offset:,} is too far")
+    last = params.offset + len(shown.lines) - 1
+    count = f"{total:,}" if total is not None else f"more than {shown.last:,}"
+    text = [f"{params.path}: lines {params.offset:,} to {last:,} of {count}", *shown.lines]
     if total is None or last < total:
         rest = f"{total - last:,} more lines" if total is not None else f"more lines ({size:,}+ bytes read)"
         text.append(f"... {rest}; go on with offset={last + 1}")
