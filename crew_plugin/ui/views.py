@@ -16,6 +16,7 @@ from crew_plugin.models.records import (
     AttemptRecord,
     EventRecord,
     Owner,
+    ParentRef,
     ResultRecord,
     RunRecord,
     TaskRecord,
@@ -242,10 +243,17 @@ def run_view(store: RunStore, run_id: str, *, now: float | None = None) -> RunVi
     return RunView(row=row, tasks=tasks, usage=total)
 
 
-def run_rows(store: RunStore, *, limit: int = 20, now: float | None = None) -> list[RunRow]:
-    """The newest runs, newest first."""
+def run_rows(
+    store: RunStore,
+    *,
+    limit: int = 20,
+    states: Sequence[RunState] = (),
+    parent: ParentRef | None = None,
+    now: float | None = None,
+) -> list[RunRow]:
+    """The newest runs, newest first; only those in `states` and of this parent where given."""
     at = time.time() if now is None else now
-    return [_row(run, at) for run in store.list_runs(limit=limit)]
+    return [_row(run, at) for run in store.list_runs(limit=limit, states=states, parent=parent)]
 
 
 def result_views(store: RunStore, run_id: str) -> list[ResultView]:

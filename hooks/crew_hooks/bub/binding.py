@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["CrewPlugin", "Inactive", "load"]
 
 TURN: Final = "_crew_turn"
+ROSTER_SECONDS: Final = 2.0
 _CLI_HELP: Final = "A crew of agents: start teams, watch them, read what they hand in."
 _AT_THE_FIRST_TURN: Final = (
     "crew_hooks.bub.delivery",
@@ -145,9 +146,9 @@ class CrewPlugin:
             )
             await stack.enter_async_context(delivery.running())
             if crew.settings.progress:
-                progress = Progress(crew, show=self._show)
+                progress = Progress(crew, show=self._show, report=logger.warning)
                 await stack.enter_async_context(progress.running())
-                self._host.progress = progress.line
+                self._host.progress = progress
             stack.callback(self._decomposed)
             self._delivery = delivery
             waiting, self._to_open = self._to_open, []
@@ -174,7 +175,7 @@ class CrewPlugin:
     async def _send(self, parent: "ParentRef", text: str) -> ChannelMessage | None:
         message = await self._host.deliver(parent, text)
         if message is not None and self._host.progress is not None:
-            self._host.progress(parent, "the crew's result goes to this conversation")
+            self._host.progress.line(parent, "the crew's result goes to this conversation")
         return message
 
     async def _show(self, parent: "ParentRef", lines: Sequence[str]) -> None:
@@ -327,8 +328,14 @@ class CrewPlugin:
         parent = state.get(PARENT)
         if not isinstance(parent, ParentRef) or not self._life.begun:
             return None
-        crew = await self._life.ensure()
-        return await crew.writer.read(lambda store: guard.roster(store, parent))
+        try:
+            async with asyncio.timeout(ROSTER_SECONDS):
+                crew = await self._life.ensure()
+                return await crew.writer.read(lambda store: guard.roster(store, parent))
+        except (TimeoutError, CrewError) as error:
+            # A model call must not wait for a slow disk; the next one brings the roster.
+            logger.warning("crew-plugin: the roster of runs is missing from a model call: {!r}", error)
+            return None
 
     # --- the terminal ---
 

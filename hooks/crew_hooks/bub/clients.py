@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientPool", "back_off", "engine_error"]
 
+_CLOSE_SECONDS: Final = 2.0
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 30.0
 _LONGEST_WISH: Final = 120.0
@@ -60,8 +61,9 @@ class ClientPool:
         for client in await asyncio.gather(*building, return_exceptions=True):
             close = getattr(getattr(client, "client", None), "close", None)
             if close is not None:
-                with contextlib.suppress(OSError, RuntimeError):
-                    await close()
+                with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+                    async with asyncio.timeout(_CLOSE_SECONDS):
+                        await close()
 
     def __len__(self) -> int:
         return len(self._clients)

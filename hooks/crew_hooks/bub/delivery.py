@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Delivery", "Parcel", "delivery_ids", "process_text"]
 
-_TOKEN: Final = re.compile(r"\[crew delivery (\S+?)\]")
+_TOKEN: Final = re.compile(r"^\[crew delivery (\S+?)\]", re.MULTILINE)
+"""At the start of a line, where no words of a worker can stand: those begin with `| `."""
 _OWED: Final = (DeliveryState.PENDING, DeliveryState.SENT)
 _NAMED: Final = 20
 """Result ids that are listed; `team` lists them all."""
@@ -74,8 +75,6 @@ class Delivery:
         """Handed to Bub and not yet part of a turn. An entry is gone when Bub dropped the message."""
         self._in_a_turn: dict[str, str] = {}
         """Delivery id to run id, of those that a turn has taken and not ended with."""
-        self._postponed: dict[str, set[str]] = {}
-        """Session to runs whose own turn failed: the next turn of the session brings them up."""
         self._runs: dict[str, str] = {}
         """Delivery id to run id."""
 
@@ -113,19 +112,18 @@ class Delivery:
         `opened_by` are those that were the turn's own prompt: if that turn failed, starting it
         again at once would fail again, so they wait for the session's next turn.
         """
-        for run_id in self._postponed.pop(session_id, ()):
-            self._todo.put_nowait(run_id)
         mine = [ident for ident in idents if ident in self._in_a_turn]
-        if not mine:
-            return
-        saved = await self._on_tape(session_id, mine)
+        saved = await self._on_tape(session_id, mine) if mine else frozenset[str]()
+        failed: set[str] = set()
         for ident in mine:
             run_id = self._in_a_turn.pop(ident)
             if ident in saved:
                 await self._acknowledge(run_id)
             elif ident in opened_by:
-                self._postponed.setdefault(session_id, set()).add(run_id)
-            else:
+                failed.add(run_id)
+        # Whatever else is owed, also what Bub was given and dropped: what is on its way is left alone.
+        for run_id in await self._crew.writer.read(lambda store: _owed_runs(store, session_id)):
+            if run_id not in failed:
                 self._todo.put_nowait(run_id)
 
     # --- handing over ---

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib import import_module
 
 from bub.framework import BubFramework
@@ -47,14 +47,14 @@ class BubEngine:
 
         Closes the clients and ends the MCP servers of this engine on leaving, sessions first.
         """
-        warming = asyncio.create_task(self._warm(), name="crew clients")
-        try:
+        async with AsyncExitStack() as stack:
+            # One that cannot be closed does not keep the others open.
+            stack.push_async_callback(self._pool.close)
+            stack.push_async_callback(self._mcp.close)
+            warming = asyncio.create_task(self._warm(), name="crew clients")
+            stack.push_async_callback(asyncio.wait, {warming})
+            stack.callback(warming.cancel)
             yield
-        finally:
-            warming.cancel()
-            await asyncio.wait({warming})
-            await self._mcp.close()
-            await self._pool.close()
 
     async def _warm(self) -> None:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 if TYPE_CHECKING:
     from crew_plugin.models.records import ParentRef
     from crew_plugin.store.port import RunStore
+    from crew_plugin.ui.views import RunRow
 
 __all__ = ["HANDOFF_TOOLS", "roster", "with_note", "with_roster"]
 
@@ -24,7 +25,7 @@ def roster(store: "RunStore", parent: "ParentRef") -> str:
     """The runs of this parent that are not over, and the ended ones whose result has not reached
     it yet; at most 2,000 characters, empty when there is nothing to tell."""
     lines = [
-        *(_active_line(store, run_id) for run_id in _active(store, parent)),
+        *(_active_line(row) for row in _active(store, parent)),
         *_pending_lines(store, parent),
     ]
     if not lines:
@@ -68,18 +69,17 @@ def _without_block(text: str) -> str:
     return head.rstrip() + rest.partition(_END)[2] if begin else text
 
 
-def _active(store: "RunStore", parent: "ParentRef") -> list[str]:
+def _active(store: "RunStore", parent: "ParentRef") -> "list[RunRow]":
     from crew_plugin.models.states import RUN_TERMINAL, RunState
+    from crew_plugin.ui.views import run_rows
 
     active = tuple(state for state in RunState if state not in RUN_TERMINAL)
-    return [run.id for run in store.list_runs(states=active, limit=20, parent=parent)]
+    return run_rows(store, states=active, limit=20, parent=parent)
 
 
-def _active_line(store: "RunStore", run_id: str) -> str:
+def _active_line(row: "RunRow") -> str:
     from crew_plugin.ui.text import one_line
-    from crew_plugin.ui.views import run_view
 
-    row = run_view(store, run_id).row
     place = "background" if row.background else "foreground"
     return f"- {row.id} {row.team} ({place}) {row.shown_state}: {one_line(row.goal, 100)!r}"
 

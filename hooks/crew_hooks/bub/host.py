@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from crew_hooks.bub.channel import CrewChannel
     from crew_hooks.bub.lifecycle import CrewLife
+    from crew_hooks.bub.progress import Progress
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
     from crew_plugin.host import HostInfo, Offered, ToolContext, ToolSpec
@@ -41,7 +42,7 @@ class BubHost:
         self._version = version
         self._life = life
         self._channel: CrewChannel | None = None
-        self.progress: Callable[[ParentRef, str], None] | None = None
+        self.progress: Progress | None = None
         """Prints a line in a parent's chat; None before the crew's first use."""
         self.commands: dict[str, CommandHandler] = {}
         """What answers when a person, not the model, calls a tool of this name."""
@@ -104,7 +105,7 @@ class BubHost:
         async def progress(line: str) -> None:
             # Looked up now: the call itself may be what brings the crew, and with it the display.
             if self.progress is not None and parent is not None:
-                self.progress(parent, line)
+                self.progress.line(parent, line)
 
         return ToolContext(
             session=parent.session if parent else str(context.state.get("session_id", "")),
@@ -138,6 +139,10 @@ class BubHost:
             return (await spec.execute(arguments, self.tool_context(context))).text
         except ToolError as error:
             raise BubError(ErrorKind.INVALID_INPUT, str(error)) from error
+        finally:
+            # What the call told stands in the chat before its answer does.
+            if self.progress is not None:
+                await self.progress.flush()
 
 
 @asynccontextmanager

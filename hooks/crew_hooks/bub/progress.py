@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from crew_plugin.errors import CrewError
 from crew_plugin.models.records import EventRecord, ParentRef
 
 if TYPE_CHECKING:
@@ -33,12 +34,21 @@ class _Run:
 class Progress:
     """Prints what waiting tool calls tell, and what the background runs of this process do."""
 
-    def __init__(self, crew: "Crew", *, show: Callable[[ParentRef, Sequence[str]], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        crew: "Crew",
+        *,
+        show: Callable[[ParentRef, Sequence[str]], Awaitable[None]],
+        report: Callable[[str], None],
+    ) -> None:
         self._crew = crew
         self._show = show
+        self._report = report
         self._lines: list[tuple[ParentRef, str]] = []
         self._events: list[EventRecord] = []
         self._some = anyio.Event()
+        self._printing = anyio.Lock()
+        """Keeps lines in order between the pump and a tool call that ends."""
         self._runs: dict[str, _Run] = {}
 
     @asynccontextmanager
@@ -58,6 +68,17 @@ class Progress:
         self._lines.append((parent, text))
         self._some.set()
 
+    async def flush(self) -> None:
+        """Print what is there now; returns when it stands on the screen."""
+        async with self._printing:
+            lines, self._lines = self._lines, []
+            by_chat: dict[tuple[str, str], tuple[ParentRef, list[str]]] = {}
+            for parent, line in lines:
+                chat = by_chat.setdefault((parent.session, parent.route.get("channel", "")), (parent, []))
+                chat[1].append(line)
+            for parent, texts in by_chat.values():
+                await self._show(parent, _bounded(texts))
+
     def _saw(self, event: EventRecord) -> None:
         self._events.append(event)
         self._some.set()
@@ -67,14 +88,11 @@ class Progress:
             await self._some.wait()
             await anyio.sleep(_PAUSE)
             self._some = anyio.Event()
-            await self._read_events()
-            lines, self._lines = self._lines, []
-            by_chat: dict[tuple[str, str], tuple[ParentRef, list[str]]] = {}
-            for parent, line in lines:
-                chat = by_chat.setdefault((parent.session, parent.route.get("channel", "")), (parent, []))
-                chat[1].append(line)
-            for parent, texts in by_chat.values():
-                await self._show(parent, _bounded(texts))
+            try:
+                await self._read_events()
+            except CrewError as error:
+                self._report(f"what runs do cannot be shown: {error}")
+            await self.flush()
 
     async def _read_events(self) -> None:
         from crew_plugin.ui.text import event_line
@@ -85,7 +103,7 @@ class Progress:
             if run.parent is not None and (line := event_line(event, run.names)):
                 self._lines.append((run.parent, line))
             if event.type in _ENDED:
-                del self._runs[event.run_id]
+                self._runs.pop(event.run_id, None)
 
     async def _run_of(self, event: EventRecord) -> _Run:
         known = self._runs.get(event.run_id)
