@@ -43,12 +43,20 @@ _ALL = (
     EventType("task.waiting", "The task's session asked a question.", "supervisor", ("question",)),
     EventType("task.resumed", "The question was answered.", "supervisor", ()),
     EventType("task.retry_due", "A new attempt will start after a pause.", "supervisor", ("at", "number")),
-    EventType("task.completed", "The task's result was accepted.", "supervisor", ("key", "result_id")),
     EventType(
-        "task.needs_attention", "The task ended without a result but left a text.", "supervisor", ("key",)
+        "task.completed",
+        "The task's result was accepted.",
+        "supervisor",
+        ("key", "seconds", "tokens", "result_id"),
     ),
-    EventType("task.failed", "The task ended with a cause.", "supervisor", ("key",)),
-    EventType("task.cancelled", "The task was stopped.", "supervisor", ("key",)),
+    EventType(
+        "task.needs_attention",
+        "The task ended without a result but left a text.",
+        "supervisor",
+        ("key", "seconds", "tokens"),
+    ),
+    EventType("task.failed", "The task ended with a cause.", "supervisor", ("key", "seconds", "tokens")),
+    EventType("task.cancelled", "The task was stopped.", "supervisor", ("key", "seconds", "tokens")),
     EventType("task.skipped", "The task never started.", "supervisor", ("key",)),
     EventType(
         "attempt.ended",

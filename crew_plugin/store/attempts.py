@@ -177,9 +177,7 @@ class Attempts(Tasks):
                     data={"state": state},
                 )
             if task_state is not None:
-                return self._end_task(
-                    lease, task, task_state, actor, cause, attempt_id=attempt_id, result_id=attempt.result_id
-                )
+                return self._end_task(lease, task, task_state, actor, cause, attempt=attempt)
             if task.state == TaskState.WAITING:
                 # Its session is gone and with it the question: another attempt is due.
                 self._execute("UPDATE task SET state = ? WHERE id = ?", (TaskState.RUNNING, task.id))

@@ -2,10 +2,11 @@
 
 import sqlite3
 import time
+from typing import Any
 
 from crew_plugin.errors import IllegalTransition, UnknownName
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import Lease, PeerRecord, TaskRecord
+from crew_plugin.models.records import AttemptRecord, Lease, PeerRecord, TaskRecord
 from crew_plugin.models.states import TASK_TRANSITIONS, AttemptState, TaskState
 from crew_plugin.store.rows import cause_of, dump_cause, load, text
 from crew_plugin.store.runs import Runs
@@ -122,23 +123,26 @@ class Tasks(Runs):
         actor: str,
         cause: Cause | None,
         *,
-        attempt_id: str | None = None,
-        result_id: str | None = None,
+        attempt: AttemptRecord | None = None,
     ) -> TaskRecord:
+        now = time.time()
         row = self._one(
             "UPDATE task SET state = ?, cause = ?, retry_at = NULL, ended_at = ? WHERE id = ? RETURNING *",
-            (to, dump_cause(cause), time.time(), task.id),
+            (to, dump_cause(cause), now, task.id),
         )
-        data = {"key": task.key}
-        if to == TaskState.COMPLETED and result_id is not None:
-            data["result_id"] = result_id
+        data: dict[str, Any] = {"key": task.key}
+        if attempt is not None:
+            data["seconds"] = round(now - attempt.started_at, 3)
+            data["tokens"] = {"input": attempt.usage.input, "output": attempt.usage.output}
+            if to == TaskState.COMPLETED and attempt.result_id is not None:
+                data["result_id"] = attempt.result_id
         self._append(
             lease.run_id,
             lease.epoch,
             _ENDS[to],
             actor,
             task_id=task.id,
-            attempt_id=attempt_id,
+            attempt_id=attempt.id if attempt is not None else None,
             cause=cause,
             data=data,
         )

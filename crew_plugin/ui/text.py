@@ -333,6 +333,16 @@ def _field(event: EventRecord, key: str) -> str:
     return "" if value is None else _value(value)
 
 
+def _spent(event: EventRecord) -> str:
+    """What an attempt took: ` in 1.1s, 4.9k in, 61 out`; empty where there was none."""
+    seconds = event.data.get("seconds")
+    if not isinstance(seconds, int | float):
+        return ""
+    tokens: Mapping[str, int] = event.data.get("tokens") or {}
+    used = tokens_text(Usage(input=tokens.get("input", 0), output=tokens.get("output", 0)))
+    return f" in {seconds_text(seconds)}" + (f", {used}" if used else "")
+
+
 def _because(event: EventRecord) -> str:
     cause: Cause | None = event.cause
     return f": {cause.message}" if cause is not None else ""
@@ -365,9 +375,9 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "task.waiting": lambda event: f"asks: {_field(event, 'question')}",
     "task.resumed": lambda event: "goes on",
     "task.retry_due": lambda event: "will be tried again" + _because(event),
-    "task.completed": lambda event: "completed",
-    "task.needs_attention": lambda event: "needs attention" + _because(event),
-    "task.failed": lambda event: "failed" + _because(event),
+    "task.completed": lambda event: "completed" + _spent(event),
+    "task.needs_attention": lambda event: "needs attention" + _spent(event) + _because(event),
+    "task.failed": lambda event: "failed" + _spent(event) + _because(event),
     "task.cancelled": lambda event: "cancelled" + _because(event),
     "task.skipped": lambda event: "skipped" + _because(event),
     "attempt.lost": lambda event: "lost" + _because(event),

@@ -264,12 +264,14 @@ async def test_a_supervisor_that_lost_its_run_stops_working_and_writes_nothing_m
         await go.wait()
         return await submits()(attempt)
 
-    async with open_bench(project, {"a": started, "c": reports}) as bench:
+    other = Started(reports)
+    async with open_bench(project, {"a": started, "c": other}) as bench:
         run = await bench.submit(spec_of(step("a"), step("c")))
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
                 group.start_soon(expect_fenced, bench, run.id)
                 await started.event.wait()
+                await other.event.wait()
                 await bench.writer.run(lambda store: store.claim(run.id, current_owner(), force=True))
                 events = len(await bench.events(run.id))
                 go.set()
