@@ -149,7 +149,11 @@ class Mailbox:
         self.deliver = None
         self.room.forget(self, reason)
 
-        return lambda store: store.bury_messages(self.run_id, self.key, reason=reason)
+        def write(store: RunStore) -> None:
+            for message in store.list_messages(self.run_id, unread_by=self.key):
+                store.settle_message(message.id, MessageState.DEAD, reason=reason)
+
+        return write
 
     async def _tasks(self) -> dict[str, TaskRecord]:
         records = await self.writer.read(lambda store: store.load_tasks(self.run_id))

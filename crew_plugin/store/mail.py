@@ -118,20 +118,16 @@ class Mail(Runs):
                 # Read without having been taken first: then it was delivered just now.
                 self._append(run_id, epoch, "message.delivered", recipient, data={"message_id": message_id})
 
-    def bury_messages(self, run_id: str, recipient: str, *, reason: str) -> None:
-        """Note that whatever this recipient has not read is dead."""
-        with self._change():
-            for row in self._all(
-                "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state IN (?, ?) ORDER BY n",
-                (run_id, recipient, MessageState.ACCEPTED, MessageState.DELIVERED),
-            ):
-                self.settle_message(row["id"], MessageState.DEAD, reason=reason)
-
-    def list_messages(self, run_id: str) -> list[MessageRecord]:
-        """All mail of a run, oldest first."""
-        return [
-            _message(row) for row in self._all("SELECT * FROM message WHERE run_id = ? ORDER BY n", (run_id,))
-        ]
+    def list_messages(self, run_id: str, *, unread_by: str | None = None) -> list[MessageRecord]:
+        """All mail of a run, or what this recipient has not read of it, oldest first."""
+        if unread_by is None:
+            rows = self._all("SELECT * FROM message WHERE run_id = ? ORDER BY n", (run_id,))
+        else:
+            rows = self._all(
+                "SELECT * FROM message WHERE run_id = ? AND recipient = ? AND state IN (?, ?) ORDER BY n",
+                (run_id, unread_by, MessageState.ACCEPTED, MessageState.DELIVERED),
+            )
+        return [_message(row) for row in rows]
 
     def request_control(
         self,

@@ -258,12 +258,8 @@ class RunStore(Protocol):
         """Note that a message was read, expired or is dead."""
         ...
 
-    def bury_messages(self, run_id: str, recipient: str, *, reason: str) -> None:
-        """Note that whatever this recipient has not read is dead."""
-        ...
-
-    def list_messages(self, run_id: str) -> list[MessageRecord]:
-        """All mail of a run, oldest first."""
+    def list_messages(self, run_id: str, *, unread_by: str | None = None) -> list[MessageRecord]:
+        """All mail of a run, or what this recipient has not read of it, oldest first."""
         ...
 
     def request_control(

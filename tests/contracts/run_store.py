@@ -890,25 +890,22 @@ class RunStoreContract:
             store.append_events(None, run.id, events)
         assert types(store.tail(run.id)) == ["run.created"]
 
-    def test_mail_that_a_recipient_has_not_read_can_be_buried(self, store: RunStore) -> None:
+    def test_what_a_recipient_has_not_read_can_be_listed_alone(self, store: RunStore) -> None:
         lease = running(store)
-        sent = {
-            name: store.send_message(
-                lease.run_id, sender="two", recipient=name, kind=MessageKind.MESSAGE, body="hello"
+
+        def send(recipient: str) -> str:
+            return store.send_message(
+                lease.run_id, sender="two", recipient=recipient, kind=MessageKind.MESSAGE, body="hello"
             ).id
-            for name in ("one", "two", "parent")
-        }
-        store.take_messages(lease.run_id, "two")
 
-        store.bury_messages(lease.run_id, "one", reason="it ended")
-        store.bury_messages(lease.run_id, "two", reason="it ended too")
+        taken, read = send("one"), send("one")
+        store.take_messages(lease.run_id, "one")
+        store.settle_message(read, MessageState.READ)
+        waiting = send("one")
+        send("parent")
 
-        found = {message.id: (message.state, message.reason) for message in store.list_messages(lease.run_id)}
-        assert found == {
-            sent["one"]: (MessageState.DEAD, "it ended"),
-            sent["two"]: (MessageState.DEAD, "it ended too"),
-            sent["parent"]: (MessageState.ACCEPTED, None),
-        }
+        unread = store.list_messages(lease.run_id, unread_by="one")
+        assert [message.id for message in unread] == [taken, waiting]
 
     @pytest.mark.parametrize("size", [0, 16 * 1024, 16 * 1024 + 1])
     def test_short_and_long_bodies_come_back_whole(self, store: RunStore, size: int) -> None:
