@@ -155,7 +155,8 @@ def _dry_ending(store: "RunStore", run_id: str, place: Place) -> Ending:
 
 def _artifacts(refs: Sequence[ArtifactRef], place: Place, names: Mapping[str, TaskName]) -> str:
     more = f"\n{len(refs) - _LISTED} more" if len(refs) > _LISTED else ""
-    return f"artifacts, in {place.find().artifacts}:\n{artifacts_text(refs[:_LISTED], names)}{more}"
+    head = f"artifacts, kept in {place.find().state_dir}; read one with {program()} show --artifact HASH"
+    return f"{head}{place.options()}:\n{artifacts_text(refs[:_LISTED], names)}{more}"
 
 
 def _tree(view: RunView) -> str:

@@ -64,7 +64,7 @@ def test_progress_is_one_plain_line_per_event_on_standard_error(finished: Finish
 
 def test_the_end_says_where_the_artifacts_are_and_what_to_type_next(finished: Finished) -> None:
     home, done = finished
-    assert f"artifacts, in {home.project}/.crew/state/artifacts" in done.stdout
+    assert f"artifacts, kept in {home.project}/.crew/state; read one with " in done.stdout
     commands = re.findall(r"^  (\S*crew .+)$", done.stdout, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
