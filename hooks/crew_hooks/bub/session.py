@@ -37,8 +37,12 @@ SESSION_PREFIX: Final = "temp/crew-"
 """Begins Bub's id of every session of ours. Bub never merges the tape of a `temp/` session."""
 
 _QUIET_SECONDS: Final = 0.8
+_SHELL_SECONDS: Final = 3.0
+"""Between TERM and KILL: what Bub gives a shell, and we what left its shell."""
+_LATE_SECONDS: Final = 0.2
+"""The same for a process that was started while the session ended."""
 _END_SECONDS: Final = 4.6
-"""Bub gives a shell 3 s between TERM and KILL, and 1 s to drain its output."""
+"""Beside those 3 s Bub takes up to 1 s to drain a shell's output."""
 _BUSY_SECONDS: Final = 5.0
 _STALL_SHARE: Final = 0.75
 """How much of the idle limit a provider may be silent before its call is made again."""
@@ -159,16 +163,22 @@ class BubSession:
         """End everything the session owns, within its deadline."""
         task = self._cancel()
         if task is not None:
-            shells = asyncio.create_task(compat.end_shells(self._id))
-            _, resisting = await asyncio.wait({task, shells}, timeout=_END_SECONDS)
+            # At the same time: a stray that holds a shell's pipe keeps the shell from being drained.
+            ending = {task, asyncio.create_task(compat.end_shells(self._id))}
+            if self._environment.spawned:
+                ending.add(asyncio.create_task(self._end_strays(_SHELL_SECONDS)))
+            _, resisting = await asyncio.wait(ending, timeout=_END_SECONDS)
             if resisting:
                 logger.warning("crew: {} resists its end; its tool ignores cancellation", self._id)
             # A shell may have been started while the task was ending.
             await compat.end_shells(self._id)
         if self._environment.spawned:
-            await end_strays("CREW_SESSION", self._spec.session_id)
+            await self._end_strays(_LATE_SECONDS)
         await self._stack.aclose()
         self._agent.offer(())
+
+    async def _end_strays(self, grace: float) -> None:
+        await end_strays("CREW_SESSION", self._spec.session_id, grace=grace)
 
     def _cancel(self) -> asyncio.Task[None] | None:
         """Cancel the turn, once: what it does in its end is not to be cut short."""
