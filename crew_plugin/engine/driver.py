@@ -242,9 +242,10 @@ class Driver:
     async def _watch(self) -> None:
         run_id = self.run.id
         while True:
+            # First the pause: at the start of a run the sessions have the store to themselves.
+            await anyio.sleep(POLL_SECONDS)
             for control in await self._writer.read(lambda store: store.pending_controls(run_id)):
                 await self.request(control)
-            await anyio.sleep(POLL_SECONDS)
 
     # --- what the scheduler sees ---
 
