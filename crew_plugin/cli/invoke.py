@@ -79,10 +79,12 @@ def _keep_traceback(place: Place) -> Path:
     import time
     import traceback
 
+    name = f"crew-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    text = traceback.format_exc()
     try:
-        folder = place.logs()
+        path = place.logs() / name
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except (OSError, OperatorMustAct):
-        folder = Path(tempfile.gettempdir())
-    path = folder / f"crew-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    path.write_text(traceback.format_exc(), encoding="utf-8")
+        path = Path(tempfile.gettempdir()) / name
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from crew_plugin.errors import UnknownName
+from crew_plugin.errors import StateUnwritable, UnknownName
 from crew_plugin.project import Project, ensure_state, find_project
 from crew_plugin.store.port import RunStore
 
-__all__ = ["Place", "program"]
+__all__ = ["Place", "program", "terminal_width"]
 
 
 def program() -> str:
@@ -29,6 +29,11 @@ def program() -> str:
     path = script.absolute()
     typed = str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
     return shlex.quote(typed) + ("" if script.name == "crew" else " crew")
+
+
+def terminal_width() -> int | None:
+    """How wide the terminal is that standard output goes to; None for a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +52,10 @@ class Place:
     def logs(self) -> Path:
         """The folder for logs, made if need be. Raises `StateUnwritable`."""
         folder = ensure_state(self.find()) / "logs"
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StateUnwritable(folder, error.strerror or str(error)) from error
         return folder
 
     def options(self) -> str:

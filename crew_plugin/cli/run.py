@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crew_plugin.cli.place import Place
@@ -31,10 +32,13 @@ def run(
     quiet: bool,
 ) -> int:
     """Run a team or an agent on a goal."""
-    place = replace(place, start=cwd)
+    if width is not None and width < 1:
+        raise InvalidValue("--width", width, "at least 1")
+    team, goal = _team_and_goal(words, agent)
+    folder = _folder(cwd)
+    place = replace(place, start=folder)
     project = place.find()
     settings = load_settings(project.root)
-    team, goal = _team_and_goal(words, agent)
 
     def plan(catalog: Catalog) -> "RunSpec":
         from crew_plugin.engine.plan import plan_run
@@ -45,7 +49,7 @@ def run(
             catalog,
             settings,
             goal=goal,
-            cwd=cwd or _work_folder(place, project_root=str(project.root)),
+            cwd=folder or _work_folder(place, project_root=str(project.root)),
             team=team,
             workflow=workflow,
             agent=agent,
@@ -75,7 +79,20 @@ def _team_and_goal(words: list[str], agent: str | None) -> tuple[str | None, str
     goal = sys.stdin.read() if words == ["-"] else " ".join(words)
     if not goal.strip():
         raise InvalidValue("GOAL", goal, 'some text: crew run review "what to look at"')
+    if any("\ud800" <= character <= "\udfff" for character in goal):
+        # Python's stand-ins for bytes that are no text: neither a store nor a model can take them.
+        raise InvalidValue("GOAL", goal, "text in UTF-8")
     return team, goal
+
+
+def _folder(cwd: str | None) -> str | None:
+    """The folder that was named, as a path that means the same from everywhere."""
+    if cwd is None:
+        return None
+    folder = Path(cwd).expanduser().resolve()
+    if not folder.is_dir():
+        raise InvalidValue("--cwd", cwd, "an existing folder")
+    return str(folder)
 
 
 def _work_folder(place: Place, *, project_root: str) -> str:

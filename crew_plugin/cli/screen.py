@@ -8,12 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
 import anyio
 
+from crew_plugin.errors import StateUnwritable
 from crew_plugin.models.records import EventRecord
 from crew_plugin.ui.text import event_line, printable
 from crew_plugin.ui.views import RunView, TaskName, run_view, task_names
@@ -147,8 +148,9 @@ class Screen:
 @contextmanager
 def screen_on(logs: Path, *, quiet: bool) -> Generator[Screen]:
     """A screen on standard error, which is a log file in this folder until the end."""
-    for old in sorted(logs.glob("host-*.log"))[: -_LOGS_KEPT + 1]:
-        old.unlink(missing_ok=True)
+    with suppress(OSError):
+        for old in sorted(logs.glob("host-*.log"))[: -_LOGS_KEPT + 1]:
+            old.unlink(missing_ok=True)
     log = logs / f"host-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     with stderr_into(log) as stream:
         yield Screen(stream, quiet=quiet, log=log)
@@ -156,11 +158,17 @@ def screen_on(logs: Path, *, quiet: bool) -> Generator[Screen]:
 
 @contextmanager
 def stderr_into(log: Path) -> Generator[TextIO]:
-    """Make standard error this file, also for child processes; yields what it was before."""
+    """Make standard error this file, also for child processes; yields what it was before.
+
+    Raises `StateUnwritable`.
+    """
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise StateUnwritable(log, error.strerror or str(error)) from error
     sys.stderr.flush()
     kept = os.dup(2)
     with open(kept, "w", encoding=sys.stderr.encoding, errors="replace", buffering=1) as stream:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(handle, 2)
         os.close(handle)
         try:

@@ -75,6 +75,8 @@ def supervise(errand: Errand) -> int:
 
 
 async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") -> Ending:
+    for warning in errand.settings.warnings:
+        screen.say(f"warning: {warning}")
     screen.say("loading the host ...")
     with anyio.CancelScope() as scope:
         interrupts.on_first = _from_signal(scope.cancel)
@@ -84,6 +86,7 @@ async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") 
         async with host_crew(errand.project, errand.settings) as crew:
             spec = errand.plan(await crew.catalog())
             run = await crew.supervisor.submit(spec, parent=None, background=False, actor=ACTOR)
+            interrupts.closing = f"{program()} cancel {run.id}{errand.place.options()}"
             await _drive(crew, run.id, screen, interrupts)
             tell = _ending if errand.asks_model else _dry_ending
             return await crew.writer.read(lambda store: tell(store, run.id, errand.place))
@@ -182,6 +185,8 @@ class _Interrupts:
 
     def __init__(self, screen: Screen) -> None:
         self.on_first: Callable[[], None] = _interrupt
+        self.closing: str | None = None
+        """The command that closes the run if this process stops at once; None while there is none."""
         self._screen = screen
         self._received: list[int] = []
         self._before: dict[int, Any] = {}
@@ -207,7 +212,7 @@ class _Interrupts:
         if len(self._received) == 1:
             self.on_first()
         elif number == signal.SIGINT or self._received.count(number) > 1:
-            _stop_now(self._screen)
+            _stop_now(self._screen, self.closing)
 
 
 def _interrupt() -> None:
@@ -224,7 +229,7 @@ def _from_signal(call: Callable[[], None]) -> Callable[[], None]:
     return later
 
 
-def _stop_now(screen: Screen) -> None:
+def _stop_now(screen: Screen, closing: str | None) -> None:
     """End this process and every process it started, without waiting for anything."""
     import psutil
 
@@ -235,8 +240,11 @@ def _stop_now(screen: Screen) -> None:
     _, alive = psutil.wait_procs(left, timeout=_KILL_SECONDS)
     screen.release()
     ended = f"{len(left) - len(alive)} of {len(left)} child processes ended"
-    screen.warn(
-        f"stopped at once; {ended}. What was finished is kept; "
-        "the run is shown as lost until it is closed with crew cancel"
-    )
+    if closing is None:
+        screen.warn(f"stopped at once, before the run began; {ended}")
+    else:
+        screen.warn(
+            f"stopped at once; {ended}. What was finished is kept; "
+            f"the run is shown as lost until you close it:\n  {closing}"
+        )
     os._exit(Exit.CANCELLED)

@@ -78,6 +78,8 @@ def init_project(root: Path, *, dry_run: bool = False, overwrite: bool = False) 
 def _folder(path: Path, *, dry_run: bool) -> InitState:
     if path.is_dir():
         return InitState.KEPT
+    if os.path.lexists(path):
+        raise ConfigError(f"{path} must be a folder, but something else is there; move it away")
     if dry_run:
         return InitState.WOULD_CREATE
     path.mkdir()

@@ -201,6 +201,7 @@ def test_a_second_ctrl_c_stops_at_once_and_takes_every_child_along(tmp_path: Pat
         text = terminal.text()
     assert status == 130
     assert "stopped at once" in text
+    assert re.search(r"crew cancel run_\w+", text)
     assert not is_alive(int(pid_file.read_text()))
     assert b"\x1b[?25h" in bytes(terminal.raw)[-400:]
     assert document(crew(home, "status", "--json"))["shown_state"] == "lost"

@@ -71,7 +71,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be(tmp_path: Path) -> None
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / ".crew").write_text("a file", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"\.crew.* cannot be written"):
+    with pytest.raises(ConfigError, match=r"\.crew must be a folder, but something else is there"):
         init_project(tmp_path)
 
 
