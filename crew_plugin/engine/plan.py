@@ -120,7 +120,10 @@ def _plan_workflow(
         )
     plan = catalog.workflows.get(name)
     if plan is None:
-        raise catalog.missing(Kind.WORKFLOW, name)
+        missing = catalog.missing(Kind.WORKFLOW, name)
+        if workflow is None and chosen is not None:
+            raise InvalidPlan(f"team {chosen.name!r} ({chosen.path})", [str(missing)])
+        raise missing
     roles = {step.role: Role(name=step.role, agent=step.role) for step in plan.steps}
     if chosen is not None:
         roles = dict(chosen.roles)

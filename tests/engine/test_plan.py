@@ -278,3 +278,11 @@ def test_the_words_of_a_projects_workflow_are_not_trusted_and_the_callers_are(
         spec = plan_run(catalog, settings, goal="g", cwd="/p", team="pair", workflow="theirs")
         assert [step.trusted for step in spec.steps] == [trusted, True]
         assert spec.steps[1].task == "g"
+
+
+def test_a_team_whose_workflow_is_not_there_is_refused_with_its_file(folder: Path) -> None:
+    write(folder, "teams/pair.team.md", TEAM.replace("defaultWorkflow: look", "defaultWorkflow: loook"))
+    catalog = discover(None, Settings(), user_root=folder)
+    with pytest.raises(InvalidPlan, match="there is no workflow 'loook'; did you mean 'look'") as refused:
+        plan_run(catalog, Settings(), goal="g", cwd="/p", team="pair")
+    assert str(folder / "teams/pair.team.md") in str(refused.value)
