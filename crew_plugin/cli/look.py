@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crew_plugin.cli.invoke import print_json
-from crew_plugin.cli.place import Place, program
+from crew_plugin.cli.place import Place, program, terminal_width
 from crew_plugin.errors import InvalidValue, UnknownName
 from crew_plugin.models.records import EventRecord, TranscriptEntry
 from crew_plugin.store.port import RunStore
@@ -46,7 +46,7 @@ def runs(*, place: Place, json: bool, limit: int) -> int:
     if json:
         print_json({"runs": [row.as_json() for row in rows]})
     else:
-        print(runs_text(rows))
+        print(runs_text(rows, width=terminal_width()))
     return 0
 
 

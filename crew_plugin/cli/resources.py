@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from crew_plugin.cli.invoke import print_json
-from crew_plugin.cli.place import Place, program
+from crew_plugin.cli.place import Place, program, terminal_width
 from crew_plugin.resources import (
     AgentFile,
     Catalog,
@@ -100,7 +100,7 @@ def _print_list(kind: Kind, catalog: Catalog, *, as_json: bool) -> None:
         )
         return
     rows = [(item.name, _source(item), _extra(item), one_line(item.description, 120)) for item in found]
-    lines = columns(rows) or [f"no {kind.folder}"]
+    lines = columns(rows, width=terminal_width()) or [f"no {kind.folder}"]
     lines.extend(f"not used: {item.name} ({item.path}): {item.reason}" for item in hidden)
     lines.extend(f"problem: {item}" for item in problems)
     lines.extend(f"notice: {item}" for item in notices)

@@ -36,6 +36,9 @@ __all__ = [
 
 RESULT_LIMIT: Final = 4_000
 _LEAST: Final = 240
+_FOLD: Final = "    "
+_LEAST_FOLD: Final = 20
+_FLAGS: Final = {"overridden": "note: the data does not fit the schema that was asked for (flag: overridden)"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SPACE = re.compile(r"\s+")
 
@@ -113,10 +116,15 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns padded to their widest cell; the last column is left as it is."""
+def columns(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[str]:
+    """Columns padded to their widest cell; the last column is left as it is.
+
+    Where that is wider than `width`, what does not fit goes to lines of its own, indented.
+    """
     if not rows:
         return []
+    if width is not None:
+        return _folded(rows, width)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return [
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
@@ -124,11 +132,28 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _folded(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    import textwrap
+
+    whole = columns(rows)
+    if max(map(len, whole)) <= width:
+        return whole
+    beside = 1
+    while beside < len(rows[0]) - 1 and max(map(len, columns([row[: beside + 1] for row in rows]))) <= width:
+        beside += 1
+    lines: list[str] = []
+    for row, head in zip(rows, columns([row[:beside] for row in rows]), strict=True):
+        rest = "  ".join(cell for cell in row[beside:] if cell)
+        room = max(_LEAST_FOLD, width - len(_FOLD))
+        lines += [head, *(_FOLD + line for line in textwrap.wrap(rest, room))]
+    return lines
+
+
 # --- runs and tasks ------------------------------------------------------------------------
 
 
-def runs_text(rows: Sequence[RunRow]) -> str:
-    """A list of runs, one line each, newest first."""
+def runs_text(rows: Sequence[RunRow], *, width: int | None = None) -> str:
+    """A list of runs, one line each where that fits into `width`, newest first."""
     if not rows:
         return "no runs yet"
     return "\n".join(
@@ -144,7 +169,8 @@ def runs_text(rows: Sequence[RunRow]) -> str:
                     one_line(row.goal, 60),
                 )
                 for row in rows
-            ]
+            ],
+            width=width,
         )
     )
 
@@ -215,8 +241,7 @@ def result_text(result: ResultView, *, limit: int | None = RESULT_LIMIT) -> str:
     if limit is not None:
         text = shorten(text, limit, record.body)
     lines = [text] if text else []
-    if record.flags:
-        lines.append("flags: " + ", ".join(record.flags))
+    lines.extend(_FLAGS.get(flag, f"flag: {flag}") for flag in record.flags)
     lines.extend(
         f"artifact {ref.sha256[:16]} {one_line(name)} ({bytes_text(ref.size)})"
         for name, ref in record.artifacts.items()

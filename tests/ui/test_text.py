@@ -85,6 +85,17 @@ def test_runs_are_listed_one_to_a_line(book: Book) -> None:
     assert runs_text([]) == "no runs yet"
 
 
+def test_a_row_that_is_wider_than_the_terminal_goes_on_indented_and_loses_nothing(book: Book) -> None:
+    rows = run_rows(book.store)
+    assert runs_text(rows, width=500) == runs_text(rows)
+    narrow = runs_text(rows, width=60)
+    lines = narrow.splitlines()
+    assert len(lines) > 1
+    assert all(len(line) <= 60 for line in lines)
+    assert all(line.startswith("    ") for line in lines[1:])
+    assert narrow.split() == runs_text(rows).split()
+
+
 @given(st.text(max_size=3_000), st.integers(min_value=1, max_value=2_000))
 def test_a_shortened_text_keeps_head_and_tail_and_counts_what_it_leaves_out(text: str, limit: int) -> None:
     short = shorten(text, limit, REF)
@@ -128,6 +139,12 @@ def test_short_results_leave_their_room_to_long_ones(book: Book) -> None:
     assert "l" * 5_000 in text
     assert "characters left out; whole text: artifact" in text
     assert 9_000 < len(text) < 13_500
+
+
+def test_data_that_does_not_fit_its_schema_is_said_in_words(book: Book) -> None:
+    book.finish(book.start("explore"), NewResult(summary="found", flags=("overridden",)))
+    (result,) = result_views(book.store, book.run.id)
+    assert result_text(result).splitlines()[-1].startswith("note: the data does not fit the schema")
 
 
 def test_a_result_in_full_is_not_shortened_but_loses_its_control_characters(book: Book) -> None:
