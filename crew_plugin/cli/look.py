@@ -100,7 +100,11 @@ def events(*, place: Place, json: bool, run: str, follow: bool, after: int) -> i
     """List the events of a run; with `follow`, until it is over."""
     with place.reading_run(run) as (store, run_id):
         if follow:
-            return _follow(store, run_id, after, as_json=json)
+            _follow(store, run_id, after, as_json=json)
+            if run_view(store, run_id).shown_state == LOST:
+                closing = f"{program()} cancel {run_id}{place.options()}"
+                print(f"crew: the run's supervisor is gone; close it: {closing}", file=sys.stderr)
+            return 0
         names = task_names(store, run_id)
         found: list[EventRecord] = []
         while batch := store.tail(run_id, after_seq=after):
@@ -113,7 +117,7 @@ def events(*, place: Place, json: bool, run: str, follow: bool, after: int) -> i
     return 0
 
 
-def _follow(store: RunStore, run_id: str, after: int, *, as_json: bool) -> int:
+def _follow(store: RunStore, run_id: str, after: int, *, as_json: bool) -> None:
     import time
 
     while True:
@@ -133,7 +137,7 @@ def _follow(store: RunStore, run_id: str, after: int, *, as_json: bool) -> int:
                     print(line)
         sys.stdout.flush()
         if over:
-            return 0
+            return
         while store.data_version() == version and not _over(store, run_id):
             time.sleep(_FOLLOW_SECONDS)
 

@@ -156,6 +156,8 @@ def test_a_dead_supervisors_run_is_closed_as_lost_and_keeps_its_results(
     lost = open_book(store, owner=DEAD)
     play(lost)
     assert "close it:   crew cancel" in crew(tmp_path, "status").stdout
+    followed = crew(tmp_path, "events", "--follow")
+    assert f"supervisor is gone; close it: crew cancel {lost.run.id}" in followed.stderr
     report = crew_json(tmp_path, "cancel", "last")
     assert (report["outcome"], report["run"]["state"]) == ("marked_lost", "failed")
     assert report["run"]["tasks"][0]["state"] == "completed"
