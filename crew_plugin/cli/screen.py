@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import anyio
 
-from crew_plugin.errors import StateUnwritable
+from crew_plugin.errors import CrewError, StateUnwritable
 from crew_plugin.models.records import EventRecord
 from crew_plugin.ui.text import event_line, printable
 from crew_plugin.ui.views import RunView, TaskName, run_view, task_names
@@ -67,13 +67,15 @@ class Screen:
             self.stream.write("\x1b[?25h\n")
 
     async def follow(self, crew: "Crew", run_id: str) -> None:
-        """Draw a run of this process until cancelled."""
-        if self._quiet:
-            await anyio.sleep_forever()
-        elif self._live:
-            await self._draw(crew, run_id)
-        else:
-            await self._list(crew, run_id)
+        """Draw a run of this process until cancelled. The run goes on where it cannot be drawn."""
+        try:
+            if self._live and not self._quiet:
+                await self._draw(crew, run_id)
+            elif not self._quiet:
+                await self._list(crew, run_id)
+        except (CrewError, OSError) as error:
+            self.warn(f"the run goes on, but cannot be shown: {error}")
+        await anyio.sleep_forever()
 
     async def finish(self, crew: "Crew", run_id: str) -> None:
         """Say what `follow` had no time to say."""

@@ -43,6 +43,8 @@ class SchemaChecker:
             return Mismatch(path="data", text="data: nested too deeply to be checked")
         if not errors:
             return None
+        if value is None:
+            return Mismatch(path="data", text="data: it is missing, and the schema requires it")
         lines = [
             f"{_path(error.json_path)}: {_shortened(error.message)}" for error in errors[:_SHOWN_MISMATCHES]
         ]

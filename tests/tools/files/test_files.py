@@ -136,7 +136,7 @@ async def test_read_tells_of_a_missing_permission(tree: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        ".env", ".env.production", "server.pem", "a.KEY", ".netrc", "id_rsa", "id_ed25519.bak",
+        ".git/config", ".env", ".env.production", "server.pem", "a.KEY", ".netrc", "id_rsa", "id_ed25519.bak",
         "credentials.json",
         "aws-credentials.json", "client_secrets.yaml", "prodPasswords.txt", ".ssh/config", ".aws/x",
         ".config/gcloud/y", "credentials", "authorized_keys",

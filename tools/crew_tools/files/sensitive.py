@@ -32,6 +32,8 @@ def why_sensitive(path: str) -> str | None:
             return f"the folder {folder!r} usually holds credentials"
     if any(pair == (".config", "gcloud") for pair in pairwise(folders)):
         return "the folder '.config/gcloud' usually holds credentials"
+    if folders[-1:] == [".git"] and pure.name.lower() in ("config", "credentials"):
+        return "git's own configuration may hold access tokens"
     return _why_name(pure.name)
 
 
