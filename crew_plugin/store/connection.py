@@ -201,19 +201,32 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     db = _connect(path, "mode=ro")
     try:
         version = _patiently(lambda: schema.version_of(db))
+        if version >= schema.VERSION:
+            schema.migrate(db, path)
+            return db
     except sqlite3.OperationalError:
         db.close()
         # In a folder that cannot be written, a store without a log beside it cannot change either.
         log = path.with_name(path.name + "-wal")
         if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
             raise
-        db = _connect(path, "mode=ro&immutable=1")
-        version = schema.version_of(db)
-    if version < schema.VERSION:
+        return _open_unchanging(path)
+    except BaseException:
         db.close()
-        _open_to_write(path).close()
-        return _open_to_read(path)
-    schema.migrate(db, path)
+        raise
+    db.close()
+    _open_to_write(path).close()
+    return _open_to_read(path)
+
+
+def _open_unchanging(path: Path) -> sqlite3.Connection:
+    db = _connect(path, "mode=ro&immutable=1")
+    try:
+        if schema.version_of(db) > schema.VERSION:
+            schema.migrate(db, path)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

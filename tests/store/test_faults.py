@@ -133,8 +133,9 @@ def test_without_shared_memory_the_store_works_with_a_rollback_journal(project: 
 
 # --- rights ---
 
+# What Python imports late must be there before: nobody may not read the folders of root's Python.
 AS_NOBODY = """
-import os, sys
+import os, sys, urllib.parse
 from crew_plugin.errors import StateUnwritable
 from crew_plugin.project import find_project
 from crew_plugin.store.sqlite import SqliteStore
