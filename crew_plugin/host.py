@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import Effect, ParentRef, Usage
+from crew_plugin.models.records import Effect, ParentRef, TranscriptEntry, Usage
 
 if TYPE_CHECKING:
     from crew_plugin.models.spec import LimitsSpec
@@ -23,6 +23,8 @@ __all__ = [
     "Host",
     "HostCapability",
     "HostInfo",
+    "Job",
+    "JobEnded",
     "ModelAnswered",
     "ModelBusy",
     "ModelRetrying",
@@ -113,6 +115,9 @@ class SessionSpec:
     """Told of every call of a host tool before it runs; if it raises, the call does not happen."""
     identity: Mapping[str, str] = field(default_factory=dict[str, str])
     """Run, task and role of the session, for hooks of other plugins and for child environments."""
+    history: tuple[TranscriptEntry, ...] = ()
+    """What was said before, where the session goes on with an earlier conversation: the entries
+    of roles user, assistant and tool in their order. The engine needs `HISTORY`."""
 
 
 class ToolJournal(Protocol):
@@ -191,6 +196,25 @@ class ToolEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Work that goes on in the background of a session: a shell that was not waited for."""
+
+    id: str
+    what: str
+    """One short fact about it: the command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEnded:
+    """A background job of the session ended by itself, or its output came late."""
+
+    job: Job
+    text: str
+    """The end of what it put out, and how it ended."""
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded:
     """The model stopped without calling a tool. The session is idle until `prompt` or its exit."""
 
@@ -211,6 +235,7 @@ SessionEvent = (
     | SteersTaken
     | ToolStarted
     | ToolEnded
+    | JobEnded
     | TurnEnded
     | SessionFailed
 )
@@ -237,6 +262,14 @@ class Session(Protocol):
         must call, where the engine can make it."""
         ...
 
+    def jobs(self) -> tuple[Job, ...]:
+        """The background jobs that have not ended. Empty where the engine lacks `JOBS`."""
+        ...
+
+    async def end_jobs(self) -> None:
+        """End all background jobs, quietly: no `JobEnded` comes for them."""
+        ...
+
     async def abort(self, cause: Cause) -> None:
         """Stop what is going on now; quiet within a second. The session stays enterable for
         its `events` (which end) and must still be left."""
@@ -256,6 +289,7 @@ class EngineCapability(StrEnum):
     FORCE_RESULT = "force_result"
     USAGE = "usage"
     HISTORY = "history"
+    JOBS = "jobs"
 
 
 class Engine(Protocol):

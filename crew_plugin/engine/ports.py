@@ -1,10 +1,11 @@
 """What the engine needs of others: something that executes one attempt."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import ArtifactRef, AttemptRecord, Lease, RunRecord, TaskRecord
+from crew_plugin.models.records import ArtifactRef, AttemptRecord, Lease, Receipt, RunRecord, TaskRecord
 from crew_plugin.models.states import AttemptState, SessionKind
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class AttemptContext:
     task: TaskRecord
     step: "StepSpec"
     attempt: AttemptRecord
+    wake: "Callable[[str], str | None] | None" = None
+    """Has the ended session of the task with this key opened again to read its mail
+    (`TaskRunner.follow_up`, in the scope of the run). Returns why not, None if it will be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,18 @@ class TaskRunner(Protocol):
         accepted before stays accepted. Unknown attempts are no error."""
         ...
 
-    async def steer(self, attempt_id: str, text: str) -> bool:
-        """Add a user message for the next model call. False if the attempt is not running."""
+    async def deliver(self, context: AttemptContext, message_id: str) -> Receipt:
+        """Hand a message that was written down to the newest attempt of its recipient: a running
+        session sees it, an ended one is woken, one yet to begin finds it. Never waits for it."""
+        ...
+
+    async def interrupt(self, attempt_id: str, cause: Cause, text: str = "") -> bool:
+        """Stop the turn that is under way (model call and tools) and go on with the same
+        conversation, told of it and given `text`. False if the attempt is not running."""
+        ...
+
+    async def follow_up(self, context: AttemptContext) -> None:
+        """Hold one further conversation of an ended attempt: it reads the mail that waits for its
+        task, and answers by mail. Changes neither task nor result. Never raises but for
+        cancellation of the calling scope and `Fenced`."""
         ...

@@ -33,6 +33,8 @@ __all__ = [
     "Owner",
     "ParentRef",
     "PeerRecord",
+    "Receipt",
+    "ReceiptOutcome",
     "ResultRecord",
     "RunRecord",
     "SessionRecord",
@@ -310,8 +312,36 @@ class MessageKind(StrEnum):
     """Said by one to another."""
     STEER = "steer"
     """To be seen at the next model call."""
+    FOLLOW_UP = "follow_up"
+    """To be seen when the turn that is under way has ended."""
     RESPONSE = "response"
     """Answers a question of a waiting task."""
+    RELAY = "relay"
+    """What became of a woken session; wakes nobody."""
+
+
+class ReceiptOutcome(StrEnum):
+    """What became of a message to one recipient."""
+
+    INJECTED = "injected"
+    """A running session: its next model call sees it."""
+    QUEUED = "queued"
+    """It will be found: in the first prompt of a task that has not begun, or at the next turn."""
+    WOKEN = "woken"
+    """A session that had ended was opened again to read it."""
+    MISSED = "missed"
+    """It came too late: the session was ending."""
+    FAILED = "failed"
+    """It cannot be delivered; the reason says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What became of a message to one recipient."""
+
+    to: str
+    outcome: ReceiptOutcome
+    reason: str = ""
 
 
 class MessageState(StrEnum):

@@ -12,11 +12,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from crew_plugin.errors import NotAllowed, UnknownName
-from crew_plugin.models.records import MessageKind, MessageRecord, MessageState, TaskRecord
+from crew_plugin.models.records import (
+    MessageKind,
+    MessageRecord,
+    MessageState,
+    Receipt,
+    ReceiptOutcome,
+    TaskRecord,
+)
 from crew_plugin.models.states import TASK_TERMINAL
 from crew_plugin.session.material import peers_of
 from crew_plugin.session.prompt import Peer, letter
-from crew_plugin.session.scope import Receipt
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
@@ -192,7 +198,7 @@ class Mailbox:
 
         message = await self.writer.run(write)
         if refused:
-            return Receipt(to=task.key, outcome="failed", reason=refused)
+            return Receipt(to=task.key, outcome=ReceiptOutcome.FAILED, reason=refused)
         return await self._hand_over(task.key, message.id)
 
     def _refusal(self, task: TaskRecord, hops: int) -> str:
@@ -214,15 +220,15 @@ class Mailbox:
         box = self.room.find(self.run_id, recipient)
         if box is not None and box.deliver is not None:
             if await box.collect():
-                return Receipt(to=recipient, outcome="injected")
-            return Receipt(to=recipient, outcome="failed", reason=_ENDING)
+                return Receipt(to=recipient, outcome=ReceiptOutcome.INJECTED)
+            return Receipt(to=recipient, outcome=ReceiptOutcome.FAILED, reason=_ENDING)
         if box is not None:
             box.knock()
         over = self.room.over(self.run_id, recipient)
         if over is None:
-            return Receipt(to=recipient, outcome="queued")
+            return Receipt(to=recipient, outcome=ReceiptOutcome.QUEUED)
         await self._bury([message_id], over)
-        return Receipt(to=recipient, outcome="failed", reason=over)
+        return Receipt(to=recipient, outcome=ReceiptOutcome.FAILED, reason=over)
 
     async def _bury(self, message_ids: list[str], reason: str) -> None:
         def write(store: RunStore) -> None:

@@ -2,24 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.host import ToolSpec
+from crew_plugin.models.records import Receipt
 from crew_plugin.session.contract import Submission, Verdict
 from crew_plugin.session.prompt import Peer
 
-__all__ = ["Mail", "Receipt", "ResultGate", "SessionScope", "Toolbox"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """What became of a message to one recipient."""
-
-    to: str
-    outcome: Literal["injected", "queued", "failed"]
-    """`injected`: its next model call sees it. `queued`: its first prompt will hold it."""
-    reason: str = ""
+__all__ = ["Mail", "ResultGate", "SessionScope", "Toolbox"]
 
 
 class Mail(Protocol):

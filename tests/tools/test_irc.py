@@ -7,8 +7,8 @@ import pytest
 
 from crew_plugin.errors import UnknownName
 from crew_plugin.host import ToolContext, ToolError
+from crew_plugin.models.records import Receipt, ReceiptOutcome
 from crew_plugin.session.prompt import Peer
-from crew_plugin.session.scope import Receipt
 from crew_tools.irc import irc_tool
 
 pytestmark = pytest.mark.anyio
@@ -26,8 +26,10 @@ class Post:
             if key not in known:
                 raise UnknownName("task in this run", key, known)
         self.sent.append((to, text))
-        failed = Receipt(to="ended", outcome="failed", reason="it has ended")
-        return tuple(failed if key == "ended" else Receipt(to=key, outcome="injected") for key in to)
+        failed = Receipt(to="ended", outcome=ReceiptOutcome.FAILED, reason="it has ended")
+        return tuple(
+            failed if key == "ended" else Receipt(to=key, outcome=ReceiptOutcome.INJECTED) for key in to
+        )
 
     async def peers(self) -> tuple[Peer, ...]:
         return (

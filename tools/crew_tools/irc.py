@@ -5,10 +5,10 @@ from typing import Any, Final, cast
 
 from crew_plugin.errors import CallerError, InvalidValue
 from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
-from crew_plugin.models.records import Effect
+from crew_plugin.models.records import Effect, Receipt
 from crew_plugin.session.mail import EVERYBODY
 from crew_plugin.session.prompt import Peer
-from crew_plugin.session.scope import Mail, Receipt, SessionScope
+from crew_plugin.session.scope import Mail, SessionScope
 
 __all__ = ["irc_tool"]
 
