@@ -37,6 +37,7 @@ from crew_plugin.host import (
 )
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import Effect, Usage
+from crew_plugin.session.history import Said, said_before
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, Script, ToolUse
 
 __all__ = ["FakeEngine", "FakeSession", "HostTool"]
@@ -103,7 +104,11 @@ class FakeSession:
         self.spec = spec
         self.left = False
         self.aborted: Cause | None = None
-        self.messages: list[dict[str, Any]] = [{"role": "system", "content": spec.system_prompt}]
+        said = said_before(spec.history)
+        self.messages: list[dict[str, Any]] = [
+            {"role": "system", "content": spec.system_prompt},
+            *(message for one in said for message in _messages(one)),
+        ]
         self.offered: frozenset[str] = frozenset(tool.name for tool in spec.tools) | frozenset(
             name for name in spec.host_tools if name in engine.host_tools
         )
@@ -111,7 +116,7 @@ class FakeSession:
         self._pending: list[str] = []
         self._prompted = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._calls = 0
+        self._calls = sum(one.role == "assistant" for one in said)
         streams = anyio.create_memory_object_stream[SessionEvent](inf)
         self._send: MemoryObjectSendStream[SessionEvent] = streams[0]
         self._receive: MemoryObjectReceiveStream[SessionEvent] = streams[1]
@@ -292,3 +297,15 @@ class FakeSession:
             raise
         await journal.end(entry, None)
         return text
+
+
+def _messages(said: Said) -> list[dict[str, Any]]:
+    """An earlier message as a provider would be sent it."""
+    if not said.calls:
+        return [{"role": said.role, "content": said.text}]
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in said.calls
+    ]
+    results = [{"role": "tool", "tool_call_id": call.id, "content": call.result} for call in said.calls]
+    return [{"role": said.role, "content": said.text, "tool_calls": calls}, *results]

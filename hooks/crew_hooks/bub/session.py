@@ -30,6 +30,7 @@ from crew_plugin.host import (
     TurnEnded,
 )
 from crew_plugin.models.causes import Cause
+from crew_plugin.session.history import said_before
 
 __all__ = ["SESSION_PREFIX", "BubSession"]
 
@@ -198,7 +199,8 @@ class BubSession:
         try:
             await self._prompted.wait()
             first = "\n\n".join(self._inbox.drain())
-            stream = await self._agent.start(self._id, first, self._state, self._spec.model)
+            said = said_before(self._spec.history)
+            stream = await self._agent.start(self._id, first, self._state, self._spec.model, said)
             async with aclosing(stream):
                 async for event in stream:
                     await self._heard(event)

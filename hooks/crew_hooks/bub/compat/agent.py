@@ -21,11 +21,13 @@ from bub.streaming import AsyncStreamEvents, StreamState
 from bub.tape import Tape, TapeContext, TapeEntry
 from bub.tools import _TOOL_CALL_REPORTER, REGISTRY, Tool, ToolContext, render_result
 from bub.turn import TurnState
+from bub.utils import workspace_from_state
 from loguru import logger
 
 from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.compat import BUILTIN
-from crew_hooks.bub.compat.runner import CrewRunner, ModelWatch
+from crew_hooks.bub.compat.runner import CrewRunner, ModelWatch, as_object
+from crew_plugin.session.history import Said
 
 __all__ = [
     "IDENTITY",
@@ -170,9 +172,15 @@ class CrewAgent(Agent):
         self.tools = {tool.name: tool for tool in tools}
 
     async def start(
-        self, session_id: str, prompt: str, state: TurnState, model: str | None
+        self, session_id: str, prompt: str, state: TurnState, model: str | None, said: Sequence[Said] = ()
     ) -> AsyncStreamEvents:
-        """Begin the one turn of the session."""
+        """Begin the one turn of the session, after what was said before."""
+        if said:
+            tape = self.tape.session_tape(session_id, workspace_from_state(state))
+            # First what Bub would put behind it: a tape is read from its last anchor on.
+            await tape.ensure_bootstrap_anchor()
+            for entry in _entries(said):
+                await tape.store.append(tape.name, entry)
         return await self.run_stream(session_id=session_id, prompt=prompt or " ", state=state, model=model)
 
     def _system_prompt(
@@ -198,6 +206,23 @@ class CrewAgent(Agent):
         if self._append:
             blocks.append(self._own_prompt)
         return "\n\n".join(block for block in (*blocks, tools_prompt) if block)
+
+
+def _entries(said: Sequence[Said]) -> Iterable[TapeEntry]:
+    for one in said:
+        if not one.calls:
+            yield TapeEntry.message({"role": one.role, "content": one.text})
+            continue
+        calls = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": as_object(call.arguments)},
+            }
+            for call in one.calls
+        ]
+        yield TapeEntry.tool_call(calls, content=one.text or None)
+        yield TapeEntry.tool_result([call.result for call in one.calls])
 
 
 def _hookimpls(framework: BubFramework, name: str) -> list[Any]:

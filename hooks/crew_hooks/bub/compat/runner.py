@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bub.builtin.settings import AgentSettings, ModelCandidate
     from bub.tools import Tool
 
-__all__ = ["MALFORMED", "CrewRunner", "ModelFailed", "ModelWatch", "usual_clients"]
+__all__ = ["MALFORMED", "CrewRunner", "ModelFailed", "ModelWatch", "as_object", "usual_clients"]
 
 MALFORMED = "__not_json__"
 """The one argument of a call whose arguments were no JSON object: what the model wrote."""
@@ -253,9 +253,7 @@ def _repair(output: ModelOutputAccumulator) -> None:
         ChatCompletionMessageFunctionToolCall(
             id=call.id,
             type="function",
-            function=Function(
-                name=call.function.name, arguments=json.dumps({MALFORMED: call.function.arguments})
-            ),
+            function=Function(name=call.function.name, arguments=as_object(call.function.arguments)),
         )
         if call.type == "function" and not _is_object(call.function.arguments)
         else call
@@ -263,6 +261,11 @@ def _repair(output: ModelOutputAccumulator) -> None:
     ]
     output._message_calls = cast("Any", repaired)
     output._stream_calls = {}
+
+
+def as_object(text: str) -> str:
+    """Arguments of a call as a JSON object, whatever the model wrote."""
+    return (text or "{}") if _is_object(text) else json.dumps({MALFORMED: text})
 
 
 def _is_object(text: str) -> bool:

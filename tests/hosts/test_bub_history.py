@@ -1,0 +1,86 @@
+"""Sessions in a real Bub that go on with an earlier conversation."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from crew_plugin.host import SessionSpec, ToolEnded, TurnEnded
+from crew_plugin.models.records import TranscriptEntry
+from crew_plugin.session.history import NO_RESULT
+from crew_plugin.testing.conversation import Reply, ToolUse
+from tests.hosts.bub_engine import Host, Play, tool, turn
+
+pytestmark = [pytest.mark.anyio, pytest.mark.bub]
+
+Hosted = Callable[..., AbstractAsyncContextManager[Host]]
+SpecOf = Callable[..., SessionSpec]
+
+
+def entry(role: str, content: str, **data: Any) -> TranscriptEntry:
+    return TranscriptEntry(seq=0, role=role, content=content, data=data)
+
+
+def call(name: str, arguments: str = '{"path": "a"}') -> dict[str, str]:
+    return {"id": name, "name": "look", "arguments": arguments}
+
+
+PAST = (
+    entry("user", "find it"),
+    entry("user", "quickly"),
+    entry("assistant", "I look", tool_calls=[call("c1"), call("c2", "no json")]),
+    entry("user", "in b too"),
+    entry("tool", "seen", call_id="c1", name="look"),
+    entry("assistant", "it is in a"),
+    entry("note", "The session ended"),
+)
+
+
+async def test_a_session_with_history_shows_the_model_exactly_that_conversation(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    async with (
+        hosted(lambda _: Reply(text="still in a")) as host,
+        host.engine.open(spec_of(host, history=PAST)) as session,
+    ):
+        events = await turn(session, "sure?")
+    assert events[-1] == TurnEnded(text="still in a")
+    messages = host.model.requests[0].body["messages"]
+    shown = [(one["role"], one["content"], one.get("tool_call_id")) for one in messages[1:]]
+    assert shown == [
+        ("user", "find it", None),
+        ("user", "quickly", None),
+        ("assistant", "I look", None),
+        ("tool", "seen", "c1"),
+        ("tool", NO_RESULT, "c2"),
+        ("user", "in b too", None),
+        ("assistant", "it is in a", None),
+        ("user", "sure?", None),
+    ]
+    made = [
+        (one["id"], one["function"]["name"], one["function"]["arguments"])
+        for one in messages[3]["tool_calls"]
+    ]
+    assert made == [("c1", "look", '{"path": "a"}'), ("c2", "look", '{"__not_json__": "no json"}')]
+
+
+async def test_a_session_is_opened_again_under_its_own_id(hosted: Hosted, spec_of: SpecOf) -> None:
+    play = Play(
+        Reply(calls=(ToolUse(name="look"),)),
+        Reply(text="one"),
+        Reply(calls=(ToolUse(name="look"),)),
+        Reply(text="two"),
+    )
+    async with hosted(play) as host:
+        spec = spec_of(host, tools=(tool("look", "seen"),))
+        async with host.engine.open(spec) as session:
+            first = await turn(session, "go")
+        past = (entry("user", "go"), entry("assistant", "one"))
+        again = spec_of(host, tools=(tool("look", "seen"),), session_id=spec.session_id, history=past)
+        async with host.engine.open(again) as session:
+            second = await turn(session, "once more")
+    for seen in (first, second):
+        assert [event.text for event in seen if isinstance(event, ToolEnded)] == ["seen"]
+    roles = [one["role"] for one in host.model.requests[-1].body["messages"]]
+    assert roles == ["system", "user", "assistant", "user", "assistant", "tool"]
