@@ -18,6 +18,7 @@ __all__ = [
     "ControlRecord",
     "ControlState",
     "ControlVerb",
+    "Counts",
     "DeliveryRecord",
     "DeliveryState",
     "Effect",
@@ -57,14 +58,37 @@ class Usage:
     cost: float | None = None
 
     def __add__(self, other: "Usage") -> "Usage":
-        costs = [cost for cost in (self.cost, other.cost) if cost is not None]
+        parts = [part for part in (self, other) if part.calls or part.cost is not None]
+        costs = [part.cost for part in parts if part.cost is not None]
         return Usage(
             input=self.input + other.input,
             output=self.output + other.output,
             cached=self.cached + other.cached,
             calls=self.calls + other.calls,
-            cost=sum(costs) if costs else None,
+            # The price of a part is no price of the whole.
+            cost=sum(costs) if costs and len(costs) == len(parts) else None,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What a session did and what went wrong in it, so far."""
+
+    turns: int = 0
+    """How often its model came to a stop."""
+    tool_calls: int = 0
+    tool_errors: int = 0
+    retries: int = 0
+    """Model calls that were made again after a failure."""
+    recent: int = 0
+    """How many of the last ten things that could fail, tool calls and model calls, are counted."""
+    recent_errors: int = 0
+    """How many of those failed."""
+    compactions: int = 0
+    context: int = 0
+    """Tokens of the conversation at its last model call."""
+    window: int = 0
+    """Tokens that its model holds; 0 where nothing is known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +163,9 @@ class NewRun:
     background: bool = False
     parent: ParentRef | None = None
     wall_seconds: float | None = None
+    runtime: SessionKind = SessionKind.LIVE
+    runtime_note: str = ""
+    """Why it is executed in another way than it was asked for; empty where it is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +191,9 @@ class RunRecord:
     ended_at: float | None
     wall_seconds: float | None
     task_counts: Mapping[TaskState, int]
+    runtime: SessionKind
+    runtime_note: str
+    """Why it is executed in another way than it was asked for; empty where it is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +204,8 @@ class PeerRecord:
     role: str
     title: str
     state: TaskState
+    ended_at: float | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +253,7 @@ class AttemptRecord:
     model_used: str | None
     usage: Usage
     steps: int
+    counts: Counts
     result_id: str | None
     last_text: ArtifactRef | None
     """The last thing the model said, kept when no result was submitted."""
@@ -375,6 +408,8 @@ class MessageRecord:
     reason: str | None
     created_at: float
     delivered_at: float | None
+    expires_at: float | None = None
+    """After this it is of no use to its recipient any more."""
 
 
 class ControlVerb(StrEnum):

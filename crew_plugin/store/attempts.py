@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from dataclasses import asdict
 
 from crew_plugin.errors import IllegalTransition
 from crew_plugin.models.causes import Cause
@@ -9,6 +10,7 @@ from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import (
     ArtifactRef,
     AttemptRecord,
+    Counts,
     Lease,
     SessionRecord,
     TaskRecord,
@@ -24,7 +26,7 @@ from crew_plugin.models.states import (
     SessionKind,
     TaskState,
 )
-from crew_plugin.store.rows import cause_of, dump_cause, dump_ref, load_ref
+from crew_plugin.store.rows import cause_of, dump, dump_cause, dump_ref, load, load_ref
 from crew_plugin.store.tasks import Tasks
 
 __all__ = ["Attempts"]
@@ -105,15 +107,23 @@ class Attempts(Tasks):
                 raise self._unknown("attempt", attempt_id)
 
     def touch_attempt(
-        self, lease: Lease, attempt_id: str, *, usage: Usage, steps: int, model_used: str | None
+        self,
+        lease: Lease,
+        attempt_id: str,
+        *,
+        usage: Usage,
+        steps: int,
+        model_used: str | None,
+        counts: Counts | None = None,
     ) -> None:
-        """Note progress: usage so far, model calls so far, activity now. An ended attempt stays
-        as it is."""
+        """Note progress: usage so far, model calls so far, activity now, and the counts where given.
+        An ended attempt stays as it is."""
         with self._change():
             self._fence(lease)
             changed = self._execute(
                 "UPDATE attempt SET usage_input = ?, usage_output = ?, usage_cached = ?, usage_calls = ?,"
-                " usage_cost = ?, steps = ?, model_used = coalesce(?, model_used), last_activity_at = ?"
+                " usage_cost = ?, steps = ?, model_used = coalesce(?, model_used),"
+                " counts = coalesce(?, counts), last_activity_at = ?"
                 " WHERE id = ? AND run_id = ? AND ended_at IS NULL",
                 (
                     usage.input,
@@ -123,6 +133,7 @@ class Attempts(Tasks):
                     usage.cost,
                     steps,
                     model_used,
+                    None if counts is None else dump(asdict(counts)),
                     time.time(),
                     attempt_id,
                     lease.run_id,
@@ -130,6 +141,26 @@ class Attempts(Tasks):
             )
             if not changed.rowcount:
                 self._attempt_of(lease, attempt_id)
+
+    def add_usage(self, lease: Lease, attempt_id: str, *, usage: Usage, steps: int) -> None:
+        """Count what a further conversation of an ended attempt used."""
+        with self._change():
+            self._fence(lease)
+            total = self._attempt_of(lease, attempt_id).usage + usage
+            self._execute(
+                "UPDATE attempt SET usage_input = ?, usage_output = ?, usage_cached = ?, usage_calls = ?,"
+                " usage_cost = ?, steps = steps + ?, last_activity_at = ? WHERE id = ?",
+                (
+                    total.input,
+                    total.output,
+                    total.cached,
+                    total.calls,
+                    total.cost,
+                    steps,
+                    time.time(),
+                    attempt_id,
+                ),
+            )
 
     def end_attempt(
         self,
@@ -286,6 +317,7 @@ def _attempt(row: sqlite3.Row) -> AttemptRecord:
             cost=row["usage_cost"],
         ),
         steps=row["steps"],
+        counts=Counts(**load(row["counts"])),
         result_id=row["result_id"],
         last_text=load_ref(row["last_text"]),
         started_at=row["started_at"],

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crew_plugin.errors import IllegalTransition
@@ -38,6 +38,7 @@ class Mail(Runs):
         body: str,
         hops: int = 0,
         reply_to: str | None = None,
+        expires_at: float | None = None,
     ) -> MessageRecord:
         """Accept a message for delivery. One to a session of a run that has ended is dead at once."""
         message_id = new_id("msg")
@@ -45,7 +46,7 @@ class Mail(Runs):
             run = self._run_row(run_id)
             self._execute(
                 "INSERT INTO message (id, run_id, sender, recipient, kind, body, state, hops, reply_to,"
-                " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     message_id,
                     run_id,
@@ -57,6 +58,7 @@ class Mail(Runs):
                     hops,
                     reply_to,
                     time.time(),
+                    expires_at,
                 ),
             )
             dead = RunState(run["state"]) in RUN_TERMINAL and recipient not in OUTSIDE
@@ -76,13 +78,18 @@ class Mail(Runs):
                 self._kill_message(run_id, run["epoch"], message_id, f"the run is {run['state']}")
             return _message(self._message_row(message_id))
 
-    def take_messages(self, run_id: str, recipient: str) -> list[MessageRecord]:
+    def take_messages(
+        self, run_id: str, recipient: str, *, without: Sequence[MessageKind] = ()
+    ) -> list[MessageRecord]:
         """The messages for this recipient that are still `accepted`, oldest first; they become
-        `delivered`."""
+        `delivered`, and those whose time has passed `expired`. Kinds in `without` are left."""
         with self._change():
+            self._expire(run_id, recipient)
+            left = ", ".join("?" * len(without))
             rows = self._all(
-                "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ? ORDER BY n",
-                (run_id, recipient, MessageState.ACCEPTED),
+                "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ?"
+                f" AND kind NOT IN ({left}) ORDER BY n",
+                (run_id, recipient, MessageState.ACCEPTED, *without),
             )
             if not rows:
                 return []
@@ -96,6 +103,15 @@ class Mail(Runs):
                 self._append(run_id, epoch, "message.delivered", recipient, data={"message_id": row["id"]})
                 taken.append(_message(self._message_row(row["id"])))
             return taken
+
+    def _expire(self, run_id: str, recipient: str) -> None:
+        """Mail that nobody took in its time is not given to anybody any more."""
+        rows = self._all(
+            "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ? AND expires_at <= ?",
+            (run_id, recipient, MessageState.ACCEPTED, time.time()),
+        )
+        for row in rows:
+            self.settle_message(row["id"], MessageState.EXPIRED, reason="nobody read it in its time")
 
     def settle_message(self, message_id: str, state: MessageState, *, reason: str | None = None) -> None:
         """Note that a message was read, expired or is dead."""
@@ -228,6 +244,7 @@ def _message(row: sqlite3.Row) -> MessageRecord:
         reason=row["reason"],
         created_at=row["created_at"],
         delivered_at=row["delivered_at"],
+        expires_at=row["expires_at"],
     )
 
 

@@ -23,6 +23,7 @@ from crew_plugin.models.records import (
     AttemptRecord,
     ControlRecord,
     ControlVerb,
+    Counts,
     DeliveryRecord,
     DeliveryState,
     Effect,
@@ -140,9 +141,20 @@ class RunStore(Protocol):
         ...
 
     def touch_attempt(
-        self, lease: Lease, attempt_id: str, *, usage: Usage, steps: int, model_used: str | None
+        self,
+        lease: Lease,
+        attempt_id: str,
+        *,
+        usage: Usage,
+        steps: int,
+        model_used: str | None,
+        counts: Counts | None = None,
     ) -> None:
-        """Note progress: usage so far, model calls so far, activity now."""
+        """Note progress: usage so far, model calls so far, activity now, and the counts where given."""
+        ...
+
+    def add_usage(self, lease: Lease, attempt_id: str, *, usage: Usage, steps: int) -> None:
+        """Count what a further conversation of an ended attempt used."""
         ...
 
     def end_attempt(
@@ -245,13 +257,16 @@ class RunStore(Protocol):
         body: str,
         hops: int = 0,
         reply_to: str | None = None,
+        expires_at: float | None = None,
     ) -> MessageRecord:
-        """Accept a message for delivery."""
+        """Accept a message for delivery. After `expires_at` (seconds of the epoch) nobody takes it."""
         ...
 
-    def take_messages(self, run_id: str, recipient: str) -> list[MessageRecord]:
+    def take_messages(
+        self, run_id: str, recipient: str, *, without: Sequence[MessageKind] = ()
+    ) -> list[MessageRecord]:
         """The messages for this recipient that are still `accepted`, oldest first; they become
-        `delivered`."""
+        `delivered`, and those whose time has passed `expired`. Kinds in `without` are left."""
         ...
 
     def settle_message(self, message_id: str, state: MessageState, *, reason: str | None = None) -> None:

@@ -16,7 +16,14 @@ from crew_plugin.models.records import (
     ParentRef,
     RunRecord,
 )
-from crew_plugin.models.states import RUN_TERMINAL, RUN_TRANSITIONS, TASK_TERMINAL, RunState, TaskState
+from crew_plugin.models.states import (
+    RUN_TERMINAL,
+    RUN_TRANSITIONS,
+    TASK_TERMINAL,
+    RunState,
+    SessionKind,
+    TaskState,
+)
 from crew_plugin.store.connection import Value
 from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.outbox import Outbox
@@ -47,8 +54,8 @@ class Runs(Outbox):
             _check_tasks(f"{run.workflow!r} of {run.team!r}", tasks)
             self._execute(
                 "INSERT INTO run (id, state, team, workflow, cwd, background, parent_host,"
-                " parent_session, parent_route, created_at, wall_seconds, goal, spec)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " parent_session, parent_route, created_at, wall_seconds, runtime, runtime_note, goal, spec)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     run_id,
                     RunState.QUEUED,
@@ -61,6 +68,8 @@ class Runs(Outbox):
                     dump(dict(parent.route)) if parent else None,
                     time.time(),
                     run.wall_seconds,
+                    run.runtime,
+                    run.runtime_note,
                     text(run.goal),
                     text(run.spec),
                 ),
@@ -196,7 +205,7 @@ class Runs(Outbox):
         self._disown(run_id)
         self._owe(row, run_id)
         self._append(run_id, row["epoch"], _ENDS[to], actor, cause=cause, data={"tasks": dict(counts)})
-        self._bury_mail(run_id, row["epoch"])
+        self._bury_mail(run_id, row["epoch"], "the run has ended")
 
     def _without_result(self, run_id: str) -> str:
         """What keeps a run from being completed: a task that has not ended, or one that is needed
@@ -209,15 +218,17 @@ class Runs(Outbox):
         )
         return "" if row is None else f"task {row['key']!r} {row['state']}"
 
-    def _bury_mail(self, run_id: str, epoch: int) -> None:
-        """Mail to sessions that will never read it is dead; who is outside the run still can."""
+    def _bury_mail(self, run_id: str, epoch: int, reason: str, recipient: str | None = None) -> None:
+        """Mail to sessions that will never read it (of this task, or of the whole run) is dead;
+        who is outside the run still can read."""
         outside = ", ".join("?" * len(OUTSIDE))
         rows = self._all(
-            f"SELECT id FROM message WHERE run_id = ? AND state = ? AND recipient NOT IN ({outside})",
-            (run_id, MessageState.ACCEPTED, *OUTSIDE),
+            f"SELECT id FROM message WHERE run_id = ? AND state = ? AND recipient NOT IN ({outside})"
+            " AND recipient = coalesce(?, recipient)",
+            (run_id, MessageState.ACCEPTED, *OUTSIDE, recipient),
         )
         for row in rows:
-            self._kill_message(run_id, epoch, row["id"], "the run has ended")
+            self._kill_message(run_id, epoch, row["id"], reason)
 
     def _kill_message(self, run_id: str, epoch: int, message_id: str, reason: str) -> None:
         self._execute(
@@ -333,4 +344,6 @@ def _record(row: sqlite3.Row, counts: Mapping[TaskState, int]) -> RunRecord:
         ended_at=row["ended_at"],
         wall_seconds=row["wall_seconds"],
         task_counts=counts,
+        runtime=SessionKind(row["runtime"]),
+        runtime_note=row["runtime_note"],
     )

@@ -32,6 +32,8 @@ CREATE TABLE run (
     started_at REAL,
     ended_at REAL,
     wall_seconds REAL,
+    runtime TEXT NOT NULL,
+    runtime_note TEXT NOT NULL,
     goal TEXT NOT NULL,
     spec TEXT NOT NULL
 );
@@ -85,6 +87,7 @@ CREATE TABLE attempt (
     usage_calls INTEGER NOT NULL DEFAULT 0,
     usage_cost REAL,
     steps INTEGER NOT NULL DEFAULT 0,
+    counts TEXT NOT NULL DEFAULT '{}',
     result_id TEXT,
     last_text TEXT,
     started_at REAL NOT NULL,
@@ -153,7 +156,8 @@ CREATE TABLE message (
     reply_to TEXT,
     reason TEXT,
     created_at REAL NOT NULL,
-    delivered_at REAL
+    delivered_at REAL,
+    expires_at REAL
 );
 CREATE INDEX message_by_recipient ON message (run_id, recipient, state);
 

@@ -24,7 +24,8 @@ _ENDS = {
 
 _RANKS = ("= 'running'", "= 'waiting'", "= 'queued'", "NOT IN ('running', 'waiting', 'queued')")
 _PEERS = " UNION ALL ".join(
-    f"SELECT key, role, title, state FROM task WHERE run_id = ? AND key != ? AND state {rank}"
+    "SELECT key, role, title, state, ended_at, attempts FROM task"
+    f" WHERE run_id = ? AND key != ? AND state {rank}"
     for rank in _RANKS
 )
 """One state after the other by its index: a bounded list looks at as many rows as it has."""
@@ -55,7 +56,14 @@ class Tasks(Runs):
         """At most `limit` of the tasks other than this one, those that can be talked to first;
         and how many others there are."""
         peers = [
-            PeerRecord(key=row["key"], role=row["role"], title=row["title"], state=TaskState(row["state"]))
+            PeerRecord(
+                key=row["key"],
+                role=row["role"],
+                title=row["title"],
+                state=TaskState(row["state"]),
+                ended_at=row["ended_at"],
+                attempts=row["attempts"],
+            )
             for row in self._all(
                 f"{_PEERS} LIMIT ?", (*(run_id, key) * len(_RANKS), -1 if limit is None else limit)
             )
@@ -146,6 +154,8 @@ class Tasks(Runs):
             cause=cause,
             data=data,
         )
+        if not task.attempts:
+            self._bury_mail(lease.run_id, lease.epoch, f"{task.key} never started ({to})", task.key)
         return _task(row)
 
     def _pause(

@@ -597,6 +597,18 @@ class RunStoreContract:
         assert store.load_session("temp/abc") == store.load_session(attempt.session_id)
         assert store.load_session("temp/abc").prompt == prompt
 
+    def test_what_an_ended_attempt_uses_later_is_added(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        usage = Usage(input=10, output=2, cached=4, calls=1)
+        store.touch_attempt(lease, attempt.id, usage=usage, steps=1, model_used="small-1")
+        store.end_attempt(lease, attempt.id, AttemptState.FAILED, task_state=TaskState.FAILED, actor="x")
+
+        store.add_usage(lease, attempt.id, usage=Usage(input=1, calls=1, cost=0.5), steps=1)
+
+        now = store.load_attempt(attempt.id)
+        assert (now.usage, now.steps) == (Usage(input=11, output=2, cached=4, calls=2, cost=0.5), 2)
+
     @pytest.mark.parametrize("load", ["load_attempt", "load_session", "load_result"])
     def test_what_does_not_exist_is_unknown(self, store: RunStore, load: str) -> None:
         with pytest.raises(UnknownName):
@@ -786,6 +798,44 @@ class RunStoreContract:
         }
         assert (late.state, late.reason) == (MessageState.DEAD, "the run is cancelled")
         assert [message.body for message in store.take_messages(lease.run_id, "parent")] == ["hello"]
+
+    def test_mail_to_a_task_that_is_skipped_dies_with_it(self, store: RunStore) -> None:
+        lease = running(store, "one", "two")
+        for recipient in ("one", "two"):
+            store.send_message(
+                lease.run_id, sender="x", recipient=recipient, kind=MessageKind.MESSAGE, body="hello"
+            )
+        skipped = store.load_task(lease.run_id, "one")
+        store.transition_task(lease, skipped.id, TaskState.SKIPPED, actor="supervisor")
+
+        dead, waiting = store.list_messages(lease.run_id)
+        assert (dead.state, dead.reason) == (MessageState.DEAD, "one never started (skipped)")
+        assert waiting.state is MessageState.ACCEPTED
+
+    def test_mail_whose_time_has_passed_is_taken_by_nobody(self, store: RunStore) -> None:
+        run = create(store)
+        for body, expires_at in (("old", 1.0), ("new", 32_000_000_000.0)):
+            store.send_message(
+                run.id,
+                sender="two",
+                recipient="one",
+                kind=MessageKind.MESSAGE,
+                body=body,
+                expires_at=expires_at,
+            )
+
+        assert [message.body for message in store.take_messages(run.id, "one")] == ["new"]
+        old, _ = store.list_messages(run.id)
+        assert old.state is MessageState.EXPIRED
+
+    def test_mail_of_kinds_that_are_not_wanted_yet_is_left(self, store: RunStore) -> None:
+        run = create(store)
+        for kind in (MessageKind.FOLLOW_UP, MessageKind.STEER):
+            store.send_message(run.id, sender="operator", recipient="one", kind=kind, body=kind)
+
+        first = store.take_messages(run.id, "one", without=[MessageKind.FOLLOW_UP])
+        assert [message.body for message in first] == ["steer"]
+        assert [message.body for message in store.take_messages(run.id, "one")] == ["follow_up"]
 
     def test_a_control_request_is_answered_once(self, store: RunStore) -> None:
         lease = running(store)
