@@ -37,7 +37,7 @@ _ALL = (
         "runtime.resolved",
         "How sessions will be executed, and why.",
         "supervisor",
-        ("kind", "requested", "reason"),
+        ("kind", "requested", "reason", "fallback", "looked_at"),
     ),
     EventType("task.started", "An attempt of the task began.", "supervisor", ("key", "number")),
     EventType("task.waiting", "The task's session asked a question.", "supervisor", ("question",)),
@@ -80,6 +80,12 @@ _ALL = (
         "session.limit_reached", "The session ran into one of its limits.", "session", ("limit", "value")
     ),
     EventType("session.note", "The session says something about its progress.", "session", ("text",)),
+    EventType(
+        "session.reopened",
+        "The session went on in a new session of the engine, with what was said before.",
+        "session",
+        ("entries",),
+    ),
     EventType("session.closed", "The session ended.", "session", ("steps", "usage")),
     EventType("result.rejected", "A submitted result did not pass.", "session", ("path", "error", "n")),
     EventType("result.accepted", "A submitted result was accepted.", "session", ("result_id", "flags")),

@@ -41,6 +41,10 @@ class Journal:
         self._news.set()
         self._news = anyio.Event()
 
+    def reopened(self) -> None:
+        """Calls that were announced and never begun will not be made any more."""
+        self._announced = self._begun = 0
+
     async def begin(self, tool: str, arguments: Mapping[str, Any], effect: Effect) -> str:
         """Write the call down; it may be made when this returns, and must not if it raises."""
         await self._until_announced()

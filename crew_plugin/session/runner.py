@@ -55,6 +55,12 @@ class SessionRunner:
         if session is not None:
             session.stop(cause)
 
+    async def interrupt(self, attempt_id: str, cause: Cause, text: str = "") -> bool:
+        """Stop the turn under way and go on with the same conversation. False if the attempt is
+        not running."""
+        session = self._live.get(attempt_id)
+        return session is not None and await session.interrupt(cause, text)
+
     async def steer(self, attempt_id: str, text: str) -> bool:
         """Add a user message for the next model call. False if the attempt is not running."""
         session = self._live.get(attempt_id)

@@ -1,6 +1,6 @@
 """What a session is told on the way: reminders, warnings and the last call for a result."""
 
-__all__ = ["last_call", "reminder", "time_warning"]
+__all__ = ["interrupted", "last_call", "reminder", "time_warning"]
 
 
 def reminder(n: int, of: int, *, wants_data: bool) -> str:
@@ -39,4 +39,13 @@ def time_warning(what: str) -> str:
     return (
         f"You have used {what}. Bring the work to a close: finish what is under way, start nothing new, and "
         "hand in your result with `submit_result` in good time. At the limit the session is stopped."
+    )
+
+
+def interrupted(why: str, text: str) -> str:
+    """The first words after a turn that somebody stopped."""
+    said = f"\n\n{text}" if text.strip() else " Take up your task again from where it stands."
+    return (
+        f"Your turn was stopped: {why}. What was under way did not come to its end, and processes that "
+        f"you had started were ended; look how far they got before you rely on them.{said}"
     )
