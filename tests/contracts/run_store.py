@@ -20,6 +20,7 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import (
     AttemptRecord,
     ControlVerb,
+    Counts,
     DeliveryState,
     Effect,
     EventRecord,
@@ -589,10 +590,14 @@ class RunStoreContract:
         usage = Usage(input=10, output=2, cached=4, calls=1, cost=0.25)
 
         store.open_session(lease, attempt.id, host_session="temp/abc", prompt=prompt)
-        store.touch_attempt(lease, attempt.id, usage=usage, steps=1, model_used="small-1")
+        counts = Counts(
+            turns=1, tool_calls=3, tool_errors=2, recent=4, recent_errors=2, context=90, window=100
+        )
+        store.touch_attempt(lease, attempt.id, usage=usage, steps=1, model_used="small-1", counts=counts)
         store.touch_attempt(lease, attempt.id, usage=usage + usage, steps=2, model_used=None)
 
         touched = store.load_attempt(attempt.id)
+        assert (attempt.counts, touched.counts) == (Counts(), counts)
         assert (touched.usage, touched.steps, touched.model_used) == (usage + usage, 2, "small-1")
         assert store.load_session("temp/abc") == store.load_session(attempt.session_id)
         assert store.load_session("temp/abc").prompt == prompt
@@ -600,14 +605,14 @@ class RunStoreContract:
     def test_what_an_ended_attempt_uses_later_is_added(self, store: RunStore) -> None:
         lease = running(store)
         attempt = start(store, lease)
-        usage = Usage(input=10, output=2, cached=4, calls=1)
+        usage = Usage(input=10, output=2, cached=4, calls=1, cost=0.25)
         store.touch_attempt(lease, attempt.id, usage=usage, steps=1, model_used="small-1")
         store.end_attempt(lease, attempt.id, AttemptState.FAILED, task_state=TaskState.FAILED, actor="x")
 
         store.add_usage(lease, attempt.id, usage=Usage(input=1, calls=1, cost=0.5), steps=1)
 
         now = store.load_attempt(attempt.id)
-        assert (now.usage, now.steps) == (Usage(input=11, output=2, cached=4, calls=2, cost=0.5), 2)
+        assert (now.usage, now.steps) == (Usage(input=11, output=2, cached=4, calls=2, cost=0.75), 2)
 
     @pytest.mark.parametrize("load", ["load_attempt", "load_session", "load_result"])
     def test_what_does_not_exist_is_unknown(self, store: RunStore, load: str) -> None:
