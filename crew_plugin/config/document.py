@@ -22,6 +22,9 @@ _IN_TABLE: Final[dict[ProjectMay, str]] = {
     "set": "yes",
 }
 
+_EXAMPLES: Final = {"agents.overrides.<name>": "explorer", "models.<name>": '"gpt-5-mini"'}
+"""Which name stands for `<name>` in the commented file."""
+
 _PAGE: Final = """\
 # Configuration
 
@@ -50,12 +53,21 @@ teams, workflows and skills may take the place of builtin ones and of your own (
 |---|---|---|---|---|
 {table}
 
-`<name>` is the name of an agent, in whatever capitals:
+`<name>` is the name of an agent, in whatever capitals, or the name of a model:
 
 ```toml
 [agents.overrides.explorer]
 model = "openai:gpt-5-mini"
+
+[models."gpt-5-mini"]
+window = 400000
+input_usd = 0.25
+output_usd = 2.0
+cached_usd = 0.025
 ```
+
+The prices are examples: the crew brings none of its own, and shows no cost where a price that is needed \
+is not set (see [health](health.md)).
 """
 
 
@@ -95,7 +107,8 @@ def _commented(found: Iterable[SettingRow]) -> Iterator[str]:
             table = section
             yield ""
             # A table with a name of the user's choice is a comment, too: it would exist otherwise.
-            yield f"# [{section.replace('<name>', 'explorer')}]" if "<name>" in section else f"[{section}]"
+            free = _EXAMPLES.get(section)
+            yield f"[{section}]" if free is None else f"# [{section.replace('<name>', free)}]"
         yield ""
         yield from _sentence(row)
         yield f"# {key} = " + ("(not set)" if row.default is None else _toml(row.default))

@@ -13,13 +13,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 if TYPE_CHECKING:
     from pydantic_settings import PydanticBaseSettingsSource
 
+    from crew_plugin.models.facts import ModelTable
     from crew_plugin.models.spec import LimitsSpec
 
 __all__ = [
     "AgentOverride",
     "AgentSettings",
+    "ContextSettings",
     "DeliverySettings",
     "LimitSettings",
+    "ModelOverride",
     "ProjectMay",
     "ResultSettings",
     "RuntimeSettings",
@@ -112,10 +115,11 @@ class ResultSettings(_Section):
 class RuntimeSettings(_Section):
     """Where sessions are executed."""
 
-    mode: Literal["auto", "live-session", "scaffold"] = _key(
+    mode: Literal["auto", "live-session", "child-process", "scaffold"] = _key(
         "auto",
-        "How sessions are executed: inside the host's process (live-session), as a dry run that writes "
-        "prompts and asks no model (scaffold), or whatever the host can do best (auto).",
+        "How sessions are executed: inside the host's process (live-session), each in a process of its own "
+        "(child-process; live where the host has none), as a dry run that writes prompts and asks no model "
+        "(scaffold), or whatever the host can do best (auto).",
         project="nothing",
     )
 
@@ -143,6 +147,35 @@ class AgentSettings(_Section):
         default_factory=dict[str, AgentOverride],
         description="Changes to single agents by name, in whatever capitals.",
         json_schema_extra={"project_may": "nothing"},
+    )
+
+
+class ModelOverride(_Section):
+    """What is known of one model."""
+
+    window: int | None = _key(
+        None, "Tokens of its context; without it `context.window`.", project="nothing", ge=1000
+    )
+    input_usd: float | None = _key(
+        None, "US dollars for a million tokens that it is given.", project="nothing", ge=0
+    )
+    output_usd: float | None = _key(
+        None, "US dollars for a million tokens that it writes.", project="nothing", ge=0
+    )
+    cached_usd: float | None = _key(
+        None, "US dollars for a million tokens that its provider had cached.", project="nothing", ge=0
+    )
+
+
+class ContextSettings(_Section):
+    """How much a conversation may hold."""
+
+    window: int = _key(
+        200_000,
+        "Tokens that a model is taken to hold where `models` does not say. At 75 % of it sessions of the "
+        "crew are compacted and the host's model is asked to hand off.",
+        project="nothing",
+        ge=1000,
     )
 
 
@@ -183,10 +216,31 @@ class Settings(BaseSettings):
     result: ResultSettings = ResultSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     agents: AgentSettings = AgentSettings()
+    context: ContextSettings = ContextSettings()
+    models: Annotated[dict[str, ModelOverride], "by model"] = Field(
+        default_factory=dict[str, ModelOverride],
+        description="What is known of single models, by the name that the provider or the host gives them.",
+        json_schema_extra={"project_may": "nothing"},
+    )
     delivery: DeliverySettings = DeliverySettings()
 
     _warnings: tuple[SettingsWarning, ...] = PrivateAttr(default=())
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict[str, str])
+
+    def model_table(self) -> "ModelTable":
+        """How much models hold and what they cost."""
+        from crew_plugin.models.facts import ModelFacts, ModelTable
+
+        facts = {
+            name: ModelFacts(
+                window=one.window,
+                input_usd=one.input_usd,
+                output_usd=one.output_usd,
+                cached_usd=one.cached_usd,
+            )
+            for name, one in self.models.items()
+        }
+        return ModelTable(facts=facts, window=self.context.window)
 
     @classmethod
     def settings_customise_sources(
