@@ -20,6 +20,7 @@ from crew_plugin.ui.text import (
     status_text,
 )
 from crew_plugin.ui.views import (
+    DRY_RUN,
     LOST,
     RunView,
     TaskView,
@@ -187,6 +188,8 @@ def _results_text(store: RunStore, view: RunView, tasks: tuple[TaskView, ...]) -
 
 
 def _no_result(store: RunStore, task: TaskView) -> str:
+    if task.shown_state == DRY_RUN:
+        return "no result: its prompt was written, no model was asked; --prompt shows it"
     lines = ["no result"]
     if task.cause is not None:
         lines = [f"no result; {printable(str(task.cause))}"]

@@ -4,7 +4,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from crew_plugin.cli.place import Place
 from crew_plugin.cli.supervise import Errand, supervise
@@ -13,7 +13,7 @@ from crew_plugin.errors import InvalidValue
 from crew_plugin.resources import Catalog
 
 if TYPE_CHECKING:
-    from crew_plugin.models.spec import RunSpec
+    from crew_plugin.models.spec import RunSpec, RuntimeMode
 
 __all__ = ["run"]
 
@@ -29,6 +29,7 @@ def run(
     width: int | None,
     cwd: str | None,
     dry_run: bool,
+    runtime: str | None,
     quiet: bool,
 ) -> int:
     """Run a team or an agent on a goal."""
@@ -39,6 +40,7 @@ def run(
     place = replace(place, start=folder)
     project = place.find()
     settings = load_settings(project.root)
+    mode = _mode(runtime, dry_run=dry_run)
 
     def plan(catalog: Catalog) -> "RunSpec":
         from crew_plugin.engine.plan import plan_run
@@ -55,7 +57,7 @@ def run(
             agent=agent,
             model=model,
             width=width,
-            dry_run=dry_run,
+            runtime=mode,
         )
 
     return supervise(
@@ -64,11 +66,23 @@ def run(
             project=project,
             settings=settings,
             plan=plan,
-            asks_model=not dry_run,
+            asks_model=(mode or settings.runtime.mode) != "scaffold",
             json=json,
             quiet=quiet,
         )
     )
+
+
+def _mode(runtime: str | None, *, dry_run: bool) -> "RuntimeMode | None":
+    """What the two options together ask for; None leaves it to the settings."""
+    from crew_plugin.models.spec import RuntimeMode
+
+    modes: dict[str, RuntimeMode] = {mode: mode for mode in get_args(RuntimeMode)}
+    if runtime is not None and runtime not in modes:
+        raise InvalidValue("--runtime", runtime, modes)
+    if dry_run and runtime not in (None, "scaffold"):
+        raise InvalidValue("--runtime", runtime, "scaffold, or left out, with --dry-run")
+    return "scaffold" if dry_run else modes[runtime] if runtime else None
 
 
 def _team_and_goal(words: list[str], agent: str | None) -> tuple[str | None, str]:

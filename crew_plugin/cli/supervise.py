@@ -21,7 +21,7 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef
 from crew_plugin.models.states import RunState
 from crew_plugin.ui.text import answers_text, artifacts_text, status_text
-from crew_plugin.ui.views import RunView, TaskName, result_views, run_document, run_view, task_names
+from crew_plugin.ui.views import DRY_RUN, RunView, TaskName, result_views, run_document, run_view, task_names
 
 if TYPE_CHECKING:
     from crew_plugin.config import Settings
@@ -143,7 +143,7 @@ def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
 def _dry_ending(store: "RunStore", run_id: str, place: Place) -> Ending:
     """A dry run is a success when every prompt was written, though no task can have completed."""
     view = run_view(store, run_id)
-    written = [task for task in view.tasks if task.cause and task.cause.code is CauseCode.DRY_RUN]
+    written = [task for task in view.tasks if task.shown_state == DRY_RUN]
     if len(written) < len(view.tasks):
         return _ending(store, run_id, place)
     where = place.options()

@@ -99,6 +99,13 @@ COMMANDS: Final = (
             Param("width", "How many sessions may be open at once.", int, ("--width",), metavar="N"),
             Param("cwd", "The folder that the agents work in.", str, ("--cwd",), metavar="DIR"),
             Param("dry_run", "Write the prompts, ask no model.", bool, ("--dry-run",), False),
+            Param(
+                "runtime",
+                "How sessions are executed: auto, live-session, child-process or scaffold (a dry run).",
+                str,
+                ("--runtime",),
+                metavar="MODE",
+            ),
             _QUIET,
         ),
         more=(

@@ -75,6 +75,11 @@ def run_end(tasks: Iterable[TaskView], stop: Cause | None = None) -> Finish:
     if stop is not None and any(task.state is TaskState.CANCELLED for task in tasks):
         return Finish(stopped_state(stop), stop)
     culprit = _culprit(tasks)
+    dry = sum(_was_dry(task) for task in tasks)
+    if dry and (culprit is None or _was_dry(culprit)):
+        # Also where every task is optional: nothing was done, so nothing is completed.
+        message = f"a dry run: {dry} prompt{'s' * (dry != 1)} written, no model was asked"
+        return Finish(RunState.FAILED, Cause(code=CauseCode.DRY_RUN, message=message))
     if culprit is None:
         return Finish(RunState.COMPLETED)
     return Finish(
@@ -283,6 +288,10 @@ def _culprit(tasks: tuple[TaskView, ...]) -> TaskView | None:
             if task.state is state and not task.optional:
                 return task
     return None
+
+
+def _was_dry(task: TaskView) -> bool:
+    return task.cause is not None and task.cause.code is CauseCode.DRY_RUN
 
 
 def _how(task: TaskView) -> str:

@@ -366,9 +366,13 @@ class Driver:
 
 
 def _resolved(spec: RunSpec) -> NewEvent:
-    asked = spec.runtime_requested
-    reason = f"{asked} was asked for" if asked != "auto" else "the host can hold live sessions"
-    data = {"kind": spec.runtime, "requested": asked, "reason": reason}
+    data = {
+        "kind": spec.runtime,
+        "requested": spec.runtime_requested,
+        "reason": spec.runtime_reason,
+        "fallback": spec.runtime_fallback,
+        "looked_at": list(spec.runtime_looked_at),
+    }
     return NewEvent(type="runtime.resolved", actor=ACTOR, data=data)
 
 

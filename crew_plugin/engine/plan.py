@@ -4,18 +4,19 @@ Everything that can be wrong is found here, before anything is written: all prob
 one `InvalidPlan`, with file and line where a resource has them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from crew_plugin.config.settings import Settings
 from crew_plugin.errors import CallerError, InvalidPlan, InvalidValue, UnknownName
-from crew_plugin.models.spec import AgentSpec, LimitsSpec, RunSpec, SkillText, StepSpec
-from crew_plugin.models.states import SessionKind
+from crew_plugin.models.spec import AgentSpec, LimitsSpec, RunSpec, RuntimeMode, SchemaForm, SchemaMode, SkillText, StepSpec
 from crew_plugin.resources.catalog import Catalog
 from crew_plugin.resources.check import step_problems
 from crew_plugin.resources.models import Kind, Role, Skills, Step, TeamFile, WorkflowFile
+from crew_plugin.session.schema import check_schema
 
-__all__ = ["DEFAULT_AGENT", "DEFAULT_TEAM", "ParallelTask", "plan_parallel", "plan_run"]
+__all__ = ["DEFAULT_AGENT", "DEFAULT_TEAM", "ParallelTask", "WantedResult", "plan_parallel", "plan_run"]
 
 DEFAULT_TEAM = "fast-fix"
 """The team of a run that names none."""
@@ -24,6 +25,20 @@ DEFAULT_AGENT = "executor"
 SOLO = "solo"
 """What stands in a team's place when one agent works alone."""
 PARALLEL = "parallel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedResult:
+    """What the caller asks of results, over what steps and agents say. None: as they say."""
+
+    schema: Mapping[str, Any] | None = None
+    """Of the steps that no other step builds on."""
+    form: SchemaForm = "auto"
+    mode: SchemaMode | None = None
+    """Of every step."""
+
+
+_AS_THEY_SAY = WantedResult()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +65,8 @@ def plan_run(
     skills: Skills = None,
     width: int | None = None,
     max_turns: int | None = None,
-    dry_run: bool = False,
+    result: WantedResult = _AS_THEY_SAY,
+    runtime: RuntimeMode | None = None,
 ) -> RunSpec:
     """A team's workflow, one role of it, or one agent alone, on a goal.
 
@@ -59,20 +75,20 @@ def plan_run(
     """
     if not goal.strip():
         raise InvalidValue("goal", goal, "some text that says what is to be achieved")
-    draft = _Draft(catalog, settings, goal=goal, model=model, skills=skills, max_turns=max_turns)
+    draft = _Draft(catalog, settings, goal=goal, model=model, skills=skills, max_turns=max_turns, result=result)
     if agent is not None:
         if team is not None or workflow is not None or role is not None:
             raise InvalidValue("agent", agent, "given alone, without team, workflow or role")
         draft.add_alone(agent, key=agent, task=goal, title=title)
-        return draft.finish(team=SOLO, workflow=agent, cwd=cwd, width=1, dry_run=dry_run)
+        return draft.finish(team=SOLO, workflow=agent, cwd=cwd, width=1, runtime=runtime)
     if role is not None:
         chosen = _team(catalog, team or DEFAULT_TEAM)
         bound = chosen.roles.get(role)
         if bound is None:
             raise UnknownName(f"role in team {chosen.name!r}", role, chosen.roles)
         draft.add_alone(bound.agent, key=role, task=goal, title=title, role=bound)
-        return draft.finish(team=chosen.name, workflow=role, cwd=cwd, width=1, dry_run=dry_run)
-    return _plan_workflow(draft, team, workflow, cwd=cwd, width=width, dry_run=dry_run)
+        return draft.finish(team=chosen.name, workflow=role, cwd=cwd, width=1, runtime=runtime)
+    return _plan_workflow(draft, team, workflow, cwd=cwd, width=width, runtime=runtime)
 
 
 def plan_parallel(
@@ -84,13 +100,14 @@ def plan_parallel(
     width: int | None = None,
     model: str | None = None,
     skills: Skills = None,
-    dry_run: bool = False,
+    result: WantedResult = _AS_THEY_SAY,
+    runtime: RuntimeMode | None = None,
 ) -> RunSpec:
     """One run with an independent step for each task."""
     if not tasks:
         raise InvalidValue("tasks", [], "a list with at least one task")
     goal = f"{len(tasks)} independent tasks side by side; each worker does its own and no other"
-    draft = _Draft(catalog, settings, goal=goal, model=model, skills=skills)
+    draft = _Draft(catalog, settings, goal=goal, model=model, skills=skills, result=result)
     for number, task in enumerate(tasks, start=1):
         if not task.goal.strip():
             raise InvalidValue(
@@ -103,11 +120,17 @@ def plan_parallel(
             title=_first_line(task.goal),
             cwd=task.cwd,
         )
-    return draft.finish(team=PARALLEL, workflow=PARALLEL, cwd=cwd, width=width, dry_run=dry_run)
+    return draft.finish(team=PARALLEL, workflow=PARALLEL, cwd=cwd, width=width, runtime=runtime)
 
 
 def _plan_workflow(
-    draft: "_Draft", team: str | None, workflow: str | None, *, cwd: str, width: int | None, dry_run: bool
+    draft: "_Draft",
+    team: str | None,
+    workflow: str | None,
+    *,
+    cwd: str,
+    width: int | None,
+    runtime: RuntimeMode | None,
 ) -> RunSpec:
     catalog = draft.catalog
     chosen = _team_for(catalog, team, workflow)
@@ -141,7 +164,7 @@ def _plan_workflow(
         workflow=plan.name,
         cwd=cwd,
         width=min((limit for limit in limits if limit is not None), default=None),
-        dry_run=dry_run,
+        runtime=runtime,
         tag_limits={
             f"role:{role.name}": role.max_concurrency for role in roles.values() if role.max_concurrency
         },
@@ -176,11 +199,14 @@ class _Draft:
     model: str | None = field(kw_only=True, default=None)
     skills: Skills = field(kw_only=True, default=None)
     max_turns: int | None = field(kw_only=True, default=None)
+    result: WantedResult = field(kw_only=True, default=_AS_THEY_SAY)
     steps: list[StepSpec] = field(init=False, default_factory=list[StepSpec])
     agents: dict[str, AgentSpec] = field(init=False, default_factory=dict[str, AgentSpec])
     texts: dict[str, SkillText] = field(init=False, default_factory=dict[str, SkillText])
 
     def __post_init__(self) -> None:
+        if self.result.schema is not None:
+            check_schema(self.result.schema, form=self.result.form, what="the schema that was given")
         missing = self._take_skills(self.skills)
         if missing:
             raise self.catalog.missing(Kind.SKILL, missing[0])
@@ -210,7 +236,6 @@ class _Draft:
                 title=title or _first_line(task),
                 model=self._model(spec, role.model if role else None),
                 skills=skills,
-                schema_mode=spec.schema_mode,
                 limits=self._limits(spec),
                 cwd=cwd,
             )
@@ -244,7 +269,8 @@ class _Draft:
                 model=self._model(spec, step.model or role.model),
                 skills=skills,
                 result_schema=dict(step.schema.body) if step.schema else None,
-                schema_mode=step.schema_mode or spec.schema_mode,
+                schema_form=step.schema_form,
+                schema_mode=step.schema_mode,
                 limits=limits,
             )
         )
@@ -257,12 +283,13 @@ class _Draft:
         workflow: str,
         cwd: str,
         width: int | None,
-        dry_run: bool,
+        runtime: RuntimeMode | None,
         tag_limits: dict[str, int] | None = None,
     ) -> RunSpec:
         """The plan, whole. A width can be asked for below the limit of the settings, not above."""
+        self._apply_wanted()
         most = self.settings.limits.width
-        requested = "scaffold" if dry_run else self.settings.runtime.mode
+        requested = runtime or self.settings.runtime.mode
         if requested == "scaffold":
             # No step of a dry run has a result, and the prompt of each is wanted.
             self.steps = [step.model_copy(update={"attention": "pass"}) for step in self.steps]
@@ -278,15 +305,30 @@ class _Draft:
             wall_seconds=self.settings.limits.run_wall_seconds,
             skills=self.skills,
             tag_limits=tag_limits or {},
-            runtime=SessionKind.SCAFFOLD if requested == "scaffold" else SessionKind.LIVE,
             runtime_requested=requested,
         )
+
+    def _apply_wanted(self) -> None:
+        """Put what the caller asks of results over what the steps say."""
+        wanted = self.result
+        changes: dict[str, object] = {} if wanted.mode is None else {"schema_mode": wanted.mode}
+        last: dict[str, object] = {}
+        if wanted.schema is not None:
+            last = {"result_schema": dict(wanted.schema), "schema_form": wanted.form, "schema_by_caller": True}
+        built_on = {key for step in self.steps for key in step.depends_on}
+        self.steps = [
+            step.model_copy(update=changes if step.id in built_on else {**changes, **last})
+            for step in self.steps
+        ]
 
     def _agent(self, name: str) -> AgentSpec:
         if name not in self.agents:
             file = self.catalog.agents.get(name)
             if file is None:
                 raise self.catalog.missing(Kind.AGENT, name)
+            if file.schema is not None:
+                what = f"the schema of agent {name!r} ({file.path})"
+                check_schema(file.schema.body, form=file.schema_form, what=what)
             self.agents[name] = file.to_spec(
                 limits=self.settings.limits.session(), schema_mode=self.settings.result.schema_mode
             )

@@ -20,13 +20,14 @@ from crew_plugin.engine.cancel import (
 from crew_plugin.engine.driver import Driver, Means
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import TaskRunner
+from crew_plugin.engine.runtime import Resolved, RuntimeFacts, resolve_runtime
 from crew_plugin.engine.slots import Slots
 from crew_plugin.engine.snapshot import RetryPolicy
-from crew_plugin.errors import CrewError, HostUnsupported, IllegalTransition, UnknownName
-from crew_plugin.host import EngineCapability
+from crew_plugin.errors import CrewError, IllegalTransition, UnknownName
+from crew_plugin.host import EngineCapability, HostInfo
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, ControlVerb, NewRun, NewTask, ParentRef, RunRecord
-from crew_plugin.models.spec import RunSpec
+from crew_plugin.models.spec import RunSpec, RuntimeMode
 from crew_plugin.models.states import RUN_TERMINAL, SessionKind
 from crew_plugin.store.liveness import current_owner, owner_alive
 from crew_plugin.store.port import RunStore
@@ -44,9 +45,6 @@ UNCLAIMED_SECONDS = 10.0
 """How long a run that nobody drives is waited for: another process may be about to claim it."""
 
 logger = logging.getLogger(__name__)
-
-_NEEDED = frozenset({EngineCapability.SYSTEM_PROMPT, EngineCapability.RESTRICT_TOOLS})
-"""What a live session cannot do without: the agent's own prompt, and an end by its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +74,16 @@ class Supervisor:
         max_dispatches: int = 3,
         retry: RetryPolicy | None = None,
         capabilities: frozenset[EngineCapability] = frozenset(EngineCapability),
+        host: HostInfo | None = None,
     ) -> None:
         self._writer = writer
         self._runners = runners
         self._max_dispatches = max_dispatches
-        self._capabilities = capabilities
+        self._facts = RuntimeFacts(
+            engines={kind: runner.engine for kind, runner in runners.items()},
+            capabilities=capabilities,
+            host=host,
+        )
         self._owner = current_owner()
         self._means = Means(
             writer=writer,
@@ -117,7 +120,7 @@ class Supervisor:
         Raises:
             HostUnsupported: this process cannot execute it as it is planned; nothing was written.
         """
-        self._check(spec)
+        spec = self._resolved(spec)
 
         def write(store: RunStore) -> RunRecord:
             new = NewRun(
@@ -129,6 +132,8 @@ class Supervisor:
                 background=background,
                 parent=parent,
                 wall_seconds=spec.wall_seconds,
+                runtime=spec.runtime,
+                runtime_note=spec.runtime_reason if spec.runtime_fallback else "",
             )
             run = store.create_run(new, self._tasks_of(spec), actor=actor)
             # Noted here: it is written down even if the caller is cancelled while it waits.
@@ -292,19 +297,21 @@ class Supervisor:
                 for driver in list(self._drivers.values()):
                     group.start_soon(self._stop, driver, cause)
 
-    def _check(self, spec: RunSpec) -> None:
-        if spec.runtime not in self._runners:
-            known = ", ".join(self._runners) or "none"
-            raise HostUnsupported(f"this host cannot execute {spec.runtime} sessions; it can: {known}")
-        missing = (
-            _NEEDED - self._capabilities
-            if spec.runtime is SessionKind.LIVE
-            else frozenset[EngineCapability]()
+    def resolve(self, requested: RuntimeMode) -> Resolved:
+        """How a run would be executed here. Raises `HostUnsupported`."""
+        return resolve_runtime(requested, self._facts)
+
+    def _resolved(self, spec: RunSpec) -> RunSpec:
+        """The plan with the kind of session that it is executed with here, and why."""
+        found = self.resolve(spec.runtime_requested)
+        return spec.model_copy(
+            update={
+                "runtime": found.kind,
+                "runtime_reason": found.reason,
+                "runtime_fallback": found.fallback,
+                "runtime_looked_at": found.looked_at,
+            }
         )
-        if missing:
-            raise HostUnsupported(
-                "the engine of this host lacks what the plan needs: " + ", ".join(sorted(missing))
-            )
 
     def _tasks_of(self, spec: RunSpec) -> list[NewTask]:
         return [

@@ -98,11 +98,22 @@ _ALL = (
     EventType("message.delivered", "A message reached its session.", "session", ("message_id",)),
     EventType("message.failed", "A message could not be delivered.", "session", ("message_id", "reason")),
     EventType(
-        "control.requested", "Somebody asked the supervisor for something.", "caller", ("verb", "control_id")
+        "control.requested",
+        "Somebody asked the supervisor for something.",
+        "caller",
+        ("verb", "control_id", "force", "message_id"),
     ),
-    EventType("control.applied", "The supervisor did it.", "supervisor", ("verb", "control_id")),
     EventType(
-        "control.refused", "The supervisor did not do it.", "supervisor", ("verb", "reason", "control_id")
+        "control.applied",
+        "The supervisor did it.",
+        "supervisor",
+        ("verb", "control_id", "message_id", "outcome", "reason"),
+    ),
+    EventType(
+        "control.refused",
+        "The supervisor did not do it.",
+        "supervisor",
+        ("verb", "control_id", "message_id", "outcome", "reason"),
     ),
     EventType(
         "delivery.sent", "A finished result was handed to the parent.", "host", ("delivery_id", "results")

@@ -416,8 +416,13 @@ class ControlVerb(StrEnum):
     """What another process may ask of a run's supervisor."""
 
     CANCEL = "cancel"
+    """Stop the run, or one task of it."""
     STEER = "steer"
+    """Hand over a message that was written down."""
+    INTERRUPT = "interrupt"
+    """Stop the turn that a session is in; the session goes on."""
     RESIZE = "resize"
+    """Have another number of sessions open at once."""
 
 
 class ControlState(StrEnum):
@@ -440,8 +445,13 @@ class ControlRecord:
     actor: str
     state: ControlState
     answer: str | None
+    """Why it was refused, or what there is to say about how it was carried out."""
     created_at: float
     answered_at: float | None
+    message_id: str | None = None
+    """The message to be handed over, where one is."""
+    outcome: ReceiptOutcome | None = None
+    """What became of the message, or of the words that came with an interruption."""
 
 
 class Effect(StrEnum):

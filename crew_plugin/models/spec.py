@@ -6,10 +6,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crew_plugin.models.states import SessionKind
 
-__all__ = ["AgentSpec", "LimitsSpec", "RunSpec", "RuntimeMode", "SchemaMode", "SkillText", "StepSpec"]
+__all__ = [
+    "AgentSpec",
+    "LimitsSpec",
+    "RunSpec",
+    "RuntimeMode",
+    "SchemaForm",
+    "SchemaMode",
+    "SkillText",
+    "StepSpec",
+]
 
 SchemaMode = Literal["permissive", "strict"]
-RuntimeMode = Literal["auto", "live-session", "scaffold"]
+SchemaForm = Literal["auto", "json-schema", "jtd"]
+"""How a result schema is written: JSON Schema, JSON Type Definition (RFC 8927), or as it shows."""
+RuntimeMode = Literal["auto", "live-session", "child-process", "scaffold"]
 
 
 class _Boundary(BaseModel):
@@ -47,6 +58,7 @@ class AgentSpec(_Boundary):
     model: str | None = None
     skills: tuple[str, ...] = ()
     result_schema: dict[str, Any] | None = None
+    schema_form: SchemaForm = "auto"
     schema_mode: SchemaMode = "permissive"
     project_context: bool = True
     """Whether the project's instructions (AGENTS.md) go into its prompt."""
@@ -78,7 +90,12 @@ class StepSpec(_Boundary):
     model: str | None = None
     skills: tuple[str, ...] | Literal[False] | None = None
     result_schema: dict[str, Any] | None = None
-    schema_mode: SchemaMode = "permissive"
+    """The caller's schema, else the step's; None for the agent's."""
+    schema_form: SchemaForm = "auto"
+    schema_mode: SchemaMode | None = None
+    """The caller's mode, else the step's; None for the agent's."""
+    schema_by_caller: bool = False
+    """`result_schema` is the caller's and takes the place of the step's and the agent's."""
     limits: LimitsSpec = LimitsSpec()
     cwd: str | None = None
     """The session's folder; None for the run's."""
@@ -106,4 +123,10 @@ class RunSpec(_Boundary):
     """How many sessions with a tag (`role:reviewer`, `agent:explorer`) may be open at once."""
     runtime: SessionKind = SessionKind.LIVE
     runtime_requested: RuntimeMode = "auto"
-    """What was asked for; `runtime` is what came of it."""
+    """What was asked for; `runtime` is what came of it when the run was submitted."""
+    runtime_reason: str = ""
+    """Why it is executed in this way."""
+    runtime_fallback: bool = False
+    """It is executed in another way than it was asked for."""
+    runtime_looked_at: tuple[str, ...] = ()
+    """What the choice was made from."""

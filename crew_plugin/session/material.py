@@ -10,6 +10,7 @@ from typing import Final
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CrewError, UnknownName
+from crew_plugin.models.causes import CauseCode
 from crew_plugin.models.records import ArtifactRef, PeerRecord, ResultRecord, TaskRecord
 from crew_plugin.models.states import TASK_TERMINAL, TaskState
 from crew_plugin.session.fence import reference
@@ -25,6 +26,7 @@ _UNSUBMITTED: Final = (
     "This task ended WITHOUT handing in a result{cause}. Below is the last thing it said: unfinished, "
     "unchecked. Rely on nothing in it that you did not verify yourself."
 )
+_PLACEHOLDER: Final = "[dry run: here stands the result of `{key}` once there is one]"
 _OVERRIDDEN: Final = "Its data does not fit the schema that was asked for; take it with care."
 
 
@@ -96,6 +98,8 @@ def _left_by(store: RunStore, task: TaskRecord) -> Handed:
     if result is not None and task.state is TaskState.COMPLETED:
         note = _OVERRIDDEN if "overridden" in result.flags else ""
         return Handed(key=task.key, text=_result_text(store, result), whole=reference(result.body), note=note)
+    if task.cause is not None and task.cause.code is CauseCode.DRY_RUN:
+        return Handed(key=task.key, text="", whole="", note=_PLACEHOLDER.format(key=task.key), missing=True)
     because = f" ({task.cause.message})" if task.cause else ""
     last = attempt.last_text if attempt else None
     if last is not None and task.attention_pass:

@@ -168,8 +168,10 @@ CREATE TABLE control (
     task_id TEXT,
     verb TEXT NOT NULL,
     payload TEXT NOT NULL,
+    message_id TEXT,
     actor TEXT NOT NULL,
     state TEXT NOT NULL,
+    outcome TEXT,
     answer TEXT,
     created_at REAL NOT NULL,
     answered_at REAL

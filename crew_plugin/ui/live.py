@@ -15,7 +15,7 @@ from rich.text import Text
 from crew_plugin.models.records import EventRecord
 from crew_plugin.models.states import TaskState
 from crew_plugin.ui.text import one_line, seconds_text, task_note, tokens_text
-from crew_plugin.ui.views import LOST, RunView, TaskView
+from crew_plugin.ui.views import DRY_RUN, LOST, RunView, TaskView
 
 __all__ = ["Doing", "RunTree", "live_display"]
 
@@ -29,6 +29,7 @@ _STYLES: Final = {
     TaskState.CANCELLED: "magenta",
     TaskState.SKIPPED: "dim",
     LOST: "red",
+    DRY_RUN: "blue",
 }
 _SIGNS: Final = {
     TaskState.QUEUED: "·",
@@ -39,8 +40,9 @@ _SIGNS: Final = {
     TaskState.CANCELLED: "■",
     TaskState.SKIPPED: "-",
     LOST: "✗",
+    DRY_RUN: "○",
 }
-_PLAIN_SIGNS: Final = {"·": ".", "✓": "+", "✗": "x", "■": "#"}
+_PLAIN_SIGNS: Final = {"○": "o", "·": ".", "✓": "+", "✗": "x", "■": "#"}
 _SPIN: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _PLAIN_SPIN: Final = "|/-\\"
 _WIDE: Final = 76
@@ -55,6 +57,7 @@ _IMPORTANCE: Final = (
     TaskState.CANCELLED,
     TaskState.QUEUED,
     TaskState.COMPLETED,
+    DRY_RUN,
     TaskState.SKIPPED,
 )
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from crew_plugin.models.causes import Cause
+from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef, EventRecord, Usage
 from crew_plugin.models.states import RunState, TaskState
-from crew_plugin.ui.views import ResultView, RunRow, RunView, TaskName, TaskView
+from crew_plugin.ui.views import DRY_RUN, LOST, ResultView, RunRow, RunView, TaskName, TaskView
 
 __all__ = [
     "answers_text",
@@ -183,6 +183,8 @@ def status_text(view: RunView) -> str:
     lines = ["  ".join(head), f"goal: {one_line(row.goal, 200)}", f"tasks: {_counts(row.task_counts)}"]
     if used:
         lines.append(f"tokens: {used} ({view.usage.calls} model calls)")
+    if row.runtime_note:
+        lines.append(f"sessions: {row.runtime}; {one_line(row.runtime_note, 300)}")
     why = _why(row)
     if why:
         lines.append(why)
@@ -203,6 +205,8 @@ def task_note(task: TaskView) -> str:
         return "waits for " + ", ".join(task.waits_for)
     if task.state is TaskState.COMPLETED:
         return one_line(task.summary, 80)
+    if task.shown_state == DRY_RUN:
+        return "its prompt was written, no model was asked"
     if task.cause is not None:
         return one_line(str(task.cause), 120)
     if task.retry_at is not None:
@@ -211,7 +215,7 @@ def task_note(task: TaskView) -> str:
 
 
 def _why(row: RunRow) -> str:
-    if row.shown_state != str(row.state):
+    if row.shown_state == LOST:
         pid = f" (process {row.owner.pid})" if row.owner else ""
         return (
             f"its supervisor{pid} is gone; the store still says {row.state}. Finished results are kept; "
@@ -275,6 +279,8 @@ def answers_text(view: RunView, results: Sequence[ResultView], *, limit: int) ->
 
 
 def _no_answer(task: TaskView) -> list[str]:
+    if task.shown_state == DRY_RUN:
+        return ["no result: its prompt was written, no model was asked"]
     lines = [] if task.cause is None else [one_line(str(task.cause), 400)]
     if task.last_text is not None:
         ref = task.last_text
@@ -373,6 +379,31 @@ def _because(event: EventRecord) -> str:
     return f": {cause.message}" if cause is not None else ""
 
 
+def _is_dry(event: EventRecord) -> bool:
+    return event.cause is not None and event.cause.code is CauseCode.DRY_RUN
+
+
+def _resolved(event: EventRecord) -> str | None:
+    """What was asked for and not had; None where it was had."""
+    return (
+        f"{_field(event, 'kind')} sessions: {_field(event, 'reason')}" if event.data.get("fallback") else None
+    )
+
+
+def _run_failed(event: EventRecord) -> str:
+    return (
+        "dry run" + _because(event).replace(": a dry run", "")
+        if _is_dry(event)
+        else "failed" + _because(event)
+    )
+
+
+def _attention(event: EventRecord) -> str:
+    if _is_dry(event):
+        return "prompt written; no model was asked"
+    return "needs attention" + _spent(event) + _because(event)
+
+
 def _task_started(event: EventRecord) -> str:
     number = event.data.get("number", 1)
     return "started" if number == 1 else f"started again (attempt {number})"
@@ -394,14 +425,15 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "run.blocked": lambda event: "waits for a decision" + _because(event),
     "run.unblocked": lambda event: "goes on",
     f"run.{RunState.COMPLETED}": lambda event: "completed",
-    f"run.{RunState.FAILED}": lambda event: "failed" + _because(event),
+    "runtime.resolved": _resolved,
+    f"run.{RunState.FAILED}": _run_failed,
     f"run.{RunState.CANCELLED}": lambda event: "cancelled" + _because(event),
     "task.started": _task_started,
     "task.waiting": lambda event: f"asks: {_field(event, 'question')}",
     "task.resumed": lambda event: "goes on",
     "task.retry_due": lambda event: "will be tried again" + _because(event),
     "task.completed": lambda event: "completed" + _spent(event),
-    "task.needs_attention": lambda event: "needs attention" + _spent(event) + _because(event),
+    "task.needs_attention": _attention,
     "task.failed": lambda event: "failed" + _spent(event) + _because(event),
     "task.cancelled": lambda event: "cancelled" + _because(event),
     "task.skipped": lambda event: "skipped" + _because(event),

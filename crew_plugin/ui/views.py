@@ -1,7 +1,7 @@
 """Runs and tasks as they are shown: read from the store at one moment, plain, and ready for JSON.
 
 `state` is what the store says; `shown_state` is `lost` where the store says that something is
-under way and the process that owned it is dead.
+under way and the process that owned it is dead, and `dry run` where prompts were written only.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from crew_plugin.models.causes import Cause
+from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import (
     ArtifactRef,
     AttemptRecord,
@@ -24,11 +24,12 @@ from crew_plugin.models.records import (
     ToolCallState,
     Usage,
 )
-from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, RunState, TaskState
+from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, RunState, SessionKind, TaskState
 from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore
 
 __all__ = [
+    "DRY_RUN",
     "LOST",
     "ResultView",
     "RunRow",
@@ -49,6 +50,9 @@ __all__ = [
 
 LOST = "lost"
 """Shown for what was under way when its supervisor died. Not a state: it is derived."""
+
+DRY_RUN = "dry run"
+"""Shown for what wrote prompts and asked no model: neither a result nor a failure."""
 
 _UNDER_WAY = frozenset({TaskState.RUNNING, TaskState.WAITING})
 _TARGET_KEYS = ("path", "file_path", "cmd", "command", "pattern", "query", "name", "url", "to", "summary")
@@ -136,6 +140,9 @@ class RunRow:
     shown_state: str
     cause: Cause | None
     background: bool
+    runtime: SessionKind
+    runtime_note: str
+    """Why it is executed in another way than it was asked for; empty where it is not."""
     owner: Owner | None
     task_counts: Mapping[TaskState, int]
     created_at: float
@@ -160,6 +167,8 @@ class RunRow:
             "shown_state": self.shown_state,
             "cause": _cause_json(self.cause),
             "background": self.background,
+            "runtime": str(self.runtime),
+            "runtime_note": self.runtime_note,
             "pid": self.owner.pid if self.owner else None,
             "task_counts": {str(state): count for state, count in self.task_counts.items() if count},
             "created_at": self.created_at,
@@ -355,6 +364,8 @@ def _row(run: RunRecord, now: float) -> RunRow:
         shown_state=_shown_state(run),
         cause=run.cause,
         background=run.background,
+        runtime=run.runtime,
+        runtime_note=run.runtime_note,
         owner=run.owner,
         task_counts=run.task_counts,
         created_at=run.created_at,
@@ -366,7 +377,7 @@ def _row(run: RunRecord, now: float) -> RunRow:
 
 def _shown_state(run: RunRecord) -> str:
     if run.state in RUN_TERMINAL:
-        return str(run.state)
+        return DRY_RUN if _was_dry(run.cause) else str(run.state)
     if run.owner is None:
         # Nobody has begun, or somebody gave it up on the way.
         return str(run.state) if run.state is RunState.QUEUED else LOST
@@ -393,7 +404,7 @@ def _task(
         role=record.role,
         agent=record.agent,
         state=record.state,
-        shown_state=LOST if lost and under_way else str(record.state),
+        shown_state=_shown_task(record, lost=lost and under_way),
         cause=record.cause,
         optional=record.optional,
         depends_on=record.depends_on,
@@ -412,6 +423,16 @@ def _task(
         elapsed=_elapsed(record, newest, lost=lost, now=now),
         retry_at=record.retry_at if under_way else None,
     )
+
+
+def _shown_task(record: TaskRecord, *, lost: bool) -> str:
+    if _was_dry(record.cause):
+        return DRY_RUN
+    return LOST if lost else str(record.state)
+
+
+def _was_dry(cause: Cause | None) -> bool:
+    return cause is not None and cause.code is CauseCode.DRY_RUN
 
 
 def _elapsed(record: TaskRecord, newest: AttemptRecord | None, *, lost: bool, now: float) -> float | None:

@@ -149,7 +149,9 @@ def test_a_workflow_alone_finds_the_team_it_is_made_for(folder: Path) -> None:
 async def test_a_dry_run_writes_the_prompt_of_every_step_and_has_no_result(
     folder: Path, tmp_path: Path
 ) -> None:
-    spec = plan_run(catalog_of(folder), Settings(), goal="g", cwd=str(tmp_path), team="pair", dry_run=True)
+    spec = plan_run(
+        catalog_of(folder), Settings(), goal="g", cwd=str(tmp_path), team="pair", runtime="scaffold"
+    )
     async with StoreWriter(Project(root=tmp_path, state_dir=tmp_path / "state")) as writer:
         runner = ScaffoldRunner(writer=writer)
         supervisor = Supervisor(writer=writer, runners={runner.kind: runner}, hooks=build_hooks())
@@ -169,8 +171,15 @@ async def test_a_dry_run_writes_the_prompt_of_every_step_and_has_no_result(
 @pytest.mark.parametrize(("dry_run", "mode"), [(True, "auto"), (False, "scaffold")])
 def test_a_dry_run_asks_no_model(folder: Path, dry_run: bool, mode: str) -> None:
     settings = Settings.model_validate({"runtime": RuntimeSettings.model_validate({"mode": mode})})
-    spec = plan_run(catalog_of(folder), settings, goal="g", cwd="/p", agent="critic", dry_run=dry_run)
-    assert (spec.runtime, spec.runtime_requested) == (SessionKind.SCAFFOLD, "scaffold")
+    spec = plan_run(
+        catalog_of(folder),
+        settings,
+        goal="g",
+        cwd="/p",
+        agent="critic",
+        runtime="scaffold" if dry_run else None,
+    )
+    assert spec.runtime_requested == "scaffold"
 
 
 def test_independent_tasks_become_one_run_with_a_step_for_each(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.errors import HostUnsupported
 from crew_plugin.models.causes import CauseCode
-from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
+from crew_plugin.models.states import AttemptState, RunState, TaskState
 from crew_plugin.project import Project
 from crew_plugin.testing.fake_runner import (
     FakeAttempt,
@@ -212,8 +212,10 @@ async def test_a_goal_of_a_megabyte_comes_back_as_it_was_given(project: Project)
 
 async def test_a_plan_for_sessions_that_nobody_can_hold_is_refused_unwritten(project: Project) -> None:
     async with open_bench(project) as bench:
-        with pytest.raises(HostUnsupported, match="cannot execute scaffold sessions; it can: live"):
-            await bench.submit(spec_of(step("a"), runtime=SessionKind.SCAFFOLD))
+        with pytest.raises(
+            HostUnsupported, match="no runner for dry runs; the kinds of session it has: live"
+        ):
+            await bench.submit(spec_of(step("a"), runtime_requested="scaffold"))
         assert await bench.writer.read(lambda store: store.list_runs()) == []
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,24 +50,13 @@ class BubHost:
 
     def identify(self) -> "HostInfo":
         """Bub, and what it can do in this process: without channels nothing can be delivered later."""
-        from crew_plugin.host import HostCapability, HostInfo
+        from crew_plugin.host import HostCapability
 
-        can = {
-            HostCapability.TURN_END,
-            HostCapability.PROMPT_CONTEXT,
-            HostCapability.BEFORE_COMPACT,
-            HostCapability.COMMANDS,
-            HostCapability.SKILLS,
-            HostCapability.MCP_CATALOG,
-        }
-        if self.has_channels:
-            can |= {HostCapability.INJECT_IDLE, HostCapability.STEER_PARENT, HostCapability.PROGRESS}
-        return HostInfo(
-            name="bub",
-            version=self._version,
-            cwd=str(self._framework.workspace),
-            capabilities=frozenset(can),
-        )
+        info = identify(self._framework, self._version)
+        if not self.has_channels:
+            return info
+        later = {HostCapability.INJECT_IDLE, HostCapability.STEER_PARENT, HostCapability.PROGRESS}
+        return replace(info, capabilities=info.capabilities | later)
 
     def attach(self, channel: "CrewChannel | None") -> None:
         """Deliver through this channel from now on; None when Bub's channels end."""
@@ -145,6 +135,29 @@ class BubHost:
                 await self.progress.flush()
 
 
+def identify(framework: "BubFramework", version: str | None = None) -> "HostInfo":
+    """Bub, and what it can do in every process."""
+    from importlib.metadata import version as installed_version
+
+    from crew_plugin.host import HostCapability, HostInfo
+
+    can = {
+        HostCapability.TURN_END,
+        HostCapability.PROMPT_CONTEXT,
+        HostCapability.BEFORE_COMPACT,
+        HostCapability.COMMANDS,
+        HostCapability.SKILLS,
+        HostCapability.MCP_CATALOG,
+        HostCapability.NATIVE_CHILD,
+    }
+    return HostInfo(
+        name="bub",
+        version=version or installed_version("bub"),
+        cwd=str(framework.workspace),
+        capabilities=frozenset(can),
+    )
+
+
 @asynccontextmanager
 async def compose(
     framework: "BubFramework", project: "Project", settings: "Settings | None" = None
@@ -180,6 +193,7 @@ async def compose(
             process_width=settings.limits.process_sessions,
             max_dispatches=settings.limits.max_dispatches,
             capabilities=engine.capabilities,
+            host=identify(framework),
         )
         await stack.enter_async_context(supervisor.running())
         yield Crew(project=project, settings=settings, writer=writer, supervisor=supervisor, engine=engine)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import AliasChoices, Field
 
 from crew_plugin.host import ToolContext, ToolOutput
+from crew_plugin.models.spec import RuntimeMode
 from crew_tools.params import Params, Skills, parse
 from crew_tools.team.launch import folder_inside, launch, planned_by
 
@@ -48,6 +49,10 @@ class StartParams(Params):
         validation_alias=AliasChoices("run_in_background", "async", "background"),
         description="Return at once; the result comes by itself when it is there.",
     )
+    runtime: RuntimeMode | None = Field(
+        default=None,
+        description="How sessions are executed; normally left out. scaffold is a dry run.",
+    )
 
 
 PARAMETERS = StartParams
@@ -73,6 +78,7 @@ async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext)
             model=params.model,
             skills=params.skill,
             max_turns=params.max_turns,
+            runtime=params.runtime,
         )
 
     output = await launch(crew, await planned_by(plan), context, background=params.run_in_background)

@@ -15,7 +15,7 @@ from crew_plugin.models.records import ArtifactRef, ResultRecord
 from crew_plugin.models.states import RUN_TERMINAL, TaskState
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import fair_share, one_line, printable, seconds_text, shorten, tokens_text
-from crew_plugin.ui.views import LOST, RunView, TaskView, result_views, run_view
+from crew_plugin.ui.views import DRY_RUN, LOST, RunView, TaskView, result_views, run_view
 
 __all__ = ["LIMIT", "Answer", "head", "quoted", "read_answer", "task_answer"]
 
@@ -78,7 +78,7 @@ def task_answer(store: RunStore, run_id: str, key: str, *, limit: int = LIMIT) -
     body = _body(store, task, result)
     lines = [f"run {view.id} ({view.row.team}/{view.row.workflow}): {view.shown_state}", _QUOTING, ""]
     lines.extend(_block(task, result, body, limit))
-    if not body.text and not task.now:
+    if not body.text and not task.now and task.shown_state != DRY_RUN:
         lines.append("It has handed in nothing.")
     if body.whole is not None and len(body.text) > limit:
         lines.append(f'Next: action="artifacts", artifact="{body.whole.sha256[:16]}" reads the whole.')
@@ -100,7 +100,7 @@ class _Body:
 def _body(store: RunStore, task: TaskView, result: ResultRecord | None) -> _Body:
     if result is not None:
         return _Body(text=_said(result), whole=result.body)
-    if task.last_text is not None:
+    if task.last_text is not None and task.shown_state != DRY_RUN:
         text = store.read_artifact(task.last_text.sha256).decode("utf-8", "replace")
         return _Body(text=text, whole=task.last_text)
     return _Body(text="", whole=None)
@@ -117,13 +117,13 @@ def _said(result: ResultRecord) -> str:
 
 def _block(task: TaskView, result: ResultRecord | None, body: _Body, share: int) -> Iterator[str]:
     facts = [task.shown_state, seconds_text(task.elapsed)]
-    if task.attempts > 1:
-        facts.append(f"{task.attempts} attempts")
-    if result is not None:
-        facts.extend(result.flags)
-    if task.optional:
-        facts.append("optional")
+    facts.append(f"{task.attempts} attempts" if task.attempts > 1 else "")
+    facts.extend(result.flags if result is not None else ())
+    facts.append("optional" if task.optional else "")
     yield f"[{task.key}] {task.role} ({task.agent}): " + ", ".join(fact for fact in facts if fact)
+    if task.shown_state == DRY_RUN:
+        yield "no result: its prompt was written, no model was asked"
+        return
     if task.cause is not None:
         yield from _why(task.cause, 300)
     if task.waits_for:
@@ -161,6 +161,8 @@ def head(view: RunView) -> str:
     lines = ["; ".join(facts)]
     if row.shown_state == LOST:
         lines.append(f"The process that supervised it is gone; the store still says {row.state}.")
+    if row.runtime_note:
+        lines.append(f"sessions: {row.runtime}; {one_line(row.runtime_note, 300)}")
     if row.cause is not None:
         lines.extend(_why(row.cause, 400))
     return "\n".join(lines)
@@ -187,6 +189,12 @@ def _next(view: RunView) -> Iterator[str]:
     if row.state not in RUN_TERMINAL:
         yield f'Next: it is still under way. action="wait", run_id="{row.id}" waits for it.'
         return
+    if row.shown_state == DRY_RUN:
+        yield (
+            "Next: this was a dry run. Nothing was done and nothing may be reported as done. "
+            f'action="artifacts", run_id="{row.id}" lists the prompts; the call without it does the work.'
+        )
+        return
     trouble = [task for task in view.tasks if task.state in _TROUBLE and not task.optional]
     key = next((task.key for task in (*trouble, *view.tasks)), "KEY")
     if trouble:
@@ -202,6 +210,8 @@ def _next(view: RunView) -> Iterator[str]:
 
 
 def _trouble_first(task: TaskView) -> int:
+    if task.shown_state == DRY_RUN:
+        return 1
     if task.state in _TROUBLE or task.shown_state == LOST:
         return 0
     return 2 if task.state is TaskState.COMPLETED else 1

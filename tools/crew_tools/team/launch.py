@@ -12,9 +12,9 @@ from crew_tools.team.answer import read_answer
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
-    from crew_plugin.models.spec import RunSpec
+    from crew_plugin.models.spec import RunSpec, RuntimeMode
 
-__all__ = ["actor_of", "folder_inside", "launch", "planned_by"]
+__all__ = ["actor_of", "folder_inside", "launch", "planned_by", "runtime_asked"]
 
 CANNOT_DELIVER = (
     "(It was to run in the background, but nothing can be delivered to this conversation later, "
@@ -47,6 +47,13 @@ async def folder_inside(crew: "Crew", cwd: str | None) -> str:
     return folder
 
 
+def runtime_asked(runtime: "RuntimeMode | None", *, dry_run: bool) -> "RuntimeMode | None":
+    """What `dry_run` and `runtime` together ask for. Raises `InvalidValue` where they disagree."""
+    if dry_run and runtime not in (None, "scaffold"):
+        raise InvalidValue("runtime", runtime, "scaffold, or left out, where dry_run is true")
+    return "scaffold" if dry_run else runtime
+
+
 async def planned_by(plan: "Callable[[], RunSpec]") -> "RunSpec":
     """The plan, made off the loop: one of hundreds of tasks takes its time."""
     import anyio.to_thread
@@ -64,7 +71,9 @@ async def launch(
         if width is not None and width > spec.width
         else ""
     )
-    later = background and context.can_deliver_later and context.parent is not None
+    # A dry run is over before anybody could wait for it, and has nothing to deliver.
+    dry = spec.runtime_requested == "scaffold"
+    later = background and context.can_deliver_later and context.parent is not None and not dry
     run = await crew.supervisor.submit(spec, parent=context.parent, background=later, actor=actor_of(context))
     if later:
         crew.supervisor.start(run.id)
@@ -73,7 +82,7 @@ async def launch(
         await crew.supervisor.execute(run.id)
     answer = await crew.writer.read(lambda store: read_answer(store, run.id))
     return ToolOutput(
-        text=narrowed + (CANNOT_DELIVER if background else "") + answer.text,
+        text=narrowed + (CANNOT_DELIVER if background and not dry else "") + answer.text,
         details={"run_id": run.id, "state": answer.view.shown_state, "background": False},
     )
 

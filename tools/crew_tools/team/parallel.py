@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AliasChoices, Field
 
 from crew_plugin.host import ToolContext, ToolOutput
+from crew_plugin.models.spec import RuntimeMode
 from crew_tools.params import LooseList, Params, Skills
 from crew_tools.team.launch import folder_inside, launch, planned_by
 
@@ -51,6 +52,10 @@ class ParallelParams(Params):
         validation_alias=AliasChoices("async", "background", "run_in_background"),
         description="Return at once; the result comes by itself when it is there.",
     )
+    runtime: RuntimeMode | None = Field(
+        default=None,
+        description="How sessions are executed; normally left out. scaffold is a dry run.",
+    )
 
 
 PARAMETERS = ParallelParams
@@ -77,6 +82,7 @@ async def act(crew: "Crew", params: ParallelParams, context: ToolContext) -> Too
             width=params.concurrency,
             model=params.model,
             skills=params.skill,
+            runtime=params.runtime,
         )
 
     spec = await planned_by(plan)

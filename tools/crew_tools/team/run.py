@@ -6,8 +6,9 @@ from pydantic import AliasChoices, Field
 
 from crew_plugin.errors import CallerError
 from crew_plugin.host import ToolContext, ToolOutput
+from crew_plugin.models.spec import RuntimeMode
 from crew_tools.params import Params, Skills
-from crew_tools.team.launch import folder_inside, launch, planned_by
+from crew_tools.team.launch import folder_inside, launch, planned_by, runtime_asked
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -43,6 +44,10 @@ class RunParams(Params):
     dry_run: bool = Field(
         default=False, description="Write the prompts that workers would get, ask no model."
     )
+    runtime: RuntimeMode | None = Field(
+        default=None,
+        description="How sessions are executed; normally left out. scaffold is a dry run.",
+    )
 
 
 PARAMETERS = RunParams
@@ -76,7 +81,7 @@ async def planned(crew: "Crew", params: RunParams) -> "RunSpec":
             model=params.model,
             skills=params.skill,
             width=params.width,
-            dry_run=params.dry_run,
+            runtime=runtime_asked(params.runtime, dry_run=params.dry_run),
         )
 
     return await planned_by(plan)
