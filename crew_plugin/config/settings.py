@@ -57,10 +57,42 @@ class LimitSettings(_Section):
         ge=1,
         le=1024,
     )
-    steps: int = _key(60, "Model calls of one session.", project="lower", ge=1, le=10_000)
+    steps: int = _key(
+        60,
+        "Model calls of one session; after them it can only hand in its result.",
+        project="lower",
+        ge=1,
+        le=10_000,
+    )
+    requests: int = _key(
+        200,
+        "Requests of one session to the model provider, failed ones too, after which it is told to finish; "
+        "at one and a half times as many its turn is stopped and it is made to hand in.",
+        project="lower",
+        ge=1,
+        le=100_000,
+    )
+    stuck_steps: int = _key(
+        12,
+        "Model calls in a row that bring nothing new (calls made before, calls that fail) after which a "
+        "session is ended; it is warned, told and narrowed at a quarter, half and three quarters of it.",
+        project="lower",
+        ge=4,
+        le=1000,
+    )
     idle_seconds: float = _key(
         300,
         "Seconds that a session may be without a sign of life: no model output, no tool ending.",
+        project="lower",
+        gt=0,
+    )
+    tool_seconds: float = _key(
+        600, "Seconds that one tool call may take before it is stopped.", project="lower", gt=0
+    )
+    turn_seconds: float = _key(
+        3000,
+        "Seconds that a session may work without a pause before its turn is stopped and it is made to hand "
+        "in its result.",
         project="lower",
         gt=0,
     )
@@ -88,7 +120,11 @@ class LimitSettings(_Section):
 
         return LimitsSpec(
             steps=self.steps,
+            requests=self.requests,
+            stuck_steps=self.stuck_steps,
             idle_seconds=self.idle_seconds,
+            tool_seconds=self.tool_seconds,
+            turn_seconds=self.turn_seconds,
             wall_seconds=self.wall_seconds,
             model_retries=self.model_retries,
         )

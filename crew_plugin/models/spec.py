@@ -31,9 +31,19 @@ class LimitsSpec(_Boundary):
     """The limits of one session. None of them may be absent: there is no endless session."""
 
     steps: int = Field(default=60, ge=1, le=10_000)
-    """Model calls."""
+    """Answers of the model. Then nothing is left but to hand in, within five more."""
+    requests: int = Field(default=200, ge=1, le=100_000)
+    """Requests to the provider, failed ones too: a soft budget. The session is told at 1 time, made
+    to hand in at 1.5 times, and ended five requests later."""
+    stuck_steps: int = Field(default=12, ge=4, le=1000)
+    """Answers in a row whose tool calls brought nothing new."""
     idle_seconds: float = Field(default=300, gt=0)
     """Without a sign of life: no model output, no tool ending."""
+    tool_seconds: float = Field(default=600, gt=0)
+    """One tool call."""
+    turn_seconds: float = Field(default=3000, gt=0)
+    """From a prompt to the answer that calls no tool. Then the turn is stopped and the session made
+    to hand in."""
     wall_seconds: float = Field(default=3600, gt=0)
     """In all."""
     model_retries: int = Field(default=4, ge=0, le=20)

@@ -2,7 +2,16 @@
 
 from typing import Final
 
-from crew_plugin.resources.keys import SCHEMA_MODES, Keys, Notes, Section, is_name, split_front, tidy
+from crew_plugin.resources.keys import (
+    SCHEMA_FORMS,
+    SCHEMA_MODES,
+    Keys,
+    Notes,
+    Section,
+    is_name,
+    split_front,
+    tidy,
+)
 from crew_plugin.resources.models import AgentFile, LimitsPart, SkillFile
 from crew_plugin.resources.yamltext import BadText, Json, dump_given
 
@@ -26,6 +35,7 @@ AGENT_KEYS: Final = Keys(
             "tools",
             "skills",
             "schema",
+            "schema_form",
             "schema_mode",
             "project_context",
             "system_prompt_mode",
@@ -97,6 +107,7 @@ def parse_agent(text: str, notes: Notes) -> AgentFile:
         tools=section.tools("tools"),
         skills=section.names("skills"),
         schema=section.schema("schema"),
+        schema_form=section.choice("schema_form", SCHEMA_FORMS) or "auto",
         schema_mode=section.choice("schema_mode", SCHEMA_MODES),
         project_context=section.flag("project_context", default=False),
         append_prompt=section.choice("system_prompt_mode", ("replace", "append")) == "append",
@@ -119,7 +130,11 @@ def limits_values(limits: LimitsPart) -> dict[str, Json]:
     """The limits that are set, as they are written."""
     values: dict[str, Json] = {
         "steps": limits.steps,
+        "requests": limits.requests,
+        "stuck_steps": limits.stuck_steps,
         "idle_seconds": limits.idle_seconds,
+        "tool_seconds": limits.tool_seconds,
+        "turn_seconds": limits.turn_seconds,
         "wall_seconds": limits.wall_seconds,
         "model_retries": limits.model_retries,
     }
@@ -136,6 +151,7 @@ def render_agent(agent: AgentFile) -> str:
         "tools": [*agent.tools] or None,
         "skills": [*agent.skills] or None,
         "schema": schema,
+        "schema_form": agent.schema_form if agent.schema_form != "auto" else None,
         "schema_mode": agent.schema_mode,
         "project_context": agent.project_context or None,
         "system_prompt_mode": "append" if agent.append_prompt else None,

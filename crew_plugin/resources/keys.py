@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,7 +16,18 @@ from crew_plugin.resources.files import read_text
 from crew_plugin.resources.models import LimitsPart, Problem, ResultSchema, Skills, Source
 from crew_plugin.resources.yamltext import BadText, Json, Mapped, load_mapping
 
-__all__ = ["NAME", "SCHEMA_MODES", "Keys", "Notes", "Place", "Section", "is_name", "split_front", "tidy"]
+__all__ = [
+    "NAME",
+    "SCHEMA_FORMS",
+    "SCHEMA_MODES",
+    "Keys",
+    "Notes",
+    "Place",
+    "Section",
+    "is_name",
+    "split_front",
+    "tidy",
+]
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 _TOOL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\*?")
@@ -252,13 +263,17 @@ class Section:
             )
         return LimitsPart(
             steps=part.whole("steps", 1, 10_000),
+            requests=part.whole("requests", 1, 100_000),
+            stuck_steps=part.whole("stuck_steps", 4, 1000),
             idle_seconds=part.seconds("idle_seconds"),
+            tool_seconds=part.seconds("tool_seconds"),
+            turn_seconds=part.seconds("turn_seconds"),
             wall_seconds=part.seconds("wall_seconds"),
             model_retries=part.whole("model_retries", 0, 20),
         )
 
     def schema(self, key: str) -> ResultSchema | None:
-        """A JSON Schema, written here or in a file beside this one."""
+        """A schema, written here or in a file beside this one."""
         value = self._values.get(key)
         if value is None or value is False:
             return None
@@ -287,7 +302,12 @@ class Section:
 
 
 _LIMITS: Final = Keys(
-    used=frozenset({"steps", "idle_seconds", "wall_seconds", "model_retries"}), waiting=frozenset()
+    used=frozenset(one.name for one in fields(LimitsPart)), waiting=frozenset()
+)
+SCHEMA_FORMS: Final[tuple[Literal["auto"], Literal["json-schema"], Literal["jtd"]]] = (
+    "auto",
+    "json-schema",
+    "jtd",
 )
 SCHEMA_MODES: Final[tuple[Literal["permissive"], Literal["strict"]]] = ("permissive", "strict")
 

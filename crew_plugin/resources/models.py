@@ -5,7 +5,7 @@ Plain dataclasses, so that listing resources needs no pydantic. Where a record c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -24,6 +24,7 @@ __all__ = [
     "Resource",
     "ResultSchema",
     "Role",
+    "SchemaForm",
     "SchemaMode",
     "SkillFile",
     "Skills",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 type SchemaMode = Literal["permissive", "strict"]
+type SchemaForm = Literal["auto", "json-schema", "jtd"]
 type Attention = Literal["skip", "pass"]
 type Skills = tuple[str, ...] | Literal[False] | None
 """Names of skills; False for none at all; None for what the next one up says."""
@@ -82,14 +84,18 @@ class LimitsPart:
     """The limits that a file sets; None for those it leaves to the settings."""
 
     steps: int | None = None
+    requests: int | None = None
+    stuck_steps: int | None = None
     idle_seconds: float | None = None
+    tool_seconds: float | None = None
+    turn_seconds: float | None = None
     wall_seconds: float | None = None
     model_retries: int | None = None
 
     def over(self, base: "LimitsSpec", *, tighten: bool) -> "LimitsSpec":
         """`base` with these in their place; with `tighten`, only where they are lower."""
         changes: dict[str, int | float] = {}
-        for name in ("steps", "idle_seconds", "wall_seconds", "model_retries"):
+        for name in (one.name for one in fields(self)):
             wanted: int | float | None = getattr(self, name)
             if wanted is not None:
                 changes[name] = min(wanted, getattr(base, name)) if tighten else wanted
@@ -98,7 +104,7 @@ class LimitsPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultSchema:
-    """The JSON Schema of a result's `data`, and the file it was written in, if in one of its own."""
+    """The schema of a result's `data`, and the file it was written in, if in one of its own."""
 
     body: Mapping[str, Json]
     file: str | None = None
@@ -131,6 +137,7 @@ class AgentFile(Resource):
     tools: tuple[str, ...] = ()
     skills: tuple[str, ...] = ()
     schema: ResultSchema | None = None
+    schema_form: SchemaForm = "auto"
     schema_mode: SchemaMode | None = None
     project_context: bool = False
     append_prompt: bool = False
@@ -154,6 +161,7 @@ class AgentFile(Resource):
             model=self.model,
             skills=self.skills,
             result_schema=body,
+            schema_form=self.schema_form,
             schema_mode=self.schema_mode or schema_mode,
             project_context=self.project_context,
             append_prompt=self.append_prompt,
@@ -203,6 +211,7 @@ class Step:
     skills: Skills = None
     verify: bool = False
     schema: ResultSchema | None = None
+    schema_form: SchemaForm = "auto"
     schema_mode: SchemaMode | None = None
     limits: LimitsPart = _NO_LIMITS
     extras: Mapping[str, Json] = field(default_factory=dict[str, Json])

@@ -82,7 +82,11 @@ SECONDS = st.none() | st.floats(min_value=1e-6, allow_infinity=False) | st.integ
 LIMITS = st.builds(
     LimitsPart,
     steps=st.none() | st.integers(1, 10_000),
+    requests=st.none() | st.integers(1, 100_000),
+    stuck_steps=st.none() | st.integers(4, 1000),
     idle_seconds=SECONDS,
+    tool_seconds=SECONDS,
+    turn_seconds=SECONDS,
     wall_seconds=SECONDS,
     model_retries=st.none() | st.integers(0, 20),
 )
