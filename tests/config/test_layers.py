@@ -125,7 +125,8 @@ tols = ["read"]
         "USER: limits.steps = true is ignored: it must be a whole number from 1 to 10000",
         "USER: limits.wall_seconds = Infinity is ignored: it must be a number above 0",
         "USER: limits.max_dispatches = 0 is ignored: it must be a whole number from 1 to 100",
-        'USER: runtime.mode = "live" is ignored: it must be one of auto, live-session, child-process, scaffold',
+        'USER: runtime.mode = "live" is ignored: it must be one of auto, live-session, '
+        "child-process, scaffold",
         "USER: agents.overrides.x.tols is no setting; did you mean 'tools'? (ignored)",
     ]
     assert files.load(user=user).limits.model_retries == 2
