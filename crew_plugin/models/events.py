@@ -77,7 +77,19 @@ _ALL = (
         ("error", "try", "of", "delay"),
     ),
     EventType(
+        "session.provider_wait",
+        "A model call waits for its turn at the provider.",
+        "session",
+        ("reason", "ahead"),
+    ),
+    EventType(
         "session.limit_reached", "The session ran into one of its limits.", "session", ("limit", "value")
+    ),
+    EventType(
+        "session.compacted",
+        "The conversation was too long for its model and was shortened; the whole is kept.",
+        "session",
+        ("because", "n", "before", "after", "left_out", "artifact"),
     ),
     EventType("session.note", "The session says something about its progress.", "session", ("text",)),
     EventType(

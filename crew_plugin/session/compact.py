@@ -2,7 +2,7 @@
 
 The first message (task, acceptance and result schema) and everything that no model has seen yet stay
 word for word; of the rest the newest steps that fit, each whole: an answer with its calls and their
-results (`history` gives a call that was never answered a result that says so). What is left
+results (`said_before` gives a call that was never answered a result that says so). What is left
 out is counted, and the caller keeps the whole and names where it is.
 """
 
@@ -22,6 +22,7 @@ __all__ = [
     "document",
     "note",
     "room_for",
+    "size_of",
     "touched_files",
 ]
 
@@ -71,27 +72,27 @@ def cut(entries: Sequence[TranscriptEntry], room: int) -> Cut:
     The newest step stays in any case; a result in it that is too long keeps both ends.
     """
     told = [entry for entry in entries if entry.role in _TOLD]
-    before = sum(map(_size, told))
+    before = sum(map(size_of, told))
     first, rest = told[:1], told[1:]
     steps, unseen = _steps(rest)
-    room -= sum(map(_size, [*first, *unseen]))
+    room -= sum(map(size_of, [*first, *unseen]))
     kept: list[list[TranscriptEntry]] = []
     for step in reversed(steps):
-        size = sum(map(_size, step))
+        size = sum(map(size_of, step))
         if size > room and kept:
             break
         kept.insert(0, step)
         room -= size
     shortened = 0
     if kept and room < 0:
-        kept[0], shortened = _shortened(kept[0], sum(map(_size, kept[0])) + room)
+        kept[0], shortened = _shortened(kept[0], sum(map(size_of, kept[0])) + room)
     flat = [*first, *(entry for step in kept for entry in step), *unseen]
     return Cut(
         kept=tuple(flat),
         left_out=len(told) - len(flat),
         shortened=shortened,
         before=before,
-        after=sum(map(_size, flat)),
+        after=sum(map(size_of, flat)),
     )
 
 
@@ -170,7 +171,7 @@ def _steps(
 def _shortened(step: list[TranscriptEntry], room: int) -> tuple[list[TranscriptEntry], int]:
     """A step whose long results keep their first and last lines, so that it fits if it can."""
     results = [entry for entry in step if entry.role == "tool"]
-    fixed = sum(map(_size, step)) - sum(len(entry.content) for entry in results)
+    fixed = sum(map(size_of, step)) - sum(len(entry.content) for entry in results)
     share = max(_LEAST_RESULT, (room - fixed) // max(1, len(results)))
     shortened = 0
     kept: list[TranscriptEntry] = []
@@ -207,7 +208,8 @@ def _path(arguments: str) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def _size(entry: TranscriptEntry) -> int:
+def size_of(entry: TranscriptEntry) -> int:
+    """Characters of a message, its calls included."""
     return len(entry.content) + sum(
         len(str(call.get("arguments", ""))) + len(str(call.get("name", ""))) for call in _calls(entry)
     )

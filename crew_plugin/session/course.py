@@ -8,16 +8,19 @@ import anyio
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import Fenced
 from crew_plugin.host import Engine, EngineCapability, Session
-from crew_plugin.models.causes import Cause
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.facts import ModelTable
 from crew_plugin.models.records import MessageState, TranscriptEntry, Usage
 from crew_plugin.session import words
 from crew_plugin.session.contract import Ended
 from crew_plugin.session.ending import Ending, ending_of
 from crew_plugin.session.gate import Gate
+from crew_plugin.session.health import Tally
 from crew_plugin.session.journal import Journal
 from crew_plugin.session.ladder import Ladder
 from crew_plugin.session.limits import Deadlines
 from crew_plugin.session.mail import MailRoom
+from crew_plugin.session.memory import Memory
 from crew_plugin.session.record import Entry, Record
 from crew_plugin.store.writer import StoreWriter
 
@@ -36,7 +39,10 @@ class Reopening:
     only_submit: bool = False
     """Offer nothing but submit_result."""
     history: tuple[TranscriptEntry, ...] | None = None
-    """What was said before; None for the whole transcript."""
+    """What was said before; None for all of it."""
+    compacts: str = ""
+    """`window` or `overflow` where what was said before is too long: it is shortened, and the
+    prompt says so."""
 
 
 class Course:
@@ -50,6 +56,7 @@ class Course:
         writer: StoreWriter,
         room: MailRoom,
         reminders: int,
+        table: ModelTable,
     ) -> None:
         self.context = context
         self.engine = engine
@@ -57,7 +64,10 @@ class Course:
         self.ladder = Ladder(limit=self.limits.steps, reminders=reminders)
         self.record = Record(context, writer)
         self.journal = Journal(self.record, context.lease, context.attempt.id)
-        self.box = room.box(context.run.id, context.task.key)
+        self.box = room.box(context.run.id, context.task.key, wake=context.wake)
+        self.box.pause = self.wait
+        self.tally = Tally(table, model=context.attempt.model_asked)
+        self.memory = Memory()
         self.deadlines = Deadlines(self.limits, anyio.current_time())
         self.session: Session | None = None
         """The engine session that takes texts now."""
@@ -73,6 +83,8 @@ class Course:
         self.last_text = ""
         self.usage = Usage()
         self.wants_data = False
+        self.restricted = False
+        """Nothing but submit_result is offered any more."""
         self._given: deque[tuple[str, ...]] = deque()
         """For each text the session was given and no model has seen: the messages in it."""
 
@@ -81,6 +93,11 @@ class Course:
         """Whether a result was accepted, or there will be none."""
         accepted = self.gate is not None and self.gate.accepted is not None
         return accepted or self.settled or self.ending is not None
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the conversation can be taken up in a new engine session."""
+        return not self.over and EngineCapability.HISTORY in self.engine.capabilities
 
     # --- the ends ---
 
@@ -98,6 +115,15 @@ class Course:
             self.fenced = error
         self.end(ending_of(error))
         self.stopping.set()
+
+    def too_long(self, because: str, message: str) -> None:
+        """Go on with a shorter conversation."""
+        cause = Cause(code=CauseCode.CONTEXT_FULL, message=message)
+        self.reopening = Reopening(cause=cause, text="", compacts=because)
+
+    def progress(self, model: str | None = None) -> None:
+        """Note how far the session is; this is its heartbeat, too."""
+        self.record.progress(self.usage, self.ladder.steps, model, self.tally.counts)
 
     # --- what is said to the model ---
 
@@ -126,7 +152,12 @@ class Course:
         """Texts became part of a model call: the messages in them are read."""
         for _ in range(min(count, len(self._given))):
             for message_id in self._given.popleft():
+                self.box.seen(message_id)
                 self.record.add(_settles(message_id))
+
+    def wait(self, seconds: float) -> None:
+        """The session is going to wait for so long, and is none the less alive."""
+        self.deadlines.alive(anyio.current_time(), pause=seconds)
 
     def untaken(self) -> tuple[str, ...]:
         """The messages in texts that no model has seen. They stand in the transcript, so the prompt
@@ -138,6 +169,7 @@ class Course:
     def restrict(self, session: Session) -> None:
         """Leave the session nothing but submit_result, and demand it where that is possible."""
         capabilities = self.engine.capabilities
+        self.restricted = True
         if EngineCapability.RESTRICT_TOOLS in capabilities:
             force = SUBMIT if EngineCapability.FORCE_RESULT in capabilities else None
             session.restrict(frozenset({SUBMIT}), force=force)

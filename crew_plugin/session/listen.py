@@ -6,7 +6,9 @@ from typing import Final
 
 import anyio
 
+from crew_plugin.errors import EngineError
 from crew_plugin.host import (
+    EngineCapability,
     JobEnded,
     ModelAnswered,
     ModelBusy,
@@ -23,6 +25,7 @@ from crew_plugin.session import words
 from crew_plugin.session.course import SUBMIT, Course
 from crew_plugin.session.ending import Ending
 from crew_plugin.session.ladder import CloseWays, GiveUp, LastCall, Move, Remind, Warn
+from crew_plugin.session.prompt import letter
 from crew_plugin.session.record import usage_data
 
 __all__ = ["Listener"]
@@ -59,9 +62,10 @@ class Listener:
             case ToolEnded():
                 return await self._tool_ended(event, now)
             case TurnEnded():
-                return course.over or await self._follow(course.ladder.turn_ended())
+                course.tally.turn_ended()
+                return course.over or await self._turn_ended()
             case SessionFailed():
-                course.fail(event.error)
+                self._failed(event.error)
                 return True
             case ToolStarted():
                 course.deadlines.tool_started(event.call_id, event.name, now)
@@ -71,26 +75,40 @@ class Listener:
                 self._retrying(event)
             case SteersTaken():
                 course.taken(event.count)
-            case ModelBusy() | JobEnded():
+            case ModelBusy():
+                course.progress()
+            case JobEnded():
                 pass
         return False
 
     async def _answered(self, event: ModelAnswered) -> bool:
         course = self._course
-        course.usage += event.usage
+        calls = [asdict(call) for call in event.tool_calls]
+        usage = course.tally.answered(event.usage, event.model, len(calls))
+        course.usage += usage
+        course.memory.answered()
         if event.text.strip():
             course.last_text = event.text
         names = [call.name for call in event.tool_calls]
         move = course.ladder.answered(works=bool(names), submits=SUBMIT in names)
-        calls = [asdict(call) for call in event.tool_calls]
         course.record.entry("assistant", event.text, {"tool_calls": calls} if calls else {})
-        course.record.progress(course.usage, course.ladder.steps, event.model)
+        course.progress(event.model)
         course.record.event(
             "session.model_answered",
-            {"step": course.ladder.steps, "usage": usage_data(event.usage), "tool_calls": names},
+            {"step": course.ladder.steps, "usage": usage_data(usage), "tool_calls": names},
         )
         course.journal.announce(len(names))
         return await self._follow(move)
+
+    async def _turn_ended(self) -> bool:
+        """Give what was to wait for this moment, else ask for the result. True if it is over."""
+        course = self._course
+        messages = await course.box.after_turn()
+        if not messages:
+            return await self._follow(course.ladder.turn_ended())
+        text = "\n\n".join(letter(message) for message in messages)
+        await course.say(self._session, text, *(message.id for message in messages))
+        return False
 
     async def _tool_ended(self, event: ToolEnded, now: float) -> bool:
         course = self._course
@@ -101,14 +119,36 @@ class Listener:
         course.record.event(
             "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
         )
-        course.record.progress(course.usage, course.ladder.steps, None)
+        course.tally.tool_ended(ok=event.ok)
+        course.progress()
         if event.ends_session or course.over:
             return True
         if event.name == SUBMIT:
             return await self._follow(course.ladder.sent_back())
         if event.name != _IRC:
             course.box.worked()
+        self._compact_if_full()
         return False
+
+    def _compact_if_full(self) -> None:
+        """Between two steps a conversation that fills its window is shortened, unless work of the
+        session goes on in the background, which the change would end."""
+        course = self._course
+        if course.tally.full and course.can_go_on and not self._jobs():
+            share = course.tally.context / course.tally.window
+            course.too_long("window", f"the conversation filled {share:.0%} of its model's context")
+
+    def _jobs(self) -> bool:
+        capable = EngineCapability.JOBS in self._course.engine.capabilities
+        return capable and bool(self._session.jobs())
+
+    def _failed(self, error: Exception) -> None:
+        course = self._course
+        overflow = isinstance(error, EngineError) and error.kind == "context_overflow"
+        if overflow and course.can_go_on and course.memory.overflowed():
+            course.too_long("overflow", str(error))
+        else:
+            course.fail(error)
 
     async def _follow(self, move: Move | None) -> bool:
         """Do what the ladder says. True if the session is over."""
@@ -149,6 +189,8 @@ class Listener:
         await course.say(self._session, words.reminder(n, of, wants_data=course.wants_data))
 
     def _retrying(self, event: ModelRetrying) -> None:
+        self._course.tally.retrying()
+        self._course.progress()
         self._course.record.event(
             "session.retrying",
             {"error": event.error, "try": event.attempt, "of": event.of, "delay": event.delay},

@@ -7,8 +7,10 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import Fenced
-from crew_plugin.host import Engine, EngineCapability, Session, SessionSpec
+from crew_plugin.host import Engine, Session, SessionSpec
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.facts import ModelTable
+from crew_plugin.models.records import TranscriptEntry
 from crew_plugin.models.states import AttemptState, SessionKind
 from crew_plugin.session import words
 from crew_plugin.session.contract import ResultContract
@@ -22,6 +24,7 @@ from crew_plugin.session.material import artifact_of
 from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare
 from crew_plugin.session.record import usage_data
 from crew_plugin.session.scope import SessionScope, Toolbox
+from crew_plugin.session.shorten import shortened
 from crew_plugin.store.writer import StoreWriter
 
 __all__ = ["LiveSession"]
@@ -47,12 +50,15 @@ class LiveSession:
         toolbox: Toolbox,
         room: MailRoom,
         reminders: int,
+        table: ModelTable,
     ) -> None:
         self._context = context
         self._engine = engine
         self._writer = writer
         self._toolbox = toolbox
-        self._course = Course(context, engine=engine, writer=writer, room=room, reminders=reminders)
+        self._course = Course(
+            context, engine=engine, writer=writer, room=room, reminders=reminders, table=table
+        )
         self._talking = anyio.CancelScope()
         self._guard = Guard(self._course, self._talking)
 
@@ -87,7 +93,7 @@ class LiveSession:
         if there is nothing to go on with."""
         course = self._course
         session = course.session
-        if session is None or course.over or EngineCapability.HISTORY not in self._engine.capabilities:
+        if session is None or not course.can_go_on:
             return False
         course.reopening = Reopening(cause=cause, text=words.interrupted(cause.message, text))
         await session.abort(cause)
@@ -122,19 +128,29 @@ class LiveSession:
     async def _hold_again(self, spec: SessionSpec, reopening: Reopening) -> Reopening | None:
         """A further engine session, which knows what was said before."""
         course = self._course
-        session_id = self._context.attempt.session_id
+        if reopening.compacts:
+            reopening = await self._shorter(spec, reopening)
         history = reopening.history
         if history is None:
-            history = tuple(await course.record.write(lambda store: store.read_transcript(session_id)))
+            history = course.memory.said(await self._transcript())
         if await self._has_result():
             return None
         course.journal.reopened()
         async with self._engine.open(replace(spec, history=history)) as session:
-            if reopening.only_submit:
+            if reopening.only_submit or course.restricted:
                 course.restrict(session)
             course.record.event("session.reopened", {"entries": len(history)}, cause=reopening.cause)
             await self._listen(session, reopening.text, course.untaken())
         return self._again()
+
+    async def _transcript(self) -> list[TranscriptEntry]:
+        session_id = self._context.attempt.session_id
+        return await self._course.record.write(lambda store: store.read_transcript(session_id))
+
+    async def _shorter(self, spec: SessionSpec, reopening: Reopening) -> Reopening:
+        """Shorten the conversation, keep the whole of it, and tell the session of both."""
+        course = self._course
+        return await shortened(course, spec, reopening, await self._transcript())
 
     async def _listen(self, session: Session, first: str, messages: tuple[str, ...]) -> None:
         course = self._course
@@ -242,7 +258,7 @@ class LiveSession:
             return Outcome(state=AttemptState.FAILED)
         if ending is not None:
             record.entry("note", f"The session ended: {ending.cause.message}")
-        record.progress(course.usage, course.ladder.steps, None)
+        course.progress()
         record.event("session.closed", {"steps": course.ladder.steps, "usage": usage_data(course.usage)})
         entries = [record.rest(), closes_mail]
         try:

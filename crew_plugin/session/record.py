@@ -13,7 +13,7 @@ import anyio
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CrewError
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import NewEvent, TranscriptEntry, Usage
+from crew_plugin.models.records import Counts, NewEvent, TranscriptEntry, Usage
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
@@ -41,6 +41,7 @@ class _Progress:
     usage: Usage
     steps: int
     model: str | None
+    counts: Counts
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class _Moment:
                 usage=self.progress.usage,
                 steps=self.progress.steps,
                 model_used=self.progress.model,
+                counts=self.progress.counts,
             )
         for entry in self.others:
             entry(store)
@@ -109,12 +111,12 @@ class Record:
         self._moment.events.append(event)
         self._work.set()
 
-    def progress(self, usage: Usage, steps: int, model: str | None) -> None:
-        """Note usage, model calls and activity."""
+    def progress(self, usage: Usage, steps: int, model: str | None, counts: Counts) -> None:
+        """Note usage, model calls, counts and activity."""
         before = self._moment.progress
         if model is None and before is not None:
             model = before.model
-        self._moment.progress = _Progress(usage=usage, steps=steps, model=model)
+        self._moment.progress = _Progress(usage=usage, steps=steps, model=model, counts=counts)
         self._work.set()
 
     def add(self, entry: Entry) -> None:

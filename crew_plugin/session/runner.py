@@ -3,6 +3,7 @@
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.host import Engine
 from crew_plugin.models.causes import Cause
+from crew_plugin.models.facts import ModelTable
 from crew_plugin.models.states import SessionKind
 from crew_plugin.session.live import LiveSession
 from crew_plugin.session.mail import MailRoom
@@ -15,7 +16,16 @@ __all__ = ["SessionRunner"]
 class SessionRunner:
     """Implements `TaskRunner` over an `Engine`."""
 
-    def __init__(self, *, engine: Engine, writer: StoreWriter, toolbox: Toolbox, reminders: int = 3) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        writer: StoreWriter,
+        toolbox: Toolbox,
+        reminders: int = 3,
+        table: ModelTable | None = None,
+    ) -> None:
+        self._table = table or ModelTable()
         self._engine = engine
         self._writer = writer
         self._toolbox = toolbox
@@ -42,6 +52,7 @@ class SessionRunner:
             toolbox=self._toolbox,
             room=self._room,
             reminders=self._reminders,
+            table=self._table,
         )
         self._live[context.attempt.id] = session
         try:

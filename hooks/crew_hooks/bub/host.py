@@ -184,7 +184,11 @@ async def compose(
         engine = BubEngine(framework)
         await stack.enter_async_context(engine.running())
         live = SessionRunner(
-            engine=engine, writer=writer, toolbox=session_tools, reminders=settings.result.reminders
+            engine=engine,
+            writer=writer,
+            toolbox=session_tools,
+            reminders=settings.result.reminders,
+            table=settings.model_table(),
         )
         supervisor = Supervisor(
             writer=writer,
