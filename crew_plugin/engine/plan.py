@@ -10,7 +10,16 @@ from typing import Any
 
 from crew_plugin.config.settings import Settings
 from crew_plugin.errors import CallerError, InvalidPlan, InvalidValue, UnknownName
-from crew_plugin.models.spec import AgentSpec, LimitsSpec, RunSpec, RuntimeMode, SchemaForm, SchemaMode, SkillText, StepSpec
+from crew_plugin.models.spec import (
+    AgentSpec,
+    LimitsSpec,
+    RunSpec,
+    RuntimeMode,
+    SchemaForm,
+    SchemaMode,
+    SkillText,
+    StepSpec,
+)
 from crew_plugin.resources.catalog import Catalog
 from crew_plugin.resources.check import step_problems
 from crew_plugin.resources.models import Kind, Role, Skills, Step, TeamFile, WorkflowFile
@@ -75,7 +84,9 @@ def plan_run(
     """
     if not goal.strip():
         raise InvalidValue("goal", goal, "some text that says what is to be achieved")
-    draft = _Draft(catalog, settings, goal=goal, model=model, skills=skills, max_turns=max_turns, result=result)
+    draft = _Draft(
+        catalog, settings, goal=goal, model=model, skills=skills, max_turns=max_turns, result=result
+    )
     if agent is not None:
         if team is not None or workflow is not None or role is not None:
             raise InvalidValue("agent", agent, "given alone, without team, workflow or role")
@@ -314,7 +325,11 @@ class _Draft:
         changes: dict[str, object] = {} if wanted.mode is None else {"schema_mode": wanted.mode}
         last: dict[str, object] = {}
         if wanted.schema is not None:
-            last = {"result_schema": dict(wanted.schema), "schema_form": wanted.form, "schema_by_caller": True}
+            last = {
+                "result_schema": dict(wanted.schema),
+                "schema_form": wanted.form,
+                "schema_by_caller": True,
+            }
         built_on = {key for step in self.steps for key in step.depends_on}
         self.steps = [
             step.model_copy(update=changes if step.id in built_on else {**changes, **last})

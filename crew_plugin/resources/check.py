@@ -13,6 +13,7 @@ from crew_plugin.resources.models import (
     Problem,
     Resource,
     ResultSchema,
+    SchemaForm,
     Role,
     Step,
     TeamFile,
@@ -55,7 +56,7 @@ def _workflow_problems(workflow: WorkflowFile) -> Iterator[Problem]:
             if name not in by_id:
                 message = f"step {step.id!r} depends on a step that is not there: "
                 yield _at(workflow, step.line, message + str(UnknownName("step", name, by_id)))
-        yield from _schema_problems(workflow, step.line, step.schema, f"step {step.id!r}")
+        yield from _schema_problems(workflow, step.line, step.schema, step.schema_form, f"step {step.id!r}")
     before = _ancestors(by_id)
     if not isinstance(before, graphlib.CycleError):
         yield from _output_problems(workflow, before)
@@ -101,14 +102,14 @@ def _output_problems(workflow: WorkflowFile, before: dict[str, frozenset[str]]) 
 
 
 def _schema_problems(
-    resource: Resource, line: int, schema: ResultSchema | None, what: str
+    resource: Resource, line: int, schema: ResultSchema | None, form: SchemaForm, what: str
 ) -> Iterator[Problem]:
     if schema is None:
         return
     from crew_plugin.session.schema import check_schema
 
     try:
-        check_schema(schema.body, what=f"the schema of {what}")
+        check_schema(schema.body, form=form, what=f"the schema of {what}")
     except InvalidPlan as error:
         yield _at(resource, line, str(error))
 
@@ -122,7 +123,7 @@ def _agent_problems(agent: AgentFile, catalog: Catalog) -> list[Problem]:
         if name not in TOOL_NAMES and not _MCP_TOOL.fullmatch(name)
     ]
     problems += _missing_skills(agent, 0, agent.skills, catalog)
-    problems += _schema_problems(agent, 0, agent.schema, f"agent {agent.name!r}")
+    problems += _schema_problems(agent, 0, agent.schema, agent.schema_form, f"agent {agent.name!r}")
     return problems
 
 

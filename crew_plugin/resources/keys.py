@@ -301,9 +301,7 @@ class Section:
             raise BadText(f"{key!r}: {name}: {error.message}", self.line(key)) from None
 
 
-_LIMITS: Final = Keys(
-    used=frozenset(one.name for one in fields(LimitsPart)), waiting=frozenset()
-)
+_LIMITS: Final = Keys(used=frozenset(one.name for one in fields(LimitsPart)), waiting=frozenset())
 SCHEMA_FORMS: Final[tuple[Literal["auto"], Literal["json-schema"], Literal["jtd"]]] = (
     "auto",
     "json-schema",

@@ -13,7 +13,16 @@ import re
 from typing import Final
 
 from crew_plugin.resources.agentfile import limits_values, named
-from crew_plugin.resources.keys import SCHEMA_MODES, Keys, Notes, Section, is_name, split_front, tidy
+from crew_plugin.resources.keys import (
+    SCHEMA_FORMS,
+    SCHEMA_MODES,
+    Keys,
+    Notes,
+    Section,
+    is_name,
+    split_front,
+    tidy,
+)
 from crew_plugin.resources.models import Attention, Step, WorkflowFile
 from crew_plugin.resources.yamltext import BadText, Json, dump_given, load_mapping
 
@@ -37,6 +46,7 @@ STEP_KEYS: Final = Keys(
             "skills",
             "verify",
             "schema",
+            "schema_form",
             "schema_mode",
             "limits",
             "task",
@@ -139,6 +149,7 @@ def _step(lines: list[str], notes: Notes, line: int) -> Step:
         skills=section.skills("skills"),
         verify=section.flag("verify", default=False),
         schema=section.schema("schema"),
+        schema_form=section.choice("schema_form", SCHEMA_FORMS) or "auto",
         schema_mode=section.choice("schema_mode", SCHEMA_MODES),
         limits=section.limits("limits"),
         extras=section.extras,
@@ -176,6 +187,7 @@ def _render_step(step: Step) -> str:
         "skills": skills,
         "verify": step.verify or None,
         "schema": schema,
+        "schema_form": step.schema_form if step.schema_form != "auto" else None,
         "schema_mode": step.schema_mode,
         "limits": limits_values(step.limits) or None,
         "task": step.task if quoted else None,

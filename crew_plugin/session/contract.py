@@ -6,13 +6,14 @@ knows no clock, so every rung of the ladder can be tested by calling it.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import NewResult
-from crew_plugin.models.spec import SchemaMode
+from crew_plugin.models.spec import SchemaForm, SchemaMode
 from crew_plugin.session.schema import Mismatch, SchemaChecker
+from crew_plugin.session.sections import Section, Sections, meant_by
 
 __all__ = [
     "EMPTY_SUBMITS",
@@ -20,6 +21,8 @@ __all__ = [
     "REJECTED_SUBMITS",
     "Accepted",
     "Ended",
+    "Held",
+    "Kept",
     "Rejected",
     "ResultContract",
     "Submission",
@@ -48,6 +51,10 @@ class Submission:
     data: Any = None
     artifacts: Mapping[str, str] = field(default_factory=dict[str, str])
     error: str | None = None
+    labels: tuple[str, ...] = ()
+    """`data` holds these parts of the result, and the session goes on."""
+    label: str | None = None
+    """The last call names what it hands in; without anything in it, its text stands for it."""
 
     @property
     def empty(self) -> bool:
@@ -60,6 +67,21 @@ class Accepted:
     """The submission is the result."""
 
     result: NewResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Parts of the result; the session goes on."""
+
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The result fits, and is not taken yet: something that belongs to it is not over."""
+
+    text: str
+    """For the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,25 +105,54 @@ class Ended:
     """The last thing submitted that had something in it."""
 
 
-Verdict = Accepted | Rejected | Ended
+Verdict = Accepted | Kept | Held | Rejected | Ended
 
 
 class ResultContract:
     """Judges the submissions of one session."""
 
-    def __init__(self, schema: Mapping[str, Any] | None = None, mode: SchemaMode = "permissive") -> None:
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | None = None,
+        mode: SchemaMode = "permissive",
+        form: SchemaForm = "auto",
+    ) -> None:
         """Raises `InvalidPlan` if the schema cannot be used."""
         self.schema = schema
         self.mode: SchemaMode = mode
-        self._checker = SchemaChecker(schema) if schema is not None else None
+        self._checker = SchemaChecker(schema, form) if schema is not None else None
+        self._sections = Sections(self._checker)
         self._misfits = 0
         self._empties = 0
         self._failures = 0
         self._kept: Submission | None = None
+        self._over: Ended | None = None
 
-    def accept(self, submission: Submission) -> Verdict:
-        """Judge one call of submit_result."""
-        if submission.empty:
+    @property
+    def kind(self) -> str | None:
+        """The one JSON type that `data` must have; None if there are several or any will do."""
+        return self._checker.kind if self._checker is not None else None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the parts handed in so far."""
+        return self._sections.labels
+
+    def accept(self, submission: Submission, *, prose: str = "", last: bool = False) -> Verdict:
+        """Judge one call of submit_result.
+
+        `prose` is the text of the turn in which it is made. `last` says that no other way is left
+        to the session: then parts are taken for the end of it.
+        """
+        if self._over is not None:
+            return self._over
+        if submission.labels and not last:
+            return self._part(submission)
+        if submission.empty and submission.label is not None and self._checker is None:
+            submission = replace(submission, summary=prose.strip() or None)
+        if submission.empty and not self._sections.labels:
+            if submission.label is not None and self._checker is not None:
+                return self.refuse("the result has a schema, so text alone is none: give `data`", path="data")
             return self._reject_empty()
         self._kept = submission
         if submission.error and submission.data is not None:
@@ -110,79 +161,132 @@ class ResultContract:
                 "Give `data` if you have a result, `error` if you have none.",
                 path="error",
             )
-        if submission.error or self._checker is None:
-            return Accepted(result=_result(submission, submission.data, self._unchecked(submission)))
-        data, mismatch = self._fitting(submission.data)
-        if mismatch is None:
-            return Accepted(result=_result(submission, data, ()))
-        return self._reject_misfit(submission, mismatch)
+        if submission.error:
+            return self._take(submission, submission.data, ())
+        return self._whole(submission)
 
     def refuse(self, problem: str, *, path: str = "") -> Rejected | Ended:
         """Count a call that could not be judged at all: its arguments were not usable."""
+        if self._over is not None:
+            return self._over
         self._failures += 1
         if self._failures >= FAILED_SUBMITS:
-            return Ended(
-                cause=Cause(
+            return self._end(
+                Cause(
                     code=CauseCode.SUBMIT_FAILURES,
                     message=f"{self._failures} calls of submit_result in a row failed",
                     detail=problem,
                 ),
-                kept=self._kept,
+                self._kept,
             )
         return Rejected(text=problem, path=path, n=self._failures)
 
-    def _unchecked(self, submission: Submission) -> tuple[str, ...]:
-        return ("unchecked",) if self._checker is None and not submission.error else ()
+    # --- the whole ---
+
+    def _whole(self, submission: Submission) -> Verdict:
+        label = submission.label if len(submission.labels) == 0 else None
+        given = submission.data
+        if self._checker is None:
+            return self._take(submission, self._sections.with_rest(label, given), ("unchecked",))
+        data, mismatch = self._fitting(given, self._checker)
+        if self._sections.labels or label in self._checker.labels:
+            # The parts complete what came last; whatever fits more of the two is meant.
+            joined, wrong = self._fitting(self._sections.with_rest(label, given), self._checker)
+            if wrong is None or mismatch is not None:
+                data, mismatch = joined, wrong
+        if mismatch is None:
+            return self._take(submission, data, ())
+        return self._reject_misfit(submission, data, mismatch)
+
+    def _take(self, submission: Submission, data: Any, flags: tuple[str, ...]) -> Accepted:
+        self._calm()
+        return Accepted(result=_result(submission, data, flags))
+
+    # --- its parts ---
+
+    def _part(self, submission: Submission) -> Verdict:
+        if submission.error:
+            return self.refuse(
+                "a part of a result has no `error`; leave `type` out to end with one", path="type"
+            )
+        given = submission.data if submission.data is not None else submission.summary
+        if given is None:
+            return self._reject_empty()
+        self._kept = submission
+        parts, mismatch = self._sections.read(submission.labels, given)
+        if mismatch is None:
+            self._calm()
+        elif not parts:
+            return self.refuse(f"The part was not kept. {mismatch.text}", path=mismatch.path)
+        else:
+            verdict = self._count_misfit(submission, mismatch)
+            if verdict is not None:
+                return verdict
+        for part in parts:
+            self._sections.keep(part)
+        return Kept(sections=parts)
+
+    # --- what goes wrong ---
+
+    def _calm(self) -> None:
+        """Something was accepted: only failures in a row count."""
+        self._misfits = self._empties = self._failures = 0
+
+    def _end(self, cause: Cause, kept: Submission | None) -> Ended:
+        self._over = Ended(cause=cause, kept=kept)
+        return self._over
 
     def _reject_empty(self) -> Rejected | Ended:
         self._empties += 1
         if self._empties > EMPTY_SUBMITS:
-            return Ended(
-                cause=Cause(
+            return self._end(
+                Cause(
                     code=CauseCode.EMPTY_SUBMITS,
                     message=f"submit_result was called {self._empties} times with nothing in it",
                 ),
-                kept=self._kept,
+                self._kept,
             )
         return self.refuse(
             f"submit_result was called with nothing in it ({self._empties} of {EMPTY_SUBMITS}; "
             f"one more ends your session without a result). {_WAYS_OUT}"
         )
 
-    def _reject_misfit(self, submission: Submission, mismatch: Mismatch) -> Verdict:
+    def _reject_misfit(self, submission: Submission, data: Any, mismatch: Mismatch) -> Verdict:
+        verdict = self._count_misfit(submission, mismatch)
+        return self._take(submission, data, ("overridden",)) if verdict is None else verdict
+
+    def _count_misfit(self, submission: Submission, mismatch: Mismatch) -> Rejected | Ended | None:
+        """What follows from one more submit that does not fit; None if it is taken all the same."""
         self._misfits += 1
         if self._misfits <= REJECTED_SUBMITS:
             left = REJECTED_SUBMITS - self._misfits
+            again = "the whole result"
+            if self._sections.labels:
+                again += f", or without `data` if the parts you handed in ({', '.join(self.labels)}) are all"
             return self.refuse(
                 f"The result was not accepted: `data` does not fit the result schema.\n{mismatch.text}\n"
-                f"Correct exactly this and call submit_result again with the whole result. "
+                f"Correct exactly this and call submit_result again with {again}. "
                 f"({self._misfits} of {REJECTED_SUBMITS}; {left} more of these are sent back.)",
                 path=mismatch.path,
             )
         if self.mode == "permissive":
-            return Accepted(result=_result(submission, submission.data, ("overridden",)))
-        return Ended(
-            cause=Cause(
+            return None
+        return self._end(
+            Cause(
                 code=CauseCode.RESULT_REJECTED,
                 message=f"{self._misfits} submitted results did not fit the schema",
                 detail=mismatch.text,
             ),
-            kept=submission,
+            submission,
         )
 
-    def _fitting(self, data: Any) -> tuple[Any, Mismatch | None]:
+    def _fitting(self, data: Any, checker: SchemaChecker) -> tuple[Any, Mismatch | None]:
         """The data, or what its JSON text means if only that fits; and what is wrong with it."""
-        assert self._checker is not None
-        mismatch = self._checker.mismatch(data)
+        mismatch = checker.mismatch(data)
         if mismatch is None or not isinstance(data, str):
             return data, mismatch
-        try:
-            meant = json.loads(data)
-        except (ValueError, RecursionError):
-            return data, mismatch
-        if meant is None:
-            return data, mismatch
-        return meant, self._checker.mismatch(meant)
+        meant = meant_by(data)
+        return (data, mismatch) if meant is None else (meant, checker.mismatch(meant))
 
 
 def _result(submission: Submission, data: Any, flags: tuple[str, ...]) -> NewResult:

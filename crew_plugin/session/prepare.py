@@ -1,16 +1,14 @@
 """From an attempt to the prompt of its session, which is kept before any model sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CallerError
 from crew_plugin.models.records import ArtifactRef, MessageRecord
-from crew_plugin.models.spec import SchemaMode
 from crew_plugin.session.contract import ResultContract
 from crew_plugin.session.fence import reference
 from crew_plugin.session.mail import Mailbox
@@ -22,6 +20,7 @@ from crew_plugin.session.prompt import (
     Prompt,
     PromptInputs,
     build_prompt,
+    wanted_of,
 )
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
@@ -44,12 +43,12 @@ def folder_of(context: AttemptContext) -> str:
 
 
 async def contract_of(context: AttemptContext) -> ResultContract:
-    """The result contract of a session: the step's schema, else its agent's."""
-    schema, mode = _schema_of(context)
-    if schema is None:
+    """The result contract of a session: the caller's schema, else the step's, else the agent's."""
+    wanted = wanted_of(context.spec, context.step)
+    if wanted.schema is None:
         return ResultContract()
     # Compiling imports a library the first time, which takes longer than the loop may stand.
-    return await anyio.to_thread.run_sync(ResultContract, schema, mode)
+    return await anyio.to_thread.run_sync(lambda: ResultContract(wanted.schema, wanted.mode, wanted.form))
 
 
 async def prepare(
@@ -57,7 +56,6 @@ async def prepare(
 ) -> Prepared:
     """Build the prompt and keep it. Raises `CallerError` if the session's folder is none."""
     cwd = folder_of(context)
-    schema, mode = _schema_of(context)
 
     def build(store: RunStore) -> Prepared:
         if not Path(cwd).is_dir():
@@ -72,13 +70,12 @@ async def prepare(
             agent=agent,
             cwd=cwd,
             tools=tools,
-            schema=schema,
-            mode=mode,
+            result=wanted_of(context.spec, context.step),
             goal_whole=_kept(store, context, "goal.md", context.spec.goal, GOAL_LIMIT),
             task_whole=_kept(store, context, f"{context.task.key}/task.md", context.step.task, TASK_LIMIT),
             project=project_instructions(cwd) if agent.project_context else None,
             handed=handed_on(store, context),
-            peers=peers_of(peers),
+            peers=peers_of(peers, keep_seconds=box.policy.keep_seconds),
             more_peers=tasks - len(peers),
             mail=mail,
         )
@@ -91,13 +88,6 @@ async def prepare(
     prepared = await writer.run(build)
     box.heard(prepared.mail)
     return prepared
-
-
-def _schema_of(context: AttemptContext) -> tuple[Mapping[str, Any] | None, SchemaMode]:
-    step, agent = context.step, context.spec.agents[context.step.agent]
-    if step.result_schema is not None:
-        return step.result_schema, step.schema_mode
-    return agent.result_schema, agent.schema_mode
 
 
 def _kept(store: RunStore, context: AttemptContext, name: str, text: str, limit: int) -> str:
