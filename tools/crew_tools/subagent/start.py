@@ -7,8 +7,9 @@ from pydantic import AliasChoices, Field
 
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.spec import RuntimeMode
-from crew_tools.params import Params, Skills, parse
+from crew_tools.params import Skills, parse
 from crew_tools.team.launch import folder_inside, launch, planned_by
+from crew_tools.team.runparams import OfResult
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -26,7 +27,7 @@ itself, once: do not poll. `completed` means that a result was handed in; its cl
 For several tasks, or steps that build on each other, use team."""
 
 
-class StartParams(Params):
+class StartParams(OfResult):
     """What to do, and who does it."""
 
     prompt: str = Field(
@@ -78,6 +79,7 @@ async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext)
             model=params.model,
             skills=params.skill,
             max_turns=params.max_turns,
+            result=params.wanted(),
             runtime=params.runtime,
         )
 

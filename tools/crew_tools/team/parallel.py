@@ -8,6 +8,7 @@ from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.spec import RuntimeMode
 from crew_tools.params import LooseList, Params, Skills
 from crew_tools.team.launch import folder_inside, launch, planned_by
+from crew_tools.team.runparams import OfResult
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -29,7 +30,7 @@ class TaskParams(Params):
     cwd: str | None = Field(default=None, description="Its folder, inside the project.")
 
 
-class ParallelParams(Params):
+class ParallelParams(OfResult):
     """The tasks and how many of them at once."""
 
     tasks: Annotated[list[TaskParams], LooseList] = Field(
@@ -82,6 +83,7 @@ async def act(crew: "Crew", params: ParallelParams, context: ToolContext) -> Too
             width=params.concurrency,
             model=params.model,
             skills=params.skill,
+            result=params.wanted(),
             runtime=params.runtime,
         )
 

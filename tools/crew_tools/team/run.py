@@ -7,8 +7,9 @@ from pydantic import AliasChoices, Field
 from crew_plugin.errors import CallerError
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.spec import RuntimeMode
-from crew_tools.params import Params, Skills
+from crew_tools.params import Skills
 from crew_tools.team.launch import folder_inside, launch, planned_by, runtime_asked
+from crew_tools.team.runparams import OfResult
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["PARAMETERS", "RunParams", "act", "planned"]
 
 
-class RunParams(Params):
+class RunParams(OfResult):
     """What to run, and how."""
 
     goal: str | None = Field(
@@ -81,6 +82,7 @@ async def planned(crew: "Crew", params: RunParams) -> "RunSpec":
             model=params.model,
             skills=params.skill,
             width=params.width,
+            result=params.wanted(),
             runtime=runtime_asked(params.runtime, dry_run=params.dry_run),
         )
 
