@@ -10,21 +10,21 @@ from typing import Any
 
 from crew_plugin.engine.settle import close_run
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ControlRecord, ControlVerb, Owner, ParentRef, RunRecord
+from crew_plugin.models.records import ControlRecord, ControlState, ControlVerb, Owner, ParentRef, RunRecord
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, RunState, TaskState
 from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore
 
 __all__ = [
-    "Answer",
     "CancelOutcome",
     "CancelReport",
     "Wish",
-    "answer_to",
     "cancel_or_ask",
     "cause_of_request",
+    "is_foreign",
     "report_answer",
     "report_silence",
+    "whose",
 ]
 
 
@@ -89,8 +89,8 @@ def cancel_or_ask(store: RunStore, wish: Wish, me: Owner) -> CancelReport | Cont
         ended = _ended(store, run, wish)
         if ended is not None:
             return ended
-        if _foreign(run, wish.caller, me) and not wish.force:
-            return _report(run, wish, CancelOutcome.REFUSED, _whose(run))
+        if is_foreign(run, wish.caller, me) and not wish.force:
+            return _report(run, wish, CancelOutcome.REFUSED, whose(run, "stop it"))
         if run.owner is not None and owner_alive(run.owner):
             task_id = None if wish.task is None else store.load_task(run.id, wish.task).id
             return store.request_control(
@@ -99,31 +99,15 @@ def cancel_or_ask(store: RunStore, wish: Wish, me: Owner) -> CancelReport | Cont
         return _close(store, run, wish, me)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a supervisor answered to a request."""
-
-    refused: str | None
-
-
-def answer_to(store: RunStore, control: ControlRecord) -> Answer | None:
-    """The answer to a request; None while there is none."""
-    if any(pending.id == control.id for pending in store.pending_controls(control.run_id)):
-        return None
-    for event in reversed(store.tail(control.run_id, limit=1_000_000)):
-        if event.type == "control.refused" and event.data.get("control_id") == control.id:
-            return Answer(refused=str(event.data.get("reason", "")))
-    return Answer(refused=None)
-
-
 def report_answer(store: RunStore, wish: Wish, control: ControlRecord) -> CancelReport | None:
     """What became of a request to stop something; None while nothing has."""
     run = store.load_run(control.run_id)
-    answer = answer_to(store, control)
-    if answer is None and run.state not in RUN_TERMINAL:
+    now = store.load_control(control.id)
+    pending = now.state is ControlState.PENDING
+    if pending and run.state not in RUN_TERMINAL:
         return None
-    if answer is None or answer.refused is not None:
-        message = f"the run had already ended: {run.state}" if answer is None else str(answer.refused)
+    if pending or now.state is ControlState.REFUSED:
+        message = f"the run had already ended: {run.state}" if pending else now.answer or ""
         return _report(run, wish, CancelOutcome.ALREADY_ENDED, message, store)
     return _report(run, wish, CancelOutcome.CANCELLED, "it was cancelled; finished results are kept", store)
 
@@ -146,8 +130,8 @@ def _ended(store: RunStore, run: RunRecord, wish: Wish) -> CancelReport | None:
     return None
 
 
-def _foreign(run: RunRecord, caller: ParentRef | None, me: Owner) -> bool:
-    """Another session's run, or one that another living process drives for nobody here."""
+def is_foreign(run: RunRecord, caller: ParentRef | None, me: Owner) -> bool:
+    """Whether it is another session's run, or one that another living process drives for nobody here."""
     if run.owner is not None and not owner_alive(run.owner):
         return False
     if caller is not None and run.parent is not None:
@@ -155,10 +139,11 @@ def _foreign(run: RunRecord, caller: ParentRef | None, me: Owner) -> bool:
     return run.owner is not None and run.owner != me
 
 
-def _whose(run: RunRecord) -> str:
-    whose = f"the session {run.parent.session}" if run.parent else "another process"
+def whose(run: RunRecord, wish: str) -> str:
+    """Whose run it is, said to somebody else who wants something of it."""
+    name = f"the session {run.parent.session}" if run.parent else "another process"
     pid = f" (process {run.owner.pid})" if run.owner else ""
-    return f"the run belongs to {whose}{pid}; say force to stop it all the same"
+    return f"the run belongs to {name}{pid}; say force to {wish} all the same"
 
 
 def _close(store: RunStore, run: RunRecord, wish: Wish, me: Owner) -> CancelReport:

@@ -11,6 +11,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.decide import decide, may_retry, next_due
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import TaskRunner
@@ -30,6 +31,7 @@ from crew_plugin.engine.snapshot import (
     Start,
     TaskView,
 )
+from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
 from crew_plugin.errors import Fenced, IllegalTransition
 from crew_plugin.hookspecs import RunEnded, RunStarting, TaskEnded
@@ -42,7 +44,7 @@ from crew_plugin.store.writer import StoreWriter
 
 __all__ = ["Driver", "Means"]
 
-POLL_SECONDS = 0.15
+POLL_SECONDS = 0.05
 """How often requests of other processes are looked for."""
 RENEW_SECONDS = 2.0
 """How often the lease is renewed."""
@@ -92,6 +94,8 @@ class Driver:
         self._due: dict[str, float] = {}
         self._deadline: float | None = None
         self._wake = anyio.Event()
+        self._contact: Contact | None = None
+        self._wakes = Wakes(means.slots, self._converse)
         self._scope = anyio.CancelScope(shield=True)
         self._side: anyio.abc.TaskGroup | None = None
 
@@ -122,7 +126,7 @@ class Driver:
 
     async def request(self, control: ControlRecord) -> str | None:
         """Carry out a request that was written down. Returns why it was refused."""
-        refused = await self._requests.take(control, self._lease, self._tasks, self._work)
+        refused = await self._requests.take(control, self._lease, self._tasks, self._contact)
         self.wake()
         return refused
 
@@ -202,8 +206,11 @@ class Driver:
             runner=self._runner,
             hooks=self._means.hooks,
             pace=anyio.Lock(),
+            wake=self._wakes.call,
         )
+        self._contact = Contact(context=context, tasks=self._tasks, steps=self._steps, work=self._work)
         async with anyio.create_task_group() as self._side, anyio.create_task_group() as group:
+            self._wakes.open(group)
             group.start_soon(self._renew, lease)
             group.start_soon(self._watch)
             await self._loop(group, context)
@@ -346,9 +353,14 @@ class Driver:
             lambda store: store.transition_run(lease, RunState.BLOCKED, actor=ACTOR, cause=cause)
         )
 
+    async def _converse(self, key: str) -> None:
+        assert self._contact is not None
+        await self._contact.converse(key)
+
     async def _finish(self, lease: Lease, state: RunState, cause: Cause | None) -> None:
         stop = self._requests.stop
         actor = stop.actor if stop is not None and state is RunState.CANCELLED else ACTOR
+        self._wakes.close()
         answers, under_way = self._requests.last_answers(state), self._requests.taken
         self.run = await self._writer.run(
             lambda store: finish_run(

@@ -1,16 +1,39 @@
-"""What others ask of a run while it is driven: stop, stop one task, steer, resize."""
+"""What others ask of a run while it is driven: stop all or a task or a turn, hand over mail, resize."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import anyio
+
 from crew_plugin.engine.cancel import cause_of_request
+from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.settle import Stop
-from crew_plugin.engine.worker import Work
-from crew_plugin.models.records import ControlRecord, ControlVerb, Lease, TaskRecord
+from crew_plugin.models.records import (
+    ControlRecord,
+    ControlVerb,
+    Lease,
+    Receipt,
+    ReceiptOutcome,
+    TaskRecord,
+)
 from crew_plugin.models.states import TASK_TERMINAL, RunState
 from crew_plugin.store.writer import StoreWriter
 
 __all__ = ["Requests"]
+
+
+CARRY_OUT_SECONDS = 4.0
+"""How long carrying out one request may take; whoever asked waits a little longer."""
+_REACHED = frozenset({ReceiptOutcome.INJECTED, ReceiptOutcome.QUEUED, ReceiptOutcome.WOKEN})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What whoever asked is told."""
+
+    refused: str | None = None
+    outcome: ReceiptOutcome | None = None
+    note: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,13 +52,13 @@ class Requests:
         control: ControlRecord,
         lease: Lease | None,
         tasks: Mapping[str, TaskRecord],
-        work: Mapping[str, Work],
+        contact: Contact | None,
     ) -> str | None:
         """Carry out a request that was written down, once. Returns why it was refused.
 
-        Only a stop of the run can be taken before the run is claimed; the rest is left for then.
+        Only a stop of the run can be taken before the run has begun; the rest is left for then.
         """
-        if control.id in self._seen or (lease is None and not _stops_run(control)):
+        if control.id in self._seen or (contact is None and not _stops_run(control)):
             return None
         self._seen.add(control.id)
         if _stops_run(control):
@@ -43,35 +66,49 @@ class Requests:
             self._cancels[control.id] = control
             return None
         assert lease is not None
-        task = next((task for task in tasks.values() if task.id == control.task_id), None)
-        refused = await self._take_for_task(control, task, work)
-        if refused is None and control.verb is ControlVerb.CANCEL:
-            return None
-        await self._answer(lease, control, refused)
-        return refused
+        assert contact is not None
+        answer: _Answer | None = _Answer(refused="it could not be carried out in time")
+        # Shielded: what was begun with is answered, even if the run ends meanwhile.
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(CARRY_OUT_SECONDS):
+                answer = await self._carry_out(control, tasks, contact)
+            if answer is not None:
+                await self._answer(lease, control, answer)
+        return None if answer is None else answer.refused
 
-    async def _take_for_task(
-        self, control: ControlRecord, task: TaskRecord | None, work: Mapping[str, Work]
-    ) -> str | None:
+    async def _carry_out(
+        self, control: ControlRecord, tasks: Mapping[str, TaskRecord], contact: Contact
+    ) -> _Answer | None:
+        """What to answer; None if that shows later."""
         if control.verb is ControlVerb.RESIZE:
             return self._resize(control)
+        task = next((task for task in tasks.values() if task.id == control.task_id), None)
         if task is None:
-            return "the run has no such task"
-        if task.state in TASK_TERMINAL:
-            return f"the task had already ended: {task.state}"
+            return _Answer(refused="the run has no such task")
         if control.verb is ControlVerb.CANCEL:
-            stop = Stop(cause=cause_of_request(control), actor=control.actor)
-            self.task_stops.setdefault(task.key, stop)
-            self._cancels[control.id] = control
-            return None
-        return await _steer(control, work.get(task.key))
+            return self._stop_task(control, task)
+        if control.verb is ControlVerb.INTERRUPT:
+            text = control.payload.get("text")
+            cause = cause_of_request(control)
+            return _told(await contact.interrupt(task.key, cause, text if isinstance(text, str) else ""))
+        if control.message_id is None:
+            return _Answer(refused="there is no message to hand over")
+        return _told(await contact.hand_over(task.key, control.message_id))
 
-    def _resize(self, control: ControlRecord) -> str | None:
+    def _stop_task(self, control: ControlRecord, task: TaskRecord) -> _Answer | None:
+        if task.state in TASK_TERMINAL:
+            return _Answer(refused=f"the task had already ended: {task.state}")
+        stop = Stop(cause=cause_of_request(control), actor=control.actor)
+        self.task_stops.setdefault(task.key, stop)
+        self._cancels[control.id] = control
+        return None
+
+    def _resize(self, control: ControlRecord) -> _Answer:
         width = control.payload.get("width")
         if not isinstance(width, int) or not 1 <= width <= 1024:
-            return "width must be a number from 1 to 1024"
-        self.width = width
-        return None
+            return _Answer(refused="width must be a number from 1 to 1024")
+        before, self.width = self.width, width
+        return _Answer(note=f"{width} sessions at once instead of {before}")
 
     async def answer_settled(self, lease: Lease, tasks: Mapping[str, TaskRecord]) -> None:
         """Answer whoever wanted a task stopped that has ended by now."""
@@ -83,9 +120,8 @@ class Requests:
             stop = self.task_stops.get(task.key)
             stopped = stop is not None and task.cause is not None and task.cause.code is stop.cause.code
             del self._cancels[control.id]
-            await self._answer(
-                lease, control, None if stopped else f"the task had already ended: {task.state}"
-            )
+            refused = None if stopped else f"the task had already ended: {task.state}"
+            await self._answer(lease, control, _Answer(refused=refused))
 
     @property
     def taken(self) -> frozenset[str]:
@@ -102,9 +138,16 @@ class Requests:
         stop = self.task_stops.get(key) or self.stop
         return "supervisor" if stop is None else stop.actor
 
-    async def _answer(self, lease: Lease, control: ControlRecord, refused: str | None) -> None:
+    async def _answer(self, lease: Lease, control: ControlRecord, answer: _Answer) -> None:
         await self.writer.run(
-            lambda store: store.answer_control(lease, control.id, refused=refused, actor="supervisor")
+            lambda store: store.answer_control(
+                lease,
+                control.id,
+                refused=answer.refused,
+                actor="supervisor",
+                outcome=answer.outcome,
+                note=answer.note,
+            )
         )
 
 
@@ -112,11 +155,8 @@ def _stops_run(control: ControlRecord) -> bool:
     return control.verb is ControlVerb.CANCEL and control.task_id is None
 
 
-async def _steer(control: ControlRecord, work: Work | None) -> str | None:
-    text = control.payload.get("text")
-    if not isinstance(text, str) or not text:
-        return "there is no text to steer with"
-    if work is None or work.attempt is None:
-        return "the task has no open session"
-    took = await work.context.runner.steer(work.attempt.id, text)
-    return None if took else "the session is ending"
+def _told(receipt: Receipt) -> _Answer:
+    """A receipt as the answer to whoever asked."""
+    if receipt.outcome in _REACHED:
+        return _Answer(outcome=receipt.outcome, note=receipt.reason or None)
+    return _Answer(outcome=receipt.outcome, refused=receipt.reason or "it could not be delivered")

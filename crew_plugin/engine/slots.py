@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import anyio
+
 __all__ = ["Slots"]
 
 
@@ -26,6 +28,16 @@ class Slots:
         self._free += 1
         for listener in tuple(self._listeners):
             listener()
+
+    async def free_one(self) -> None:
+        """Wait until a session may be opened."""
+        while self._free <= 0:
+            freed = anyio.Event()
+            unlisten = self.listen(freed.set)
+            try:
+                await freed.wait()
+            finally:
+                unlisten()
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` when a slot becomes free, until the returned function is called."""

@@ -12,7 +12,6 @@ import pluggy
 from crew_plugin.engine.cancel import (
     CancelReport,
     Wish,
-    answer_to,
     cancel_or_ask,
     report_answer,
     report_silence,
@@ -23,17 +22,18 @@ from crew_plugin.engine.ports import TaskRunner
 from crew_plugin.engine.runtime import Resolved, RuntimeFacts, resolve_runtime
 from crew_plugin.engine.slots import Slots
 from crew_plugin.engine.snapshot import RetryPolicy
-from crew_plugin.errors import CrewError, IllegalTransition, UnknownName
+from crew_plugin.engine.steer import Order, SteerReport, ask, receipt_of, silence
+from crew_plugin.errors import CrewError, UnknownName
 from crew_plugin.host import EngineCapability, HostInfo
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ControlRecord, ControlVerb, NewRun, NewTask, ParentRef, RunRecord
+from crew_plugin.models.records import ControlRecord, NewRun, NewTask, ParentRef, RunRecord
 from crew_plugin.models.spec import RunSpec, RuntimeMode
 from crew_plugin.models.states import RUN_TERMINAL, SessionKind
 from crew_plugin.store.liveness import current_owner, owner_alive
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["SteerReport", "Supervisor"]
+__all__ = ["Supervisor"]
 
 STOP_SECONDS = 8.0
 """How long a stopped run may take to be over and gone before it is stopped at once."""
@@ -45,14 +45,6 @@ UNCLAIMED_SECONDS = 10.0
 """How long a run that nobody drives is waited for: another process may be about to claim it."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SteerReport:
-    """Whether a text reached a running session, and if not, why."""
-
-    steered: bool
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,21 +207,19 @@ class Supervisor:
             report = await self._writer.read(lambda store: report_silence(store, wish))
         return report
 
-    async def steer(self, run_id: str, task: str, text: str, *, actor: str = "operator") -> SteerReport:
-        """Have a running session see `text` at its next model call. Raises `UnknownName`."""
-        try:
-            control = await self._writer.run(lambda store: _ask_to_steer(store, run_id, task, text, actor))
-        except IllegalTransition as error:
-            return SteerReport(steered=False, message=str(error))
-        driver = self._drivers.get(control.run_id)
+    async def order(self, order: Order) -> SteerReport:
+        """Tell an agent something, stop its turn, or resize a run, whoever drives it. Raises
+        `UnknownName` and `InvalidValue`."""
+        asked = await self._writer.run(lambda store: ask(store, order, self._owner))
+        if isinstance(asked, SteerReport):
+            return asked
+        driver = self._drivers.get(asked.run_id)
         if driver is not None:
-            await driver.request(control)
-        answer = await self._answered(lambda store: answer_to(store, control))
-        if answer is None:
-            return SteerReport(steered=False, message="its supervisor has not answered yet")
-        if answer.refused is not None:
-            return SteerReport(steered=False, message=answer.refused)
-        return SteerReport(steered=True, message="it sees the text at its next model call")
+            await driver.request(asked)
+        report = await self._answered(lambda store: receipt_of(store, order, asked))
+        if report is None:
+            report = await self._writer.read(lambda store: silence(store, order, asked))
+        return report
 
     async def _answered[T](self, look: Callable[[RunStore], T | None]) -> T | None:
         """What `look` finds within the time that an answer may take."""
@@ -341,11 +331,3 @@ class _Look:
 def _look(store: RunStore, run_id: str) -> _Look:
     run = store.load_run(run_id)
     return _Look(run, dead=run.owner is not None and not owner_alive(run.owner))
-
-
-def _ask_to_steer(store: RunStore, run_id: str, task: str, text: str, actor: str) -> ControlRecord:
-    run = store.load_run(run_id)
-    task_id = store.load_task(run.id, task).id
-    return store.request_control(
-        run.id, ControlVerb.STEER, actor=actor, task_id=task_id, payload={"text": text}
-    )

@@ -22,7 +22,7 @@ from crew_plugin.models.states import AttemptState, TaskState
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["RunContext", "Work"]
+__all__ = ["WALL_MARGIN", "RunContext", "Work"]
 
 QUIET_SECONDS = 1.0
 """How long an aborted attempt may take to return by itself."""
@@ -53,6 +53,20 @@ class RunContext:
     pace: anyio.Lock
     """Lets one session at a time begin its preparations, so that many starts do not add up to
     one long turn of the loop."""
+    wake: Callable[[str], str | None]
+    """Has the session of a task that has ended opened again. Returns why not."""
+
+    def of_attempt(self, task: TaskRecord, step: StepSpec, attempt: AttemptRecord) -> AttemptContext:
+        """What its runner is told of one attempt."""
+        return AttemptContext(
+            lease=self.lease,
+            run=self.run,
+            spec=self.spec,
+            task=task,
+            step=step,
+            attempt=attempt,
+            wake=self.wake,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -122,14 +136,7 @@ class Work:
 
     async def _outcome(self, attempt: AttemptRecord) -> Outcome:
         """How the attempt ended. The limit here is kept outside the session that it guards."""
-        context = AttemptContext(
-            lease=self.context.lease,
-            run=self.context.run,
-            spec=self.context.spec,
-            task=self.task,
-            step=self.step,
-            attempt=attempt,
-        )
+        context = self.context.of_attempt(self.task, self.step, attempt)
         seconds = self.step.limits.wall_seconds + WALL_MARGIN
         try:
             with anyio.move_on_after(seconds) as limit:

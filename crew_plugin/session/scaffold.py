@@ -5,7 +5,7 @@ from typing import Final
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import Fenced
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import NewEvent
+from crew_plugin.models.records import MessageState, NewEvent, Receipt, ReceiptOutcome
 from crew_plugin.models.states import AttemptState, SessionKind
 from crew_plugin.session.ending import ending_of
 from crew_plugin.session.fence import reference
@@ -55,9 +55,20 @@ class ScaffoldRunner:
     async def abort(self, attempt_id: str, cause: Cause) -> None:
         """Nothing to do: an attempt takes no longer than its prompt."""
 
-    async def steer(self, attempt_id: str, text: str) -> bool:
-        """Nobody is there to be steered."""
+    async def deliver(self, context: AttemptContext, message_id: str) -> Receipt:
+        """Nobody is there to read it: what comes before the prompt is written stands in it."""
+        reason = "it was a dry run: its prompt is written and no model reads it"
+        await self._writer.run(
+            lambda store: store.settle_message(message_id, MessageState.DEAD, reason=reason)
+        )
+        return Receipt(to=context.task.key, outcome=ReceiptOutcome.FAILED, reason=reason)
+
+    async def interrupt(self, attempt_id: str, cause: Cause, text: str = "") -> bool:
+        """There is no turn to stop."""
         return False
+
+    async def follow_up(self, context: AttemptContext) -> None:
+        """There is no conversation to go on with; `deliver` never asks for one."""
 
 
 def _write(store: RunStore, context: AttemptContext, prepared: Prepared) -> Outcome:

@@ -15,6 +15,7 @@ from crew_plugin.models.records import (
     MessageKind,
     MessageRecord,
     MessageState,
+    ReceiptOutcome,
 )
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.rows import dump, load, text
@@ -134,6 +135,10 @@ class Mail(Runs):
                 # Read without having been taken first: then it was delivered just now.
                 self._append(run_id, epoch, "message.delivered", recipient, data={"message_id": message_id})
 
+    def load_message(self, message_id: str) -> MessageRecord:
+        """One message as it stands."""
+        return _message(self._message_row(message_id))
+
     def list_messages(self, run_id: str, *, unread_by: str | None = None) -> list[MessageRecord]:
         """All mail of a run, or what this recipient has not read of it, oldest first."""
         if unread_by is None:
@@ -153,6 +158,7 @@ class Mail(Runs):
         actor: str,
         task_id: str | None = None,
         payload: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
     ) -> ControlRecord:
         """Ask the run's supervisor for something. A run that has ended raises `IllegalTransition`."""
         control_id = new_id("ctl")
@@ -161,14 +167,15 @@ class Mail(Runs):
             if RunState(run["state"]) in RUN_TERMINAL:
                 raise IllegalTransition("run", run_id, run["state"], f"asked to {verb}")
             self._execute(
-                "INSERT INTO control (id, run_id, task_id, verb, payload, actor, state, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO control (id, run_id, task_id, verb, payload, message_id, actor, state,"
+                " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     control_id,
                     run_id,
                     task_id,
                     verb,
                     dump(dict(payload or {})),
+                    message_id,
                     text(actor),
                     ControlState.PENDING,
                     time.time(),
@@ -180,7 +187,12 @@ class Mail(Runs):
                 "control.requested",
                 actor,
                 task_id=task_id,
-                data={"verb": verb, "control_id": control_id},
+                data={
+                    "verb": verb,
+                    "control_id": control_id,
+                    "force": bool(payload and payload.get("force")),
+                    **_of_message(message_id),
+                },
             )
             return _control(self._control_row(control_id))
 
@@ -191,9 +203,23 @@ class Mail(Runs):
         )
         return [_control(row) for row in rows]
 
-    def answer_control(self, lease: Lease, control_id: str, *, refused: str | None, actor: str) -> None:
+    def load_control(self, control_id: str) -> ControlRecord:
+        """One request as it stands."""
+        return _control(self._control_row(control_id))
+
+    def answer_control(
+        self,
+        lease: Lease,
+        control_id: str,
+        *,
+        refused: str | None,
+        actor: str,
+        outcome: ReceiptOutcome | None = None,
+        note: str | None = None,
+    ) -> None:
         """Note that a request was carried out, or refused with the reason."""
         state = ControlState.APPLIED if refused is None else ControlState.REFUSED
+        answer = note if refused is None else refused
         with self._change():
             self._fence(lease)
             row = self._control_row(control_id)
@@ -202,12 +228,14 @@ class Mail(Runs):
             if row["run_id"] != lease.run_id or row["state"] != ControlState.PENDING:
                 raise IllegalTransition("control request", control_id, row["state"], state)
             self._execute(
-                "UPDATE control SET state = ?, answer = ?, answered_at = ? WHERE id = ?",
-                (state, None if refused is None else text(refused), time.time(), control_id),
+                "UPDATE control SET state = ?, outcome = ?, answer = ?, answered_at = ? WHERE id = ?",
+                (state, outcome, None if answer is None else text(answer), time.time(), control_id),
             )
-            data = {"verb": row["verb"], "control_id": control_id}
-            if refused is not None:
-                data["reason"] = refused
+            data = {"verb": row["verb"], "control_id": control_id, **_of_message(row["message_id"])}
+            if outcome is not None:
+                data["outcome"] = outcome
+            if answer is not None:
+                data["reason"] = answer
             self._append(
                 lease.run_id,
                 lease.epoch,
@@ -248,6 +276,10 @@ def _message(row: sqlite3.Row) -> MessageRecord:
     )
 
 
+def _of_message(message_id: str | None) -> dict[str, Any]:
+    return {} if message_id is None else {"message_id": message_id}
+
+
 def _control(row: sqlite3.Row) -> ControlRecord:
     return ControlRecord(
         id=row["id"],
@@ -258,6 +290,8 @@ def _control(row: sqlite3.Row) -> ControlRecord:
         actor=row["actor"],
         state=ControlState(row["state"]),
         answer=row["answer"],
+        message_id=row["message_id"],
+        outcome=None if row["outcome"] is None else ReceiptOutcome(row["outcome"]),
         created_at=row["created_at"],
         answered_at=row["answered_at"],
     )

@@ -39,6 +39,7 @@ from crew_plugin.models.records import (
     Owner,
     ParentRef,
     PeerRecord,
+    ReceiptOutcome,
     ResultRecord,
     RunRecord,
     SessionRecord,
@@ -273,6 +274,10 @@ class RunStore(Protocol):
         """Note that a message was read, expired or is dead."""
         ...
 
+    def load_message(self, message_id: str) -> MessageRecord:
+        """One message as it stands. Raises `UnknownName`."""
+        ...
+
     def list_messages(self, run_id: str, *, unread_by: str | None = None) -> list[MessageRecord]:
         """All mail of a run, or what this recipient has not read of it, oldest first."""
         ...
@@ -285,16 +290,31 @@ class RunStore(Protocol):
         actor: str,
         task_id: str | None = None,
         payload: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
     ) -> ControlRecord:
         """Ask the run's supervisor for something, with `control.requested`."""
+        ...
+
+    def load_control(self, control_id: str) -> ControlRecord:
+        """One request as it stands. Raises `UnknownName`."""
         ...
 
     def pending_controls(self, run_id: str) -> list[ControlRecord]:
         """Requests not answered yet, oldest first."""
         ...
 
-    def answer_control(self, lease: Lease, control_id: str, *, refused: str | None, actor: str) -> None:
-        """Note that a request was carried out, or refused with the reason."""
+    def answer_control(
+        self,
+        lease: Lease,
+        control_id: str,
+        *,
+        refused: str | None,
+        actor: str,
+        outcome: ReceiptOutcome | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Note that a request was carried out, or refused with the reason. `outcome` is what became
+        of its message, `note` what there is to say about it."""
         ...
 
     # --- journal, transcript, events, artifacts ---

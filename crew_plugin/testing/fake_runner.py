@@ -11,8 +11,9 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import NewResult
+from crew_plugin.models.records import MessageState, NewResult, Receipt, ReceiptOutcome
 from crew_plugin.models.states import AttemptState, SessionKind
+from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
 __all__ = [
@@ -38,6 +39,8 @@ class FakeAttempt:
     aborted: anyio.Event = field(default_factory=anyio.Event)
     cause: Cause | None = None
     steers: list[str] = field(default_factory=list[str])
+    """What it was told on the way: mail, and what came with an interruption."""
+    interrupts: list[Cause] = field(default_factory=list[Cause])
 
     async def submit(self, summary: str, *, error: str | None = None) -> None:
         """Hand in a result, as a session does."""
@@ -158,6 +161,10 @@ class FakeRunner:
     open: dict[str, FakeAttempt] = field(default_factory=dict[str, FakeAttempt])
     aborts: list[str] = field(default_factory=list[str])
     most: int = 0
+    woken: list[str] = field(default_factory=list[str])
+    """What ended tasks were told, as `key: text`."""
+    awake: TaskScript | None = None
+    """How a further conversation goes after it read its mail; None if it ends at once."""
 
     async def run(self, context: AttemptContext) -> Outcome:
         """Play the task's script to its end."""
@@ -178,10 +185,40 @@ class FakeRunner:
             attempt.cause = cause
             attempt.aborted.set()
 
-    async def steer(self, attempt_id: str, text: str) -> bool:
-        """Keep the text with the attempt."""
+    async def deliver(self, context: AttemptContext, message_id: str) -> Receipt:
+        """Give an open attempt its mail; have an ended one woken."""
+        key = context.task.key
+        attempt = self.open.get(context.attempt.id)
+        if attempt is not None:
+            attempt.steers.extend(await self._take(context))
+            return Receipt(to=key, outcome=ReceiptOutcome.INJECTED)
+        why_not = "it cannot be woken" if context.wake is None else context.wake(key)
+        if why_not is not None:
+            return Receipt(to=key, outcome=ReceiptOutcome.FAILED, reason=why_not)
+        return Receipt(to=key, outcome=ReceiptOutcome.WOKEN)
+
+    async def interrupt(self, attempt_id: str, cause: Cause, text: str = "") -> bool:
+        """Keep the cause and the text with the attempt."""
         attempt = self.open.get(attempt_id)
         if attempt is None:
             return False
-        attempt.steers.append(text)
+        attempt.interrupts.append(cause)
+        if text:
+            attempt.steers.append(text)
         return True
+
+    async def follow_up(self, context: AttemptContext) -> None:
+        """Read the mail that waits, and go on like `awake`."""
+        texts = await self._take(context)
+        self.woken.extend(f"{context.task.key}: {text}" for text in texts)
+        if self.awake is not None:
+            await self.awake(FakeAttempt(context=context, writer=self.writer))
+
+    async def _take(self, context: AttemptContext) -> list[str]:
+        def take(store: RunStore) -> list[str]:
+            taken = store.take_messages(context.run.id, context.task.key)
+            for message in taken:
+                store.settle_message(message.id, MessageState.READ)
+            return [message.body for message in taken]
+
+        return await self.writer.run(take)

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -14,6 +14,7 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from crew_plugin.engine.cancel import CancelOutcome
+from crew_plugin.engine.steer import Order, Say
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.states import AttemptState, RunState, TaskState
 from crew_plugin.project import Project
@@ -82,9 +83,11 @@ async def test_a_run_of_another_process_is_cancelled_within_a_second_by_asking(p
 async def test_one_task_of_another_process_is_steered_and_cancelled(project: Project) -> None:
     async with supervising(project) as other, open_bench(project) as bench:
         with anyio.fail_after(5):
-            assert (await bench.supervisor.steer(other.run_id, "slow", "hurry")).steered
-            refused = await bench.supervisor.steer(other.run_id, "last", "hurry")
-            assert refused.message == "the task has no open session"
+            order = Order(
+                run_id=other.run_id, say=Say.STEER, actor="operator", task="slow", text="hurry", force=True
+            )
+            assert (await bench.supervisor.order(order)).receipt.outcome == "injected"
+            assert (await bench.supervisor.order(replace(order, task="last"))).receipt.outcome == "queued"
             report = await bench.supervisor.cancel(
                 other.run_id, cause=ENOUGH, actor="operator", task="slow", force=True
             )

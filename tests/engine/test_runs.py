@@ -227,28 +227,6 @@ async def test_waiting_longer_than_the_timeout_gives_the_run_as_it_stands(projec
             assert (await bench.supervisor.wait(run.id, 0.1)).state is RunState.RUNNING
 
 
-async def test_a_steer_reaches_the_running_session_and_is_written_down(project: Project) -> None:
-    started = anyio.Event()
-
-    async def listens(attempt: FakeAttempt) -> Outcome:
-        started.set()
-        while not attempt.steers:
-            await anyio.lowlevel.checkpoint()
-        return await submits(attempt.steers[0])(attempt)
-
-    async with open_bench(project, {"a": listens}) as bench:
-        run = await bench.submit(spec_of(step("a"), step("b", "a")))
-        bench.supervisor.start(run.id)
-        with anyio.fail_after(5):
-            await started.wait()
-            assert (await bench.supervisor.steer(run.id, "a", "look at auth.py")).steered
-            assert (await bench.supervisor.wait(run.id, None)).state is RunState.COMPLETED
-        assert not (await bench.supervisor.steer(run.id, "a", "too late")).steered
-        (result, _) = await bench.writer.read(lambda store: store.list_results(run.id))
-        assert result.summary == "look at auth.py"
-        assert len(await bench.events(run.id, "control.applied")) == 1
-
-
 async def test_no_single_turn_of_the_loop_takes_long_with_a_hundred_tasks(project: Project) -> None:
     spec = spec_of(*(step(f"t{n}") for n in range(100)), width=100)
     async with open_bench(project, process_width=100) as bench:
