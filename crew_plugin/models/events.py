@@ -142,6 +142,12 @@ _ALL = (
     ),
     EventType("session.closed", "The session ended.", "session", ("steps", "usage")),
     EventType("result.rejected", "A submitted result did not pass.", "session", ("path", "error", "n")),
+    EventType(
+        "result.section",
+        "A part of a result was kept; it is no result.",
+        "session",
+        ("label", "artifact", "size"),
+    ),
     EventType("result.accepted", "A submitted result was accepted.", "session", ("result_id", "flags")),
     EventType(
         "message.sent",

@@ -38,6 +38,7 @@ __all__ = [
     "ReceiptOutcome",
     "ResultRecord",
     "RunRecord",
+    "SectionRecord",
     "SessionRecord",
     "TaskRecord",
     "ToolCallRecord",
@@ -305,6 +306,20 @@ class ResultRecord:
     flags: tuple[str, ...]
     body: ArtifactRef
     """The whole result as JSON, as it was submitted."""
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SectionRecord:
+    """A part of a result that an attempt handed in on the way. It is no result."""
+
+    attempt_id: str
+    label: str
+    adds: bool
+    """It goes on with the list of this name; otherwise it takes the place of what had the name."""
+    value: Any
+    """JSON."""
+    body: ArtifactRef
     created_at: float
 
 

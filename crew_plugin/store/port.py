@@ -42,6 +42,7 @@ from crew_plugin.models.records import (
     ReceiptOutcome,
     ResultRecord,
     RunRecord,
+    SectionRecord,
     SessionRecord,
     TaskRecord,
     ToolCallRecord,
@@ -213,6 +214,16 @@ class RunStore(Protocol):
         """Write an accepted result and, for a background run with a parent, its outbox row, in
         one transaction. A second result of the same attempt replaces the first only while the
         attempt is open."""
+        ...
+
+    def add_section(
+        self, lease: Lease, attempt_id: str, label: str, value: Any, *, adds: bool, actor: str
+    ) -> SectionRecord:
+        """Keep a part of a result that is not handed in yet."""
+        ...
+
+    def list_sections(self, attempt_id: str) -> list[SectionRecord]:
+        """The parts that an attempt handed in, in their order."""
         ...
 
     def load_result(self, result_id: str) -> ResultRecord:

@@ -8,7 +8,7 @@ from typing import Any
 
 from crew_plugin.errors import IllegalTransition
 from crew_plugin.models.ids import new_id
-from crew_plugin.models.records import Lease, NewResult, ResultRecord
+from crew_plugin.models.records import Lease, NewResult, ResultRecord, SectionRecord
 from crew_plugin.models.states import ATTEMPT_TERMINAL
 from crew_plugin.store.artifacts import Artifacts
 from crew_plugin.store.attempts import Attempts
@@ -75,6 +75,44 @@ class Results(Artifacts, Attempts):
             self._owe(run, run_id, task_id=task.id, result_id=result_id)
             return self.load_result(result_id)
 
+    def add_section(
+        self, lease: Lease, attempt_id: str, label: str, value: Any, *, adds: bool, actor: str
+    ) -> SectionRecord:
+        """Keep a part of a result that is not handed in yet."""
+        with self._change():
+            self._fence(lease)
+            attempt = self._attempt_of(lease, attempt_id)
+            if attempt.state in ATTEMPT_TERMINAL:
+                raise IllegalTransition("attempt", attempt_id, attempt.state, "given a part of a result")
+            task = self._task_of(lease, attempt.task_id)
+            stored = self.put_artifact(
+                lease.run_id,
+                f"{task.key}/section-{label}.json",
+                _json(value),
+                task_id=task.id,
+                media_type="application/json",
+            )
+            row = self._one(
+                "INSERT INTO section (attempt_id, label, adds, body, created_at) VALUES (?, ?, ?, ?, ?)"
+                " RETURNING *",
+                (attempt_id, text(label), adds, dump(ref_values(stored)), time.time()),
+            )
+            self._append(
+                lease.run_id,
+                lease.epoch,
+                "result.section",
+                actor,
+                task_id=task.id,
+                attempt_id=attempt_id,
+                data={"label": text(label), "artifact": stored.sha256, "size": stored.size},
+            )
+            return self._section(row)
+
+    def list_sections(self, attempt_id: str) -> list[SectionRecord]:
+        """The parts that an attempt handed in, in their order."""
+        rows = self._all("SELECT * FROM section WHERE attempt_id = ? ORDER BY n", (attempt_id,))
+        return [self._section(row) for row in rows]
+
     def load_result(self, result_id: str) -> ResultRecord:
         """One result. Raises `UnknownName`."""
         row = self._first("SELECT * FROM result WHERE id = ?", (result_id,))
@@ -90,6 +128,17 @@ class Results(Artifacts, Attempts):
             (run_id,),
         )
         return [self._result(row) for row in rows]
+
+    def _section(self, row: sqlite3.Row) -> SectionRecord:
+        body = artifact_ref(load(row["body"]))
+        return SectionRecord(
+            attempt_id=row["attempt_id"],
+            label=row["label"],
+            adds=bool(row["adds"]),
+            value=load(self._body(body.sha256)),
+            body=body,
+            created_at=row["created_at"],
+        )
 
     def _result(self, row: sqlite3.Row) -> ResultRecord:
         body = artifact_ref(load(row["body"]))
@@ -119,8 +168,12 @@ def _body(result: NewResult) -> bytes:
         "error": result.error,
         "flags": list(result.flags),
     }
+    return _json(whole)
+
+
+def _json(value: Any) -> bytes:
     try:
-        return json.dumps(whole, ensure_ascii=False, indent=2).encode("utf-8")
+        return json.dumps(value, ensure_ascii=False, indent=2).encode("utf-8")
     except UnicodeEncodeError:
         # Half a surrogate pair: escaped, it is kept as it was submitted.
-        return json.dumps(whole, indent=2).encode("ascii")
+        return json.dumps(value, indent=2).encode("ascii")

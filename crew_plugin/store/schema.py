@@ -124,6 +124,16 @@ CREATE TABLE result (
 );
 CREATE INDEX result_by_run ON result (run_id, task_id, n);
 
+CREATE TABLE section (
+    n INTEGER PRIMARY KEY,
+    attempt_id TEXT NOT NULL REFERENCES attempt (id),
+    label TEXT NOT NULL,
+    adds INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE INDEX section_by_attempt ON section (attempt_id, n);
+
 CREATE TABLE outbox (
     n INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,

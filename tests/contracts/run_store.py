@@ -483,6 +483,27 @@ class RunStoreContract:
         )
         assert (task.state, task.cause) == (TaskState.FAILED, CAUSE)
 
+    def test_parts_of_a_result_are_kept_in_order_and_complete_nothing(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        store.add_section(lease, attempt.id, "found", ["a"], adds=True, actor="one")
+        store.add_section(lease, attempt.id, "note", {"n": "x" * 40_000}, adds=False, actor="one")
+
+        kept = store.list_sections(attempt.id)
+        assert [(part.label, part.adds) for part in kept] == [("found", True), ("note", False)]
+        assert (kept[0].value, kept[1].value["n"]) == (["a"], "x" * 40_000)
+        told = [event.data for event in store.tail(lease.run_id) if event.type == "result.section"]
+        assert [data["artifact"] for data in told] == [part.body.sha256 for part in kept]
+        with pytest.raises(IllegalTransition, match="without an accepted result"):
+            store.end_attempt(
+                lease, attempt.id, AttemptState.COMPLETED, task_state=TaskState.COMPLETED, actor="x"
+            )
+        store.end_attempt(
+            lease, attempt.id, AttemptState.FAILED, task_state=TaskState.FAILED, actor="x", cause=CAUSE
+        )
+        with pytest.raises(IllegalTransition):
+            store.add_section(lease, attempt.id, "late", 1, adds=False, actor="one")
+
     def test_an_accepted_result_completes_its_task_with_one_event(self, store: RunStore) -> None:
         lease = running(store)
 
