@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from crew_plugin.models.records import TranscriptEntry
 
-__all__ = ["NO_RESULT", "PastCall", "Said", "said_before"]
+__all__ = ["HISTORY_CHARS", "NO_RESULT", "PastCall", "Said", "said_before"]
 
+HISTORY_CHARS: Final = 200_000
+"""So much of an ended session's conversation is given to its model when it goes on."""
 NO_RESULT: Final = (
     "[There is no result: the session was stopped before this call ended. Whether it took effect is not "
     "known; look before you repeat it.]"

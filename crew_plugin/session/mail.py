@@ -1,15 +1,18 @@
-"""Mail between the tasks of a run: written down first, delivered at the next model call.
+"""Mail between the tasks of a run, and from and to people: written down first, then handed over.
 
-A send never waits for its recipient. What cannot be delivered is dead, with the reason, and the
-sender is told. Two sessions that only answer each other are stopped by a hop count, two that
+A send never waits for its recipient. A running session sees a message at its next model call; one
+that has ended is woken, within limits; what cannot be delivered is dead, with the reason, and
+the sender is told. Two sessions that only answer each other are stopped by a hop count, two that
 write all the time by a rate limit.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
+
+import anyio
 
 from crew_plugin.errors import NotAllowed, UnknownName
 from crew_plugin.models.records import (
@@ -20,15 +23,18 @@ from crew_plugin.models.records import (
     ReceiptOutcome,
     TaskRecord,
 )
-from crew_plugin.models.states import TASK_TERMINAL
+from crew_plugin.models.states import TASK_TERMINAL, TaskState
 from crew_plugin.session.material import peers_of
 from crew_plugin.session.prompt import Peer, letter
+from crew_plugin.session.waits import Wait, Waited, Waits
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["EVERYBODY", "MailRoom", "Mailbox"]
+__all__ = ["EVERYBODY", "PARENT", "MailPolicy", "MailRoom", "Mailbox", "ToParent", "Wake"]
 
 EVERYBODY: Final = "all"
+PARENT: Final = "parent"
+_OUTSIDE: Final = frozenset({PARENT, "operator"})
 MAX_HOPS: Final = 6
 """So many answers to answers, without other work in between, and the next one is refused."""
 RATE_MESSAGES: Final = 10
@@ -40,32 +46,57 @@ _ENDING: Final = "its session is just ending"
 
 Deliver = Callable[[str, str], Awaitable[bool]]
 """Gives a text and the id of its message to an open session; False if it takes nothing more."""
+Wake = Callable[[str], str | None]
+"""Has the ended session of a task opened again. Returns why not, None if it will be."""
+ToParent = Callable[[MessageRecord], Awaitable[bool]]
+"""Hands a message to the session that asked for the run; False if that cannot be reached now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailPolicy:
+    """How long answers are waited for, and what a message to an ended session may set going."""
+
+    reply_seconds: float = 60.0
+    """How long an answer is waited for where no time is given."""
+    reply_max_seconds: float = 600.0
+    keep_seconds: float = 420.0
+    """So long an ended session is called idle; after that it is parked."""
+    wakes_session: int = 3
+    wakes_run: int = 30
+    follow_up_steps: int = 12
+    follow_up_seconds: float = 300.0
 
 
 class MailRoom:
     """The mailboxes of all sessions of one process, found by run and task."""
 
-    def __init__(self, writer: StoreWriter, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        writer: StoreWriter,
+        *,
+        policy: MailPolicy | None = None,
+        to_parent: ToParent | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy or MailPolicy()
+        self.waits = Waits()
         self._writer = writer
+        self._to_parent = to_parent
         self._clock = clock
         self._boxes: dict[tuple[str, str], Mailbox] = {}
         self._over: dict[tuple[str, str], str] = {}
+        self._waking: set[tuple[str, str]] = set()
+        """Sessions that are about to be opened again."""
+        self._wakes: Counter[tuple[str, str]] = Counter()
         self._sent: dict[tuple[str, str, str], deque[float]] = {}
 
-    def box(self, run_id: str, key: str) -> "Mailbox":
+    def box(self, run_id: str, key: str, *, wake: Wake | None = None) -> "Mailbox":
         """The mailbox of a task whose session begins. It must be closed."""
-        box = Mailbox(room=self, writer=self._writer, run_id=run_id, key=key)
+        box = Mailbox(room=self, writer=self._writer, run_id=run_id, key=key, wake=wake)
         self._boxes[run_id, key] = box
         self._over.pop((run_id, key), None)
+        self._waking.discard((run_id, key))
         return box
-
-    def find(self, run_id: str, key: str) -> "Mailbox | None":
-        """The mailbox of a task that has a session now."""
-        return self._boxes.get((run_id, key))
-
-    def over(self, run_id: str, key: str) -> str | None:
-        """Why the session of a task reads nothing any more; None if it may still begin."""
-        return self._over.get((run_id, key))
 
     def forget(self, box: "Mailbox", reason: str) -> None:
         """The session of this mailbox is over."""
@@ -73,10 +104,17 @@ class MailRoom:
             return
         del self._boxes[box.run_id, box.key]
         self._over[box.run_id, box.key] = reason
+        self.waits.ended(box.run_id, box.key, reason)
         if all(run_id != box.run_id for run_id, _ in self._boxes):
             # Nobody is left who could send; whoever comes later finds the tasks' states in the store.
             self._over = {place: why for place, why in self._over.items() if place[0] != box.run_id}
             self._sent = {pair: times for pair, times in self._sent.items() if pair[0] != box.run_id}
+
+    def run_over(self, run_id: str) -> None:
+        """Nothing of this run is woken any more: what is known of it can be dropped."""
+        self._waking = {place for place in self._waking if place[0] != run_id}
+        for place in [place for place in self._wakes if place[0] == run_id]:
+            del self._wakes[place]
 
     def admits(self, run_id: str, sender: str, recipient: str) -> bool:
         """Count a message of this pair; False if there were too many lately."""
@@ -89,6 +127,86 @@ class MailRoom:
         times.append(now)
         return True
 
+    async def hand_over(self, message: MessageRecord, *, wake: Wake | None = None) -> Receipt:
+        """Hand a message that was written down to its recipient, or wake it. Never waits for it."""
+        key = message.recipient
+        if message.state is not MessageState.ACCEPTED:
+            return _known(message)
+        if key in _OUTSIDE:
+            return await self._hand_out(message)
+        box = self._boxes.get((message.run_id, key))
+        if box is None:
+            return await self._hand_to_ended(message, wake)
+        if box.deliver is None:
+            box.knock()
+            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED)
+        if message.kind is MessageKind.FOLLOW_UP:
+            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason="it sees it when its turn ends")
+        if await box.collect():
+            return Receipt(to=key, outcome=ReceiptOutcome.INJECTED)
+        return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason=_ENDING)
+
+    async def bury(self, message_ids: Iterable[str], reason: str) -> None:
+        """Note that these reach nobody."""
+        ids = tuple(message_ids)
+
+        def write(store: RunStore) -> None:
+            for message_id in ids:
+                store.settle_message(message_id, MessageState.DEAD, reason=reason)
+
+        await self._writer.run(write)
+
+    async def _hand_out(self, message: MessageRecord) -> Receipt:
+        """To a person or the parent: now where that can be, else with the result of the run."""
+        if message.recipient == PARENT and self._to_parent is not None and await self._to_parent(message):
+            await self._writer.run(lambda store: store.settle_message(message.id, MessageState.READ))
+            return Receipt(to=message.recipient, outcome=ReceiptOutcome.INJECTED)
+        return Receipt(
+            to=message.recipient,
+            outcome=ReceiptOutcome.QUEUED,
+            reason="it is shown with the result of the run",
+        )
+
+    async def _hand_to_ended(self, message: MessageRecord, wake: Wake | None) -> Receipt:
+        """To a task without a session: one yet to begin finds it, an ended one is woken."""
+        run_id, key = message.run_id, message.recipient
+        task = await self._writer.read(lambda store: store.load_task(run_id, key))
+        over = self._over.get((run_id, key))
+        if task.state not in TASK_TERMINAL and over is None:
+            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED)
+        if task.state not in TASK_TERMINAL:
+            await self.bury([message.id], f"{_ENDING}: {over}")
+            return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason=_ENDING)
+        ended = f"{key} has ended ({task.state})"
+        if message.kind is MessageKind.RELAY:
+            refused: str | None = f"{ended}, and a relay wakes nobody"
+        elif not task.attempts:
+            refused = f"{ended} without ever starting"
+        elif wake is None:
+            refused = over or f"{ended}; nobody reads its mail any more"
+        else:
+            refused = self.wake(run_id, key, wake)
+        if refused is None:
+            return Receipt(to=key, outcome=ReceiptOutcome.WOKEN)
+        await self.bury([message.id], refused)
+        return Receipt(to=key, outcome=ReceiptOutcome.FAILED, reason=refused)
+
+    def wake(self, run_id: str, key: str, wake: Wake) -> str | None:
+        """Have an ended session opened again, once for all who want it, within the limits. Returns
+        why not."""
+        place = (run_id, key)
+        if place in self._waking:
+            return None
+        if self._wakes[place] >= self.policy.wakes_session:
+            return f"{key} has ended and was woken {self.policy.wakes_session} times, which is the limit"
+        if sum(self._wakes[each] for each in self._wakes if each[0] == run_id) >= self.policy.wakes_run:
+            return f"{key} has ended, and {self.policy.wakes_run} wakes in one run are the limit"
+        refused = wake(key)
+        if refused is None:
+            self._waking.add(place)
+            self._wakes[place] += 1
+        return refused
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Mailbox:
@@ -98,32 +216,89 @@ class Mailbox:
     writer: StoreWriter
     run_id: str
     key: str
+    wake: Wake | None = None
     deliver: Deliver | None = None
     """Set while the session is open."""
+    pause: Callable[[float], None] | None = None
+    """Told for how long the session is going to wait, which is no sign that it hangs."""
+    answered: set[str] = field(default_factory=set[str])
+    """Whom this session has written to."""
+    heard_of: dict[str, int] = field(default_factory=dict[str, int])
+    """Sender -> hop count of the latest message of all that this session was given."""
+    _returned: list[MessageRecord] = field(default_factory=list[MessageRecord])
+    """What its senders are to be told of mail that it never read."""
+    _late: bool = False
+    """People's words are left that it is to be woken for."""
     _knocked: bool = False
     """Mail came while the session was about to open."""
     _heard: dict[str, int] = field(default_factory=dict[str, int])
     """Sender -> hop count of its latest message, since this session last did something else."""
+    _unseen: set[str] = field(default_factory=set[str])
+    """Messages that the session has and no model call has seen."""
+    _wait: Wait | None = None
 
-    async def send(self, to: tuple[str, ...], text: str) -> tuple[Receipt, ...]:
-        """Send to these tasks. Raises `UnknownName` and `NotAllowed` before anything is sent."""
+    # --- what the session's tools do ---
+
+    async def send(
+        self, to: tuple[str, ...], text: str, *, reply_within: float | None = None
+    ) -> tuple[Receipt, ...]:
+        """Send to these tasks. Raises `UnknownName` and `NotAllowed` before anything is sent.
+
+        With `reply_within`, whoever has not read it after so many seconds is not given it any more.
+        """
         tasks = await self._tasks()
         if len(text.encode("utf-8", "replace")) > MESSAGE_BYTES:
             raise NotAllowed(
                 f"a message may have {MESSAGE_BYTES} bytes; send the essence and say where the rest is"
             )
         recipients = self._recipients(to, tasks)
-        return tuple([await self._send_one(tasks[key], text) for key in recipients])
+        return tuple([await self._send_one(key, tasks.get(key), text, reply_within) for key in recipients])
+
+    async def await_reply(self, peers: tuple[str, ...], seconds: float) -> Waited:
+        """Wait for the first message of any of these tasks. Raises `NotAllowed` where they wait
+        for this session."""
+        self._recipients(peers, await self._tasks())
+        if self._unseen:
+            return Waited(
+                reason="there is a message for you that you have not seen yet; it comes with your next step"
+            )
+        waiting = self.room.waits.circle(self.run_id, self.key, peers)
+        if waiting:
+            raise NotAllowed(
+                f"{', '.join(waiting)} already waits for an answer of yours; give it instead of waiting"
+            )
+        wait = self._wait = Wait(run_id=self.run_id, key=self.key, peers=set(peers))
+        self.room.waits.begin(wait)
+        if self.pause is not None:
+            self.pause(seconds)
+        try:
+            with anyio.move_on_after(seconds):
+                await wait.over.wait()
+            wait.end(f"no answer came within {seconds:g} s")
+        finally:
+            self._wait = None
+            self.room.waits.done(wait)
+        await self._settle_wait(wait)
+        return Waited(answers=tuple(wait.answers), reason=wait.reason)
 
     async def peers(self) -> tuple[Peer, ...]:
         """The other tasks of the run."""
         peers, _ = await self.writer.read(lambda store: store.list_peers(self.run_id, self.key, limit=None))
-        return peers_of(peers)
+        return peers_of(peers, keep_seconds=self.room.policy.keep_seconds)
+
+    @property
+    def policy(self) -> MailPolicy:
+        """The times and limits that hold for mail."""
+        return self.room.policy
+
+    # --- what the session does ---
 
     def heard(self, messages: Iterable[MessageRecord]) -> None:
         """These were taken and are going to be seen by the session."""
         for message in messages:
             self._heard[message.sender] = message.hops
+            if message.kind is not MessageKind.RELAY:
+                self.heard_of[message.sender] = message.hops
 
     async def open(self, deliver: Deliver) -> None:
         """The session takes texts now, beginning with what came since its first prompt was made."""
@@ -136,30 +311,90 @@ class Mailbox:
         self._knocked = True
 
     async def collect(self) -> bool:
-        """Deliver what waits to the open session. False if the session took not all of it; what it
-        did not take is dead then."""
-        messages = await self.writer.run(lambda store: store.take_messages(self.run_id, self.key))
+        """Deliver what waits to the open session, an answer to whoever waits for it. False if the
+        session took not all of it; what it did not take is dead then."""
+        messages = await self.writer.run(
+            lambda store: store.take_messages(self.run_id, self.key, without=[MessageKind.FOLLOW_UP])
+        )
         self.heard(messages)
         for place, message in enumerate(messages):
+            if self._wait is not None and self._wait.takes(message):
+                continue
             if self.deliver is None or not await self.deliver(letter(message), message.id):
-                await self._bury([left.id for left in messages[place:]], _ENDING)
+                await self.room.bury([left.id for left in messages[place:]], _ENDING)
                 return False
+            self._unseen.add(message.id)
+            if self._wait is not None:
+                self._wait.end(f"a message from {message.sender} came; you see it at this step")
         return True
+
+    async def after_turn(self) -> list[MessageRecord]:
+        """What was to wait until the session's turn has ended."""
+        messages = await self.writer.run(lambda store: store.take_messages(self.run_id, self.key))
+        self.heard(messages)
+        return messages
+
+    def seen(self, message_id: str) -> None:
+        """A message became part of a model call."""
+        self._unseen.discard(message_id)
 
     def worked(self) -> None:
         """The session did something other than writing messages: no echo."""
         self._heard.clear()
 
     def close(self, reason: str) -> Callable[[RunStore], None]:
-        """The session is over. Returns what writes down that its unread mail is dead."""
+        """The session is over. Returns what writes down that its unread mail is dead; what people
+        wanted said after its turn is left. Then `tell_senders`."""
         self.deliver = None
         self.room.forget(self, reason)
 
         def write(store: RunStore) -> None:
             for message in store.list_messages(self.run_id, unread_by=self.key):
+                if message.kind is MessageKind.FOLLOW_UP and self.wake is not None:
+                    self._late = True
+                    continue
                 store.settle_message(message.id, MessageState.DEAD, reason=reason)
+                if message.kind is MessageKind.MESSAGE and message.sender not in _OUTSIDE:
+                    self._returned.append(self._return(store, message, reason))
 
         return write
+
+    async def tell_senders(self) -> None:
+        """Say what became of the mail that was left when the session ended."""
+        for message in self._returned:
+            await self.room.hand_over(message)
+        if not self._late or self.wake is None:
+            return
+        refused = self.room.wake(self.run_id, self.key, self.wake)
+        if refused is not None:
+            left = await self.writer.read(lambda store: store.list_messages(self.run_id, unread_by=self.key))
+            await self.room.bury([message.id for message in left], refused)
+
+    def _return(self, store: RunStore, message: MessageRecord, reason: str) -> MessageRecord:
+        return store.send_message(
+            self.run_id,
+            sender=self.key,
+            recipient=message.sender,
+            kind=MessageKind.RELAY,
+            body=f"It did not read your message any more: {reason}.",
+            hops=message.hops + 1,
+            reply_to=message.id,
+        )
+
+    async def _settle_wait(self, wait: Wait) -> None:
+        """Answers are read now; a question that nobody took in time is asked no longer."""
+        peers = frozenset(wait.peers)
+
+        def write(store: RunStore) -> None:
+            for message in wait.answers:
+                store.settle_message(message.id, MessageState.READ)
+            for message in () if wait.answers else store.list_messages(self.run_id):
+                mine = message.sender == self.key and message.recipient in peers
+                due = message.expires_at is not None and message.state is MessageState.ACCEPTED
+                if mine and due:
+                    store.settle_message(message.id, MessageState.EXPIRED, reason=wait.reason)
+
+        await self.writer.run(write)
 
     async def _tasks(self) -> dict[str, TaskRecord]:
         records = await self.writer.read(lambda store: store.load_tasks(self.run_id))
@@ -170,8 +405,8 @@ class Mailbox:
         for key in to:
             if key == self.key:
                 raise NotAllowed(f"you are {self.key!r}; a message to yourself goes nowhere")
-            if key != EVERYBODY and key not in tasks:
-                raise UnknownName("task in this run", key, [*others, EVERYBODY])
+            if key not in (EVERYBODY, PARENT) and key not in tasks:
+                raise UnknownName("task in this run", key, [*others, EVERYBODY, PARENT])
         if EVERYBODY not in to:
             return tuple(dict.fromkeys(to))
         live = tuple(key for key in others if tasks[key].state not in TASK_TERMINAL)
@@ -179,18 +414,23 @@ class Mailbox:
             raise NotAllowed("no other task of this run is running or yet to start")
         return live
 
-    async def _send_one(self, task: TaskRecord, text: str) -> Receipt:
-        hops = self._heard[task.key] + 1 if task.key in self._heard else 0
-        refused = self._refusal(task, hops)
+    async def _send_one(
+        self, key: str, task: TaskRecord | None, text: str, reply_within: float | None
+    ) -> Receipt:
+        hops = self._heard[key] + 1 if key in self._heard else 0
+        refused = self._refusal(key, hops)
+        starts_later = task is not None and task.state is TaskState.QUEUED
+        lasts = reply_within is not None and not starts_later
 
         def write(store: RunStore) -> MessageRecord:
             message = store.send_message(
                 self.run_id,
                 sender=self.key,
-                recipient=task.key,
+                recipient=key,
                 kind=MessageKind.MESSAGE,
                 body=text,
                 hops=hops,
+                expires_at=time.time() + (reply_within or 0) if lasts else None,
             )
             if refused:
                 store.settle_message(message.id, MessageState.DEAD, reason=refused)
@@ -198,41 +438,28 @@ class Mailbox:
 
         message = await self.writer.run(write)
         if refused:
-            return Receipt(to=task.key, outcome=ReceiptOutcome.FAILED, reason=refused)
-        return await self._hand_over(task.key, message.id)
+            return Receipt(to=key, outcome=ReceiptOutcome.FAILED, reason=refused)
+        self.answered.add(key)
+        return await self.room.hand_over(message, wake=self.wake)
 
-    def _refusal(self, task: TaskRecord, hops: int) -> str:
-        if task.state in TASK_TERMINAL:
-            return f"{task.key} has ended ({task.state}); nobody reads its mail any more"
+    def _refusal(self, key: str, hops: int) -> str:
         if hops > MAX_HOPS:
             return (
-                f"{MAX_HOPS} answers went back and forth with {task.key} without other work in between; "
+                f"{MAX_HOPS} answers went back and forth with {key} without other work in between; "
                 "go on with your task"
             )
-        if not self.room.admits(self.run_id, self.key, task.key):
+        if not self.room.admits(self.run_id, self.key, key):
             return (
-                f"{RATE_MESSAGES} messages to {task.key} in {RATE_SECONDS:.0f} s are the limit; "
+                f"{RATE_MESSAGES} messages to {key} in {RATE_SECONDS:.0f} s are the limit; "
                 "go on with your task and write once, later"
             )
         return ""
 
-    async def _hand_over(self, recipient: str, message_id: str) -> Receipt:
-        box = self.room.find(self.run_id, recipient)
-        if box is not None and box.deliver is not None:
-            if await box.collect():
-                return Receipt(to=recipient, outcome=ReceiptOutcome.INJECTED)
-            return Receipt(to=recipient, outcome=ReceiptOutcome.FAILED, reason=_ENDING)
-        if box is not None:
-            box.knock()
-        over = self.room.over(self.run_id, recipient)
-        if over is None:
-            return Receipt(to=recipient, outcome=ReceiptOutcome.QUEUED)
-        await self._bury([message_id], over)
-        return Receipt(to=recipient, outcome=ReceiptOutcome.FAILED, reason=over)
 
-    async def _bury(self, message_ids: list[str], reason: str) -> None:
-        def write(store: RunStore) -> None:
-            for message_id in message_ids:
-                store.settle_message(message_id, MessageState.DEAD, reason=reason)
-
-        await self.writer.run(write)
+def _known(message: MessageRecord) -> Receipt:
+    """What became of a message that was handed over before."""
+    if message.state in (MessageState.DELIVERED, MessageState.READ):
+        return Receipt(to=message.recipient, outcome=ReceiptOutcome.INJECTED)
+    return Receipt(
+        to=message.recipient, outcome=ReceiptOutcome.FAILED, reason=message.reason or message.state
+    )

@@ -4,6 +4,7 @@ Everything here reads the store or the disk and is called off the event loop.
 """
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -53,17 +54,22 @@ def handed_on(store: RunStore, context: AttemptContext) -> tuple[Handed, ...]:
     return tuple(handed)
 
 
-def peers_of(tasks: Iterable[PeerRecord]) -> tuple[Peer, ...]:
+def peers_of(tasks: Iterable[PeerRecord], *, keep_seconds: float) -> tuple[Peer, ...]:
     """Other tasks of a run as a session sees them."""
+    now = time.time()
     return tuple(
-        Peer(
-            key=task.key,
-            role=task.role,
-            title=task.title,
-            state=f"{task.state} (ended)" if task.state in TASK_TERMINAL else str(task.state),
-        )
+        Peer(key=task.key, role=task.role, title=task.title, state=_state(task, now - keep_seconds))
         for task in tasks
     )
+
+
+def _state(task: PeerRecord, parked_before: float) -> str:
+    if task.state not in TASK_TERMINAL:
+        return str(task.state)
+    if not task.attempts:
+        return f"{task.state} (never started)"
+    parked = task.ended_at is None or task.ended_at < parked_before
+    return f"{task.state} ({'parked' if parked else 'idle'}; a message wakes it)"
 
 
 def project_instructions(cwd: str) -> str | None:

@@ -27,6 +27,7 @@ __all__ = [
     "build_prompt",
     "letter",
     "wanted_of",
+    "system_of",
 ]
 
 GOAL_LIMIT: Final = 24_000
@@ -39,6 +40,7 @@ MESSAGE_LIMIT: Final = 8_000
 SHOWN_PEERS: Final = 24
 SHOWN_STEPS: Final = 40
 _LABEL_LIMIT: Final = 80
+_FIRST: Final = f"\n\n{'=' * 30} first message {'=' * 30}\n\n"
 _CHANGING: Final = frozenset({"bash", "edit", "write"})
 
 _PROTOCOL: Final = """\
@@ -196,7 +198,12 @@ class Prompt:
 
     def document(self) -> str:
         """Both parts as one text, as it is kept."""
-        return f"{self.system}\n\n{'=' * 30} first message {'=' * 30}\n\n{self.first}\n"
+        return f"{self.system}{_FIRST}{self.first}\n"
+
+
+def system_of(document: str) -> str:
+    """The system prompt in what `Prompt.document` made."""
+    return document.partition(_FIRST)[0]
 
 
 def build_prompt(inputs: PromptInputs, *, salt: str | None = None) -> Prompt:

@@ -4,9 +4,11 @@ from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.host import Engine
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.facts import ModelTable
+from crew_plugin.models.records import Receipt
 from crew_plugin.models.states import SessionKind
+from crew_plugin.session.followup import FollowUp
 from crew_plugin.session.live import LiveSession
-from crew_plugin.session.mail import MailRoom
+from crew_plugin.session.mail import MailPolicy, MailRoom, ToParent
 from crew_plugin.session.scope import Toolbox
 from crew_plugin.store.writer import StoreWriter
 
@@ -24,13 +26,15 @@ class SessionRunner:
         toolbox: Toolbox,
         reminders: int = 3,
         table: ModelTable | None = None,
+        mail: MailPolicy | None = None,
+        to_parent: ToParent | None = None,
     ) -> None:
         self._table = table or ModelTable()
         self._engine = engine
         self._writer = writer
         self._toolbox = toolbox
         self._reminders = reminders
-        self._room = MailRoom(writer)
+        self._room = MailRoom(writer, policy=mail, to_parent=to_parent)
         self._live: dict[str, LiveSession] = {}
 
     @property
@@ -72,7 +76,18 @@ class SessionRunner:
         session = self._live.get(attempt_id)
         return session is not None and await session.interrupt(cause, text)
 
-    async def steer(self, attempt_id: str, text: str) -> bool:
-        """Add a user message for the next model call. False if the attempt is not running."""
-        session = self._live.get(attempt_id)
-        return session is not None and await session.steer(text)
+    async def deliver(self, context: AttemptContext, message_id: str) -> Receipt:
+        """Hand a message that was written down to its recipient, or wake it. Never waits for it."""
+        message = await self._writer.read(lambda store: store.load_message(message_id))
+        return await self._room.hand_over(message, wake=context.wake)
+
+    async def follow_up(self, context: AttemptContext) -> None:
+        """Hold one further conversation of an ended attempt over the mail that waits for its task."""
+        await FollowUp(
+            context,
+            engine=self._engine,
+            writer=self._writer,
+            toolbox=self._toolbox,
+            room=self._room,
+            table=self._table,
+        ).run()

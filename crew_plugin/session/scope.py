@@ -8,7 +8,9 @@ from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.host import ToolSpec
 from crew_plugin.models.records import Receipt
 from crew_plugin.session.contract import Submission, Verdict
+from crew_plugin.session.mail import MailPolicy
 from crew_plugin.session.prompt import Peer
+from crew_plugin.session.waits import Waited
 
 __all__ = ["Mail", "ResultGate", "SessionScope", "Toolbox"]
 
@@ -16,9 +18,22 @@ __all__ = ["Mail", "ResultGate", "SessionScope", "Toolbox"]
 class Mail(Protocol):
     """What a session can do with the mail of its run."""
 
-    async def send(self, to: tuple[str, ...], text: str) -> tuple[Receipt, ...]:
+    @property
+    def policy(self) -> MailPolicy:
+        """The times and limits that hold for mail."""
+        ...
+
+    async def send(
+        self, to: tuple[str, ...], text: str, *, reply_within: float | None = None
+    ) -> tuple[Receipt, ...]:
         """Send to these tasks, or to all others where one of them is `all`. Never waits for the
-        recipient. Raises `UnknownName` and `NotAllowed` before anything is sent."""
+        recipient; with `reply_within`, one that reads it later than in so many seconds does not get
+        it. Raises `UnknownName` and `NotAllowed` before anything is sent."""
+        ...
+
+    async def await_reply(self, peers: tuple[str, ...], seconds: float) -> Waited:
+        """Wait for the first message of any of these tasks. Raises `NotAllowed` where they wait
+        for this session already."""
         ...
 
     async def peers(self) -> tuple[Peer, ...]:

@@ -1,6 +1,6 @@
 """What a session is told on the way: reminders, warnings and the last call for a result."""
 
-__all__ = ["interrupted", "last_call", "reminder", "time_warning"]
+__all__ = ["interrupted", "last_call", "relay", "reminder", "time_warning", "woken"]
 
 
 def reminder(n: int, of: int, *, wants_data: bool) -> str:
@@ -49,3 +49,25 @@ def interrupted(why: str, text: str) -> str:
         f"Your turn was stopped: {why}. What was under way did not come to its end, and processes that "
         f"you had started were ended; look how far they got before you rely on them.{said}"
     )
+
+
+def woken(state: str, mail: str, *, left_out: int) -> str:
+    """The first words of a further conversation of a task that has ended."""
+    cut = f" {left_out} of your earlier messages are left out above for want of room." if left_out else ""
+    return (
+        f"Your task has ended ({state}) and what became of it stands; nothing is to be handed in any more. "
+        f"You are woken because there is mail for you.{cut}\n\n{mail}\n\n"
+        "Answer with `irc` (op `send`) whoever asked something. Look up what you need for the answer; "
+        "start no other work. Then end your turn. If you write to nobody, your last words are passed on."
+    )
+
+
+def relay(key: str, text: str, *, failure: str, where: str) -> str:
+    """What is passed on to whoever woke a session that did not answer."""
+    whole = f"The conversation stands in the transcript of {where}."
+    if failure:
+        said = f" Its last words:\n{text}" if text.strip() else " It said nothing."
+        return f"{key} was woken by your message and could not deal with it: {failure}. {whole}{said}"
+    if not text.strip():
+        return f"{key} was woken by your message, has read it and ended its turn without a word. {whole}"
+    return f"{key} was woken by your message and answers:\n{text}\n{whole}"
