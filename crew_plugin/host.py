@@ -15,7 +15,7 @@ from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import Effect, ParentRef, TranscriptEntry, Usage
 
 if TYPE_CHECKING:
-    from crew_plugin.models.spec import LimitsSpec
+    from crew_plugin.models.spec import LimitsSpec, McpServerSpec
 
 __all__ = [
     "Engine",
@@ -28,7 +28,10 @@ __all__ = [
     "ModelAnswered",
     "ModelBusy",
     "ModelRetrying",
+    "ModelWaiting",
     "Offered",
+    "ServerNoted",
+    "ServerReport",
     "Session",
     "SessionEvent",
     "SessionFailed",
@@ -40,6 +43,7 @@ __all__ = [
     "ToolError",
     "ToolJournal",
     "ToolOutput",
+    "ToolProgress",
     "ToolSpec",
     "ToolStarted",
     "TurnEnded",
@@ -115,6 +119,12 @@ class SessionSpec:
     """Told of every call of a host tool before it runs; if it raises, the call does not happen."""
     identity: Mapping[str, str] = field(default_factory=dict[str, str])
     """Run, task and role of the session, for hooks of other plugins and for child environments."""
+    denied_tools: tuple[str, ...] = ()
+    """Names and patterns of host tools that the session never gets, whatever `host_tools` says."""
+    mcp_servers: "tuple[McpServerSpec, ...]" = ()
+    """Servers of this agent's own; the session may use all of their tools that are not denied."""
+    keep: Callable[[str, bytes], Awaitable[str]] | None = None
+    """Keeps a body that a model is not shown whole, under a name; returns how it can be read."""
     history: tuple[TranscriptEntry, ...] = ()
     """What was said before, where the session goes on with an earlier conversation: the entries
     of roles user, assistant and tool in their order. The engine needs `HISTORY`."""
@@ -168,6 +178,15 @@ class ModelBusy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelWaiting:
+    """A sign of life: a model call waits for its turn at the provider. Comes again every few
+    seconds while it does."""
+
+    ahead: int
+    """How many calls of this process go first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SteersTaken:
     """Texts given to `steer` or `prompt` became part of a model call."""
 
@@ -193,6 +212,27 @@ class ToolEnded:
     ok: bool
     milliseconds: float
     ends_session: bool = False
+    known: bool = True
+    """False where there is no such tool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolProgress:
+    """A tool that is still at work says how far it is. At most one every few seconds per call."""
+
+    call_id: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerNoted:
+    """Something happened to a server whose tools the session may use."""
+
+    server: str
+    state: str
+    """`lost`, `reconnected`, `failed`, `given_up` or `tools_changed`."""
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,9 +272,12 @@ SessionEvent = (
     ModelAnswered
     | ModelBusy
     | ModelRetrying
+    | ModelWaiting
     | SteersTaken
     | ToolStarted
+    | ToolProgress
     | ToolEnded
+    | ServerNoted
     | JobEnded
     | TurnEnded
     | SessionFailed
@@ -262,12 +305,20 @@ class Session(Protocol):
         must call, where the engine can make it."""
         ...
 
+    def withdraw(self, tool: str) -> None:
+        """From the next model call on, do not offer this tool any more."""
+        ...
+
     def jobs(self) -> tuple[Job, ...]:
         """The background jobs that have not ended. Empty where the engine lacks `JOBS`."""
         ...
 
     async def end_jobs(self) -> None:
         """End all background jobs, quietly: no `JobEnded` comes for them."""
+        ...
+
+    def left_running(self) -> tuple[str, ...]:
+        """What did not let itself be ended, each in a few words. Final once the session was left."""
         ...
 
     async def abort(self, cause: Cause) -> None:
@@ -292,6 +343,25 @@ class EngineCapability(StrEnum):
     JOBS = "jobs"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerReport:
+    """What one MCP server gives an agent."""
+
+    name: str
+    own: bool
+    """Whether the agent brings it itself; else it is the host's."""
+    state: str
+    """`connected`, `failed`, `given_up`, `lost`, `idle` or `hidden`."""
+    reason: str = ""
+    """Why it is not connected."""
+    tools: tuple[str, ...] = ()
+    """What the agent may call."""
+    denied: tuple[str, ...] = ()
+    """What its file takes away."""
+    offered: int = 0
+    """How many tools the server has in all."""
+
+
 class Engine(Protocol):
     """Something that can hold conversations."""
 
@@ -310,8 +380,27 @@ class Engine(Protocol):
         within 5 s, however it is left."""
         ...
 
-    async def available_tools(self, names: tuple[str, ...], cwd: str) -> tuple[str, ...]:
-        """Which of these host-neutral names this engine can provide here, wildcards expanded."""
+    async def available_tools(
+        self,
+        names: tuple[str, ...],
+        cwd: str,
+        *,
+        denied: tuple[str, ...] = (),
+        servers: "tuple[McpServerSpec, ...]" = (),
+    ) -> tuple[str, ...]:
+        """Which of these host-neutral names this engine can provide here, wildcards expanded, and
+        the tools of the agent's own `servers`; without what is `denied`."""
+        ...
+
+    async def server_reports(
+        self,
+        names: tuple[str, ...],
+        cwd: str,
+        *,
+        denied: tuple[str, ...] = (),
+        servers: "tuple[McpServerSpec, ...]" = (),
+    ) -> tuple[ServerReport, ...]:
+        """What each MCP server gives an agent that names these tools. Connects to the servers."""
         ...
 
 

@@ -21,9 +21,13 @@ __all__ = [
     "AgentSettings",
     "ContextSettings",
     "DeliverySettings",
+    "HookSettings",
     "LimitSettings",
+    "McpServerSettings",
+    "McpSettings",
     "ModelOverride",
     "ProjectMay",
+    "ProviderSettings",
     "ResultSettings",
     "RuntimeSettings",
     "Settings",
@@ -130,6 +134,17 @@ class LimitSettings(_Section):
         )
 
 
+class ProviderSettings(_Section):
+    """How many requests at once a model provider is asked, for each of its credentials."""
+
+    start_requests: int = _key(
+        128, "Requests under way at once until the provider refuses one.", project="lower", ge=1, le=4096
+    )
+    max_requests: int = _key(
+        1024, "Requests under way at once, however well the provider answers.", project="lower", ge=1, le=4096
+    )
+
+
 class ResultSettings(_Section):
     """How a session is held to handing in a result."""
 
@@ -169,6 +184,11 @@ class AgentOverride(_Section):
     )
     tools: tuple[str, ...] | Literal[False] | None = _key(
         None, "Give it these tools; false for none.", project="nothing"
+    )
+    deny_tools: tuple[str, ...] = _key(
+        (),
+        "Never give it these tools, beside those its file denies; `*` is any text.",
+        project="nothing",
     )
     skills: tuple[str, ...] | Literal[False] | None = _key(
         None, "Give it these skills; false for none.", project="nothing"
@@ -215,6 +235,45 @@ class ContextSettings(_Section):
     )
 
 
+class McpServerSettings(_Section):
+    """What to change about one MCP server of the host."""
+
+    call_seconds: float = _key(60, "Seconds that one call of its tools may take.", project="nothing", gt=0)
+
+
+class McpSettings(_Section):
+    """How sessions use MCP servers."""
+
+    call_seconds: float = _key(60, "Seconds that one call of an MCP tool may take.", project="lower", gt=0)
+    connect_seconds: float = _key(
+        20, "Seconds that an MCP server may take to get ready.", project="lower", gt=0
+    )
+    idle_seconds: float = _key(
+        300,
+        "Seconds after which an MCP server of one agent is ended that no session uses any more.",
+        project="lower",
+        gt=0,
+    )
+    servers: Annotated[dict[str, McpServerSettings], "by server"] = Field(
+        default_factory=dict[str, McpServerSettings],
+        description="Changes to single MCP servers of the host by name.",
+        json_schema_extra={"project_may": "nothing"},
+    )
+
+
+class HookSettings(_Section):
+    """How long other people's code is waited for."""
+
+    seconds: float = _key(
+        10,
+        "Seconds that one implementation of a hook may take: of the crew's own hooks, and of the host's "
+        "hooks where they are called for a session of the crew.",
+        project="lower",
+        gt=0,
+        le=600,
+    )
+
+
 class DeliverySettings(_Section):
     """How results of background runs reach the session that asked for them."""
 
@@ -249,6 +308,7 @@ class Settings(BaseSettings):
         project="nothing",
     )
     limits: LimitSettings = LimitSettings()
+    provider: ProviderSettings = ProviderSettings()
     result: ResultSettings = ResultSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     agents: AgentSettings = AgentSettings()
@@ -259,6 +319,8 @@ class Settings(BaseSettings):
         json_schema_extra={"project_may": "nothing"},
     )
     delivery: DeliverySettings = DeliverySettings()
+    hooks: HookSettings = HookSettings()
+    mcp: McpSettings = McpSettings()
 
     _warnings: tuple[SettingsWarning, ...] = PrivateAttr(default=())
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict[str, str])

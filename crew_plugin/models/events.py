@@ -140,6 +140,10 @@ _ALL = (
         "session",
         ("outcome", "steps", "usage"),
     ),
+    EventType("session.job_ended", "A job in the background ended.", "session", ("job", "what", "ok")),
+    EventType(
+        "session.waiting", "The session waits for its jobs in the background.", "session", ("for", "seconds")
+    ),
     EventType("session.closed", "The session ended.", "session", ("steps", "usage")),
     EventType("result.rejected", "A submitted result did not pass.", "session", ("path", "error", "n")),
     EventType(
@@ -147,6 +151,13 @@ _ALL = (
         "A part of a result was kept; it is no result.",
         "session",
         ("label", "artifact", "size"),
+    ),
+    EventType(
+        "result.held",
+        "A result that fits waits for jobs in the background, is to be made anew after their output, or is "
+        "taken because they were given up.",
+        "session",
+        ("reason", "jobs"),
     ),
     EventType("result.accepted", "A submitted result was accepted.", "session", ("result_id", "flags")),
     EventType(

@@ -6,6 +6,7 @@ from typing import Final
 
 import anyio
 
+from crew_plugin.engine.provider_gate import SIGN_SECONDS
 from crew_plugin.errors import EngineError
 from crew_plugin.host import (
     EngineCapability,
@@ -13,18 +14,25 @@ from crew_plugin.host import (
     ModelAnswered,
     ModelBusy,
     ModelRetrying,
+    ModelWaiting,
+    ServerNoted,
     Session,
     SessionEvent,
     SessionFailed,
     SteersTaken,
     ToolEnded,
+    ToolProgress,
     ToolStarted,
     TurnEnded,
 )
+from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.session import words
+from crew_plugin.session.budget import Budget, Spent
 from crew_plugin.session.course import SUBMIT, Course
 from crew_plugin.session.ending import Ending
-from crew_plugin.session.ladder import CloseWays, GiveUp, LastCall, Move, Remind, Warn
+from crew_plugin.session.ladder import CloseWays, Closing, GiveUp, LastCall, Move, Remind, Warn
+from crew_plugin.session.limits import Rung
+from crew_plugin.session.progress import Stuck
 from crew_plugin.session.prompt import letter
 from crew_plugin.session.record import usage_data
 
@@ -39,6 +47,7 @@ class Listener:
     def __init__(self, course: Course, session: Session) -> None:
         self._course = course
         self._session = session
+        self._queued = False
 
     async def listen(self) -> None:
         """Take note of each event and do what follows from it."""
@@ -55,7 +64,8 @@ class Listener:
         """Take note of an event. True if the session is over."""
         course = self._course
         now = anyio.current_time()
-        course.deadlines.alive(now)
+        if not isinstance(event, SteersTaken | ServerNoted):
+            course.deadlines.alive(now)
         match event:
             case ModelAnswered():
                 return await self._answered(event)
@@ -63,18 +73,28 @@ class Listener:
                 return await self._tool_ended(event, now)
             case TurnEnded():
                 course.tally.turn_ended()
+                course.deadlines.turn_ended()
                 return course.over or await self._turn_ended()
             case SessionFailed():
                 self._failed(event.error)
                 return True
             case ToolStarted():
-                course.deadlines.tool_started(event.call_id, event.name, now)
+                course.call_began(event.call_id, event.name, now)
                 course.record.event("session.tool_started", {"tool": event.name, "target": event.target})
             case ModelRetrying():
                 course.deadlines.alive(now, pause=event.delay)
                 self._retrying(event)
+                return await self._spend()
+            case ModelWaiting():
+                course.deadlines.alive(now, pause=SIGN_SECONDS)
+                self._waiting(event)
             case SteersTaken():
                 course.taken(event.count)
+            case ToolProgress():
+                course.record.event("session.tool_progress", {"tool": event.name, "text": event.text})
+            case ServerNoted():
+                noted = {"server": event.server, "state": event.state, "text": event.text}
+                course.record.event("session.mcp_server", noted)
             case ModelBusy():
                 course.progress()
             case JobEnded():
@@ -85,6 +105,7 @@ class Listener:
         course = self._course
         calls = [asdict(call) for call in event.tool_calls]
         usage = course.tally.answered(event.usage, event.model, len(calls))
+        self._queued = False
         course.usage += usage
         course.memory.answered()
         if event.text.strip():
@@ -97,8 +118,12 @@ class Listener:
             "session.model_answered",
             {"step": course.ladder.steps, "usage": usage_data(usage), "tool_calls": names},
         )
+        course.calls_wanted(event.tool_calls)
         course.journal.announce(len(names))
-        return await self._follow(move)
+        if await self._follow(move):
+            return True
+        # A result that is just being submitted is not cut off for the budget's sake.
+        return await self._spend(due=SUBMIT not in names)
 
     async def _turn_ended(self) -> bool:
         """Give what was to wait for this moment, else ask for the result. True if it is over."""
@@ -112,7 +137,7 @@ class Listener:
 
     async def _tool_ended(self, event: ToolEnded, now: float) -> bool:
         course = self._course
-        course.deadlines.tool_ended(event.call_id, now)
+        course.call_ended(self._session, event.call_id, event.name, now, ok=event.ok)
         course.record.entry(
             "tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok}
         )
@@ -124,9 +149,12 @@ class Listener:
         if event.ends_session or course.over:
             return True
         if event.name == SUBMIT:
-            return await self._follow(course.ladder.sent_back())
+            return await self._follow(course.ladder.sent_back()) or await self._budget()
         if event.name != _IRC:
             course.box.worked()
+        stuck = course.progressing.tool_ended(event.call_id, event.text, ok=event.ok, known=event.known)
+        if stuck is not None and await self._stuck(stuck):
+            return True
         self._compact_if_full()
         return False
 
@@ -169,12 +197,69 @@ class Listener:
                 pass
         return False
 
+    async def _spend(self, *, due: bool = True) -> bool:
+        """Count a request. True if the session is over for it."""
+        self._course.budget.asked()
+        return due and await self._budget()
+
+    async def _budget(self) -> bool:
+        course = self._course
+        budget = course.budget
+        match budget.due():
+            case Spent.NOTICE:
+                course.record.event("session.note", {"text": f"told: it has cost {budget.requests} requests"})
+                await course.steer(words.budget_notice(budget.requests, budget.forced_at))
+            case Spent.FORCE:
+                await self._hand_in(_budget_used(budget))
+            case Spent.OVER:
+                course.end(Ending(cause=_budget_used(budget).cause))
+                return True
+            case None:
+                pass
+        return False
+
+    async def _hand_in(self, closing: Closing) -> None:
+        """Stop the turn and leave nothing but submit_result; without an end of the turn, where the
+        engine cannot go on with a conversation."""
+        course = self._course
+        reopening = course.force(closing)
+        if course.can_go_on:
+            course.reopening = reopening
+            return
+        course.restrict(self._session)
+        await course.steer(reopening.text)
+
+    async def _stuck(self, stuck: Stuck) -> bool:
+        """Go on to the next rung of a standstill. True if the session is over."""
+        course = self._course
+        limit = course.limits.stuck_steps
+        cause = Cause(
+            code=CauseCode.NO_PROGRESS,
+            message=f"{stuck.answers} steps of the session brought nothing new; the last was {stuck.what}",
+        )
+        if stuck.rung is None:
+            course.record.event(
+                "session.limit_reached", {"limit": "stuck_steps", "value": limit}, cause=cause
+            )
+            course.end(Ending(cause=cause))
+            return True
+        course.stalled(stuck.rung, stuck.what, stuck.answers, limit)
+        if stuck.rung is Rung.NUDGED:
+            left = max(1, limit * 3 // 4 - stuck.answers)
+            await course.steer(words.repeating(stuck.answers, stuck.what, left))
+        elif stuck.rung is Rung.NARROWED:
+            why = f"Your last {stuck.answers} steps brought nothing new."
+            course.ladder.close(Closing(limit="stuck_steps", value=limit, why=why, cause=cause))
+            await self._call_last(wake=False)
+        return False
+
     async def _call_last(self, *, wake: bool) -> None:
         course = self._course
-        limit = course.limits.steps
-        course.record.event("session.limit_reached", {"limit": "steps", "value": limit})
+        closing = course.ladder.closing
+        assert closing is not None, "a last call has a reason"
+        course.limit_reached(closing)
         course.restrict(self._session)
-        text = words.last_call(limit, wants_data=course.wants_data)
+        text = words.last_call(closing.why, wants_data=course.wants_data)
         if wake:
             await course.say(self._session, text)
         else:
@@ -188,6 +273,13 @@ class Listener:
             course.restrict(self._session)
         await course.say(self._session, words.reminder(n, of, wants_data=course.wants_data))
 
+    def _waiting(self, event: ModelWaiting) -> None:
+        self._course.progress()
+        if not self._queued:
+            self._queued = True
+            reason = f"waiting for provider, {event.ahead} ahead"
+            self._course.record.event("session.provider_wait", {"reason": reason, "ahead": event.ahead})
+
     def _retrying(self, event: ModelRetrying) -> None:
         self._course.tally.retrying()
         self._course.progress()
@@ -195,3 +287,13 @@ class Listener:
             "session.retrying",
             {"error": event.error, "try": event.attempt, "of": event.of, "delay": event.delay},
         )
+
+
+def _budget_used(budget: Budget) -> Closing:
+    message = f"the session made {budget.requests} requests and handed in no result"
+    return Closing(
+        limit="requests",
+        value=budget.limit,
+        why=f"This task has cost {budget.requests} requests, and no more are given to it.",
+        cause=Cause(code=CauseCode.REQUEST_LIMIT, message=message),
+    )

@@ -79,10 +79,15 @@ class Doing:
             self._tools.setdefault(event.task_id, {})[tool] = self._last[event.task_id]
         elif event.type == "session.tool_ended":
             self._tools.get(event.task_id, {}).pop(str(event.data.get("tool", "")), None)
+        elif event.type == "session.tool_progress":
+            tool = str(event.data.get("tool", ""))
+            self._tools.setdefault(event.task_id, {})[tool] = f"{tool} {event.data.get('text', '')}"
         elif event.type == "session.retrying":
             self._tools[event.task_id] = {
                 "": f"model call failed, trying again: {event.data.get('error', '')}"
             }
+        elif event.type == "session.provider_wait":
+            self._tools[event.task_id] = {"": str(event.data.get("reason", ""))}
         elif event.type in ("session.model_answered", "session.closed", "task.started"):
             self._tools.pop(event.task_id, None)
 

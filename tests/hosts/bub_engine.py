@@ -9,6 +9,7 @@ from typing import Any
 from bub.framework import BubFramework
 
 from crew_hooks.bub.engine import BubEngine
+from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.host import Session, SessionEvent, ToolContext, ToolOutput, ToolSpec, TurnEnded
 from crew_plugin.testing.conversation import Conversation, Reply
 from crew_plugin.testing.model_server import ScriptedModelServer
@@ -32,6 +33,7 @@ class Host:
     engine: BubEngine
     model: ScriptedModelServer
     folder: Path
+    gates: ProviderGates
 
 
 def tool(

@@ -15,6 +15,7 @@ from bub.framework import BubFramework
 from loguru import logger
 
 from crew_hooks.bub.engine import BubEngine
+from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.host import SessionSpec
 from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.testing.conversation import Script
@@ -54,14 +55,15 @@ def hosted(
             framework.load_builtin_hooks()
             for plugin in plugins:
                 framework.plugin_manager.register(plugin(framework) if isinstance(plugin, type) else plugin)
-            engine = BubEngine(framework)
+            gates = ProviderGates(start=64, ceiling=128)
+            engine = BubEngine(framework, gates=gates)
             if running:
                 async with framework.running(), engine.running():
-                    yield Host(framework, engine, model, folder)
+                    yield Host(framework, engine, model, folder, gates)
                     nothing_is_left(framework)
             else:
                 async with engine.running():
-                    yield Host(framework, engine, model, folder)
+                    yield Host(framework, engine, model, folder, gates)
             assert asyncio.all_tasks() - before == set()
 
     return open_host

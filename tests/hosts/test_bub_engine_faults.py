@@ -31,7 +31,7 @@ async def test_a_failure_that_passes_is_tried_again(hosted: Hosted, spec_of: Spe
     play = Play(Reply(text="half " * 300, fault=fault, retry_after=0.05), Reply(text="whole"))
     async with hosted(play) as host, host.engine.open(spec_of(host)) as session:
         events = await turn(session, "go")
-    retried, answered = events[1:3]
+    retried, answered = (event for event in events if isinstance(event, ModelRetrying | ModelAnswered))
     assert isinstance(retried, ModelRetrying)
     assert (retried.attempt, retried.of) == (1, 4)
     assert isinstance(answered, ModelAnswered)

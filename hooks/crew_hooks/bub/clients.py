@@ -3,28 +3,40 @@
 import asyncio
 import contextlib
 import json
+import math
 import random
 import re
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from crew_plugin.engine.provider_gate import (
+    LONGEST_PAUSE,
+    USUAL_CEILING,
+    USUAL_START,
+    ProviderGate,
+    ProviderGates,
+    Refused,
+)
 from crew_plugin.errors import EngineError, EngineErrorKind
 
 if TYPE_CHECKING:
     from any_llm import AnyLLM
 
-__all__ = ["ClientPool", "back_off", "engine_error"]
+__all__ = ["ClientPool", "back_off", "engine_error", "refusal"]
 
 _CLOSE_SECONDS: Final = 2.0
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 30.0
-_LONGEST_WISH: Final = 120.0
-"""A provider that asks for a longer pause than this is treated as failing."""
+_TOO_MUCH: Final = frozenset({429, 503, 529})
+"""Statuses by which a provider says that it is asked too much."""
 
 _ADVICE: Final[Mapping[EngineErrorKind, str]] = {
     "auth": "set BUB_API_KEY (or BUB_<PROVIDER>_API_KEY) and BUB_MODEL, or run `bub onboard`",
     "bad_request": "BUB_MODEL and the agent's `model` have the form provider:model",
 }
+_OVERLOADED = re.compile(r"overloaded", re.IGNORECASE)
 _OVERFLOW = re.compile(
     r"context.{0,20}(length|window)|maximum.{0,20}context|prompt.{0,12}too long", re.IGNORECASE
 )
@@ -37,8 +49,13 @@ class ClientPool:
     too much to repeat for every session. `close` ends them all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gates: ProviderGates | None = None) -> None:
         self._clients: dict[str, asyncio.Task[AnyLLM]] = {}
+        self._gates = gates or ProviderGates(start=USUAL_START, ceiling=USUAL_CEILING)
+
+    def gate(self, provider: str, arguments: Mapping[str, Any]) -> ProviderGate:
+        """The gate that each request with these arguments goes through."""
+        return self._gates.gate(provider, arguments.get("api_base"), arguments.get("api_key"))
 
     async def get(self, provider: str, arguments: Mapping[str, Any]) -> "AnyLLM":
         """The client for this provider and these arguments. Raises what building it raised."""
@@ -128,7 +145,7 @@ def engine_error(error: Exception, model: str) -> EngineError:
         return error
     kind = _kind(error)
     wish = _wish(error)
-    retryable = kind in ("rate_limit", "overloaded", "timeout", "network") and (wish or 0) <= _LONGEST_WISH
+    retryable = kind in ("rate_limit", "overloaded", "timeout", "network") and (wish or 0) <= LONGEST_PAUSE
     text = str(error) or type(error).__name__
     advice = f"; {_ADVICE[kind]}" if kind in _ADVICE else ""
     return EngineError(
@@ -169,7 +186,7 @@ def _kind(error: Exception) -> EngineErrorKind:
         (ImportError, "bad_request"),
         (ValueError, "bad_request"),
     )
-    if _OVERFLOW.search(str(error)) and _status(error) in (None, 400, 413, 422):
+    if _OVERFLOW.search(str(error)) and _status_of(error) in (None, 400, 413, 422):
         return "context_overflow"
     for wanted, kind in kinds:
         if isinstance(error, wanted):
@@ -179,7 +196,7 @@ def _kind(error: Exception) -> EngineErrorKind:
 
 def _kind_of_transport(error: Exception) -> EngineErrorKind:
     """For errors that carry no class of their own: by status, else by what the transport raised."""
-    status = _status(error)
+    status = _status_of(error)
     if status is not None and status != 200:
         return "overloaded" if status >= 500 or status in (408, 409) else "bad_request"
     causes = _chain(error)
@@ -212,14 +229,40 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _status(error: Exception) -> int | None:
+def _status_of(error: BaseException) -> int | None:
     status = getattr(error, "status_code", None)
     return status if isinstance(status, int) else None
 
 
+def refusal(error: BaseException) -> Refused | None:
+    """What a failed call says about how much its provider takes; None if it says nothing."""
+    if not isinstance(error, Exception):
+        return None
+    from any_llm.exceptions import RateLimitError
+
+    chain = _chain(error)
+    if any(isinstance(cause, RateLimitError) or _status_of(cause) in _TOO_MUCH for cause in chain):
+        return Refused(_wish(error))
+    return Refused(_wish(error)) if _OVERLOADED.search(str(error)) else None
+
+
 def _wish(error: Exception) -> float | None:
-    wish = getattr(error, "retry_after", None)
+    """The pause that the provider asked for, in seconds, however it said so."""
+    for cause in _chain(error):
+        headers = getattr(getattr(cause, "response", None), "headers", None)
+        said = getattr(cause, "retry_after", None) or (headers.get("retry-after") if headers else None)
+        if said is not None:
+            return _seconds(str(said))
+    return None
+
+
+def _seconds(said: str) -> float | None:
     try:
-        return max(0.0, float(wish)) if wish is not None else None
+        seconds = float(said)
     except ValueError:
-        return None  # a date: our own back-off is as good
+        try:
+            date = parsedate_to_datetime(said)
+        except ValueError:
+            return None  # nobody's notation: our own back-off is as good
+        seconds = date.timestamp() - time.time()
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -12,10 +12,14 @@ from loguru import logger
 from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.compat.agent import offered_tool
 from crew_hooks.bub.compat.runner import usual_clients
-from crew_hooks.bub.mcp import CALL_SECONDS, McpProxy
+from crew_hooks.bub.mcp import BubMcp
 from crew_hooks.bub.session import BubSession
 from crew_hooks.bub.toolset import HOST_TOOLS
-from crew_plugin.host import EngineCapability, Session, SessionSpec
+from crew_plugin.engine.provider_gate import ProviderGates
+from crew_plugin.host import EngineCapability, ServerReport, Session, SessionSpec
+from crew_plugin.mcp.names import Access, matches
+from crew_plugin.mcp.proxy import McpProxy, McpTimes
+from crew_plugin.models.spec import McpServerSpec
 
 __all__ = ["BubEngine"]
 
@@ -23,13 +27,21 @@ __all__ = ["BubEngine"]
 class BubEngine:
     """Holds conversations in a loaded framework. All its sessions share clients and MCP servers.
 
-    `mcp_seconds` is how long one call of an MCP tool may take.
+    `mcp` is how long things with MCP servers may take, `gates` how many requests at once
+    a provider is asked.
     """
 
-    def __init__(self, framework: BubFramework, *, mcp_seconds: float = CALL_SECONDS) -> None:
+    def __init__(
+        self,
+        framework: BubFramework,
+        *,
+        mcp: McpTimes | None = None,
+        gates: ProviderGates | None = None,
+    ) -> None:
         self._framework = framework
-        self._pool = ClientPool()
-        self._mcp = McpProxy(framework, call_seconds=mcp_seconds)
+        self._pool = ClientPool(gates)
+        self._bub_mcp = BubMcp(framework)
+        self._mcp = McpProxy(self._bub_mcp, mcp or McpTimes())
 
     @property
     def name(self) -> str:
@@ -50,7 +62,8 @@ class BubEngine:
         async with AsyncExitStack() as stack:
             # One that cannot be closed does not keep the others open.
             stack.push_async_callback(self._pool.close)
-            stack.push_async_callback(self._mcp.close)
+            stack.push_async_callback(self._bub_mcp.close)
+            await stack.enter_async_context(self._mcp.running())
             warming = asyncio.create_task(self._warm(), name="crew clients")
             stack.push_async_callback(asyncio.wait, {warming})
             stack.callback(warming.cancel)
@@ -68,12 +81,36 @@ class BubEngine:
         """A session, opened on entry. Leaving it ends all that it owns."""
         return BubSession(self._framework, spec, self._pool, self._mcp)
 
-    async def available_tools(self, names: tuple[str, ...], cwd: str) -> tuple[str, ...]:
+    async def available_tools(
+        self,
+        names: tuple[str, ...],
+        cwd: str,
+        *,
+        denied: tuple[str, ...] = (),
+        servers: tuple[McpServerSpec, ...] = (),
+    ) -> tuple[str, ...]:
         """Which of these names Bub can provide, in their order, wildcards expanded."""
+        access = Access(allow=names, deny=denied)
+        tools = await self._mcp.tools(access, servers, cwd)
+        try:
+            there = tools.names()
+        finally:
+            tools.close()
         found: list[str] = []
         for name in names:
             if name in HOST_TOOLS:
                 found += [name] if all(offered_tool(bub) is not None for bub in HOST_TOOLS[name]) else []
             else:
-                found += await self._mcp.names((name,))
-        return tuple(dict.fromkeys(found))
+                found += [one for one in there if matches(name, one)]
+        return tuple(name for name in dict.fromkeys((*found, *there)) if not access.denies(name))
+
+    async def server_reports(
+        self,
+        names: tuple[str, ...],
+        cwd: str,
+        *,
+        denied: tuple[str, ...] = (),
+        servers: tuple[McpServerSpec, ...] = (),
+    ) -> tuple[ServerReport, ...]:
+        """What each MCP server gives an agent that names these tools."""
+        return await self._mcp.report(Access(allow=names, deny=denied), servers, cwd)

@@ -169,6 +169,7 @@ async def compose(
     from crew_hooks.bub.engine import BubEngine
     from crew_plugin.config import load_settings
     from crew_plugin.crew import Crew
+    from crew_plugin.engine.provider_gate import ProviderGates
     from crew_plugin.engine.supervisor import Supervisor
     from crew_plugin.models.states import SessionKind
     from crew_plugin.plugins import build_hooks
@@ -181,7 +182,8 @@ async def compose(
         settings = await asyncio.to_thread(load_settings, project.root)
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(StoreWriter(project))
-        engine = BubEngine(framework)
+        gates = ProviderGates(start=settings.provider.start_requests, ceiling=settings.provider.max_requests)
+        engine = BubEngine(framework, gates=gates)
         await stack.enter_async_context(engine.running())
         live = SessionRunner(
             engine=engine,

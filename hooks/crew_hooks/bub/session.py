@@ -23,6 +23,7 @@ from crew_plugin.host import (
     ModelAnswered,
     ModelBusy,
     ModelRetrying,
+    ModelWaiting,
     SessionEvent,
     SessionFailed,
     SessionSpec,
@@ -71,6 +72,7 @@ class BubSession:
         self._quiet = False
         self._cancelled = False
         self._busy_since = 0.0
+        self._steps = 0
 
     # --- the port ---
 
@@ -238,6 +240,14 @@ class BubSession:
             raise asyncio.CancelledError
         self._busy_since = time.monotonic()
 
+    def waiting(self, ahead: int) -> None:
+        """A model call waits for its turn at the provider."""
+        self._emit(ModelWaiting(ahead=ahead))
+
+    def late(self) -> bool:
+        """Whether half of the session's model calls are made."""
+        return self._steps * 2 >= self._spec.limits.steps
+
     def output(self) -> None:
         """A piece of an answer came in."""
         now = time.monotonic()
@@ -247,6 +257,7 @@ class BubSession:
 
     def answered(self, answer: ModelAnswered) -> None:
         """A model call succeeded."""
+        self._steps += 1
         self._toolset.expect(answer.tool_calls)
         self._emit(answer)
 

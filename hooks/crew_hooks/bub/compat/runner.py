@@ -3,11 +3,10 @@
 # pyright: reportPrivateUsage=false
 
 import asyncio
-import itertools
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from any_llm.types.completion import (
@@ -21,7 +20,8 @@ from bub.builtin.settings import load_settings
 from bub.hooks.interception import AgentHooks
 from bub.streaming import StreamEvent, StreamState
 
-from crew_hooks.bub.clients import ClientPool, back_off, engine_error
+from crew_hooks.bub.clients import ClientPool, back_off, engine_error, refusal
+from crew_plugin.engine.provider_gate import Place, ProviderGate, Refused, Urgency, Verdict
 from crew_plugin.errors import EngineError
 from crew_plugin.host import ModelAnswered, ToolCall
 from crew_plugin.models.records import Usage
@@ -68,6 +68,14 @@ class ModelWatch(Protocol):
         """A call is about to be made. Raises `CancelledError` if none may be made any more."""
         ...
 
+    def waiting(self, ahead: int) -> None:
+        """A call waits for its turn at the provider; so many go first. Told every few seconds."""
+        ...
+
+    def late(self) -> bool:
+        """Whether the session has used much of what it may use."""
+        ...
+
 
 class CrewRunner(ModelRunner):
     """Makes the model calls of one session."""
@@ -89,6 +97,7 @@ class CrewRunner(ModelRunner):
         self._retries = retries
         self._stall = stall_seconds
         self._clients: dict[str, AnyLLM] = {}
+        self._asked: ModelCandidate | None = None
         self._answering_model = ""
 
     def force(self, tool: str | None) -> None:
@@ -101,9 +110,9 @@ class CrewRunner(ModelRunner):
         self.settings = self._plain.model_copy(update={"completion_args": arguments})
 
     def iter_llm_clients(self, model: str) -> "Iterator[tuple[ModelCandidate, AnyLLM]]":
-        """The model and its fallbacks, each with the shared client that `_prepare` found."""
-        for candidate in self.settings.model_candidates(model):
-            yield candidate, self._clients[candidate.name]
+        """The one model that is asked now, with its shared client: fallbacks are `_open`'s work."""
+        assert self._asked is not None
+        yield self._asked, self._clients[self._asked.name]
 
     async def completion_response(
         self,
@@ -118,29 +127,52 @@ class CrewRunner(ModelRunner):
         call = _Call(model, messages, tools, max_tokens, reasoning_effort)
         return cast("CompletionResult", call)
 
-    async def request(self, call: "_Call") -> CompletionResult:
-        """Make the call once, on the model or the first fallback that takes it."""
-        await self._prepare(call.model)
-        self._watch.proceed()
-        async with asyncio.timeout(self._stall):
-            return await super().completion_response(
-                model=call.model,
-                messages=call.messages,
-                tools=call.tools,
-                max_tokens=call.max_tokens,
-                reasoning_effort=call.reasoning_effort,
-            )
+    async def _open(self, call: "_Call") -> "_Opened":
+        """Make the request once, on the model or the first fallback that takes it."""
+        first: Exception | None = None
+        for candidate in self.settings.model_candidates(call.model):
+            try:
+                return await self._request(call, candidate)
+            except Exception as error:  # noqa: BLE001 - the first one is raised below
+                first = first or error
+        raise first or RuntimeError("there is no model to ask")
 
-    async def _prepare(self, model: str) -> None:
-        for candidate in self.settings.model_candidates(model):
-            if candidate.name not in self._clients:
-                self._clients[candidate.name] = await self._pool.get(*_client_of(self.settings, candidate))
+    async def _request(self, call: "_Call", candidate: "ModelCandidate") -> "_Opened":
+        provider, arguments = _client_of(self.settings, candidate)
+        if candidate.name not in self._clients:
+            self._clients[candidate.name] = await self._pool.get(provider, arguments)
+        gate = self._pool.gate(provider, arguments)
+        place = call.places.get(gate.name)
+        if place is None:
+            place = call.places[gate.name] = gate.place(self._urgency())
+        await gate.acquire(place, self._watch.waiting, losses=self._retries)
+        try:
+            self._watch.proceed()
+            self._asked = candidate
+            async with asyncio.timeout(self._stall):
+                response = await super().completion_response(
+                    model=call.model,
+                    messages=call.messages,
+                    tools=call.tools,
+                    max_tokens=call.max_tokens,
+                    reasoning_effort=call.reasoning_effort,
+                )
+        except BaseException as error:
+            call.refused_by = gate if (refused := refusal(error)) else None
+            gate.release(place, refused or Verdict.FAILED)
+            raise
+        return _Opened(response, gate, place)
+
+    def _urgency(self) -> Urgency:
+        if self.settings is not self._plain:
+            return Urgency.LAST
+        return Urgency.LATE if self._watch.late() else Urgency.ORDINARY
 
     async def _completion_events(
         self, completion: CompletionResult, state: StreamState, output: ModelOutputAccumulator
     ) -> AsyncGenerator[StreamEvent, None]:
         call = cast("_Call", completion)
-        failures = itertools.count(1)
+        failures = 0
         while True:
             try:
                 async with aclosing(self._attempt(call, state, output)) as events:
@@ -153,33 +185,55 @@ class CrewRunner(ModelRunner):
                 if failure.kind == "bad_request" and self.settings is not self._plain:
                     self.force(None)  # not every model lets a call be demanded
                     continue
-                attempt = next(failures)
-                if not failure.retryable or attempt > self._retries:
+                gate, call.refused_by = call.refused_by, None
+                failures += gate is None
+                attempt = failures + call.losses(gate)
+                gave_up = isinstance(error, EngineError)  # the gate, after as many waves as may be lost
+                if gave_up or not failure.retryable or attempt > self._retries:
                     raise ModelFailed(failure) from error
-                delay = back_off(attempt, failure.retry_after)
-                self._watch.retrying(failure, attempt, delay)
-                await asyncio.sleep(delay)
+                # Where the gate was told, its pause holds for all sessions, this one among them.
+                delay = gate.pause() if gate else back_off(failures, failure.retry_after)
+                self._watch.retrying(failure, max(1, attempt), delay)
+                if gate is None:
+                    await asyncio.sleep(delay)
         self._watch.answered(self._answer(call, state, output))
 
     async def _attempt(
         self, call: "_Call", state: StreamState, output: ModelOutputAccumulator
     ) -> AsyncGenerator[StreamEvent, None]:
         self._answering_model = call.model
-        response = await self.request(call)
+        opened = await self._open(call)
+        verdict: Verdict | Refused = Verdict.FAILED
+        try:
+            async with aclosing(self._reply(call, opened.response, state, output)) as events:
+                async for event in events:
+                    yield event
+            if not output.text and not output.tool_calls and state.usage is None:
+                raise ConnectionError("the reply ended before it had begun")
+            verdict = Verdict.SERVED
+        except Exception as error:
+            refused = refusal(error)
+            call.refused_by = opened.gate if refused else None
+            verdict = refused or verdict
+            raise
+        finally:
+            opened.gate.release(opened.place, verdict)
+
+    async def _reply(
+        self, call: "_Call", response: CompletionResult, state: StreamState, output: ModelOutputAccumulator
+    ) -> AsyncGenerator[StreamEvent, None]:
         if isinstance(response, ChatCompletion):
             self._answering_model = response.model or call.model
             async with aclosing(super()._completion_events(response, state, output)) as events:
                 async for event in events:
                     yield event
-        else:
-            async with (
-                aclosing(self._chunks(response)) as chunks,
-                aclosing(super()._completion_events(chunks, state, output)) as events,
-            ):
-                async for event in events:
-                    yield event
-        if not output.text and not output.tool_calls and state.usage is None:
-            raise ConnectionError("the reply ended before it had begun")
+            return
+        async with (
+            aclosing(self._chunks(response)) as chunks,
+            aclosing(super()._completion_events(chunks, state, output)) as events,
+        ):
+            async for event in events:
+                yield event
 
     async def _chunks(
         self, stream: AsyncIterator[ChatCompletionChunk]
@@ -222,7 +276,7 @@ def _client_of(settings: "AgentSettings", candidate: "ModelCandidate") -> tuple[
     return candidate.provider.value, arguments
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     """The arguments of one model call, until its events are read."""
 
@@ -231,6 +285,23 @@ class _Call:
     tools: "list[Tool]"
     max_tokens: int | None
     reasoning_effort: str | None
+    places: dict[str, Place] = field(default_factory=dict[str, Place])
+    """Its places at the gates it came to, by the gate's name."""
+    refused_by: ProviderGate | None = None
+    """The gate that was told of the last failure."""
+
+    def losses(self, gate: ProviderGate | None) -> int:
+        """How many waves of that gate in a row were lost for it."""
+        return gate.losses(self.places[gate.name]) if gate else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A reply that begins, and the gate it holds until its end."""
+
+    response: CompletionResult
+    gate: ProviderGate
+    place: Place
 
 
 def _forget(state: StreamState, output: ModelOutputAccumulator) -> None:

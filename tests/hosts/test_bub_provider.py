@@ -1,0 +1,152 @@
+"""Many sessions in real Bub at one provider that limits them, falls silent, or breaks off."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from any_llm.exceptions import RateLimitError
+
+from crew_hooks.bub.clients import engine_error, refusal
+from crew_plugin.engine.provider_gate import Refused
+from crew_plugin.host import ModelRetrying, ModelWaiting, Session, SessionEvent, SessionSpec, TurnEnded
+from crew_plugin.models.spec import LimitsSpec
+from crew_plugin.testing.conversation import Conversation, Fault, Reply, ToolUse
+from crew_plugin.testing.model_server import ScriptedModelServer
+from tests.hosts.bub_engine import Host, Play, tool, turn, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.bub]
+
+Hosted = Callable[..., AbstractAsyncContextManager[Host]]
+SpecOf = Callable[..., SessionSpec]
+
+
+class OnlyOne:
+    """Refuses every request while another one is being answered."""
+
+    def __init__(self) -> None:
+        self.server: ScriptedModelServer | None = None
+        self.refused = 0
+
+    def __call__(self, conversation: Conversation) -> Reply:
+        assert self.server is not None
+        if self.server.in_flight > 1:
+            self.refused += 1
+            return Reply(fault=Fault.RATE_LIMIT, retry_after=0.02)
+        if conversation.tool_results:
+            return Reply(text="done", delay=0.005)
+        return Reply(calls=(ToolUse(name="look", arguments={}),), delay=0.005)
+
+
+async def converse(host: Host, spec: SessionSpec) -> list[SessionEvent]:
+    async with host.engine.open(spec) as session:
+        await session.prompt("go")
+        async with asyncio.timeout(30):
+            return await _to_the_end(session)
+
+
+async def _to_the_end(session: Session) -> list[SessionEvent]:
+    seen: list[SessionEvent] = []
+    async for event in session.events():
+        seen.append(event)
+        if isinstance(event, TurnEnded):
+            break
+    return seen
+
+
+async def test_fifty_sessions_finish_at_a_provider_that_refuses_all_but_one(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    play = OnlyOne()
+    async with hosted(play) as host:
+        play.server = host.model
+        specs = [spec_of(host, tools=(tool("look"),)) for _ in range(50)]
+        heard = await asyncio.gather(*(converse(host, spec) for spec in specs))
+    assert [events[-1] for events in heard] == [TurnEnded(text="done")] * 50
+    # The first wave is refused almost whole; after that each half of the one before, then hardly any.
+    assert play.refused <= 150
+    assert len(host.model.arrivals) == 100 + play.refused
+    waits = [event.ahead for events in heard for event in events if isinstance(event, ModelWaiting)]
+    assert waits
+    retries = [event for events in heard for event in events if isinstance(event, ModelRetrying)]
+    assert all(event.attempt <= event.of for event in retries)
+
+
+async def test_a_pause_that_one_session_is_asked_for_holds_for_the_others(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    play = Play(Reply(fault=Fault.RATE_LIMIT, retry_after=0.3), Reply(text="ok"))
+    async with (
+        hosted(play) as host,
+        host.engine.open(spec_of(host)) as first,
+        host.engine.open(spec_of(host)) as second,
+    ):
+        await first.prompt("go")
+        await until(first, ModelRetrying)
+        before = await turn(second, "go")
+        await until(first, TurnEnded)
+    assert isinstance(before[1], ModelWaiting)
+    refused, *later = host.model.arrivals
+    assert all(at - refused >= 0.3 for at in later)
+
+
+async def test_a_waiting_session_can_be_left_at_once(hosted: Hosted, spec_of: SpecOf) -> None:
+    async with hosted(lambda _: Reply(fault=Fault.RATE_LIMIT, retry_after=60)) as host:
+        async with host.engine.open(spec_of(host)) as session:
+            await session.prompt("go")
+            await until(session, ModelRetrying)
+            await until(session, ModelWaiting)
+            left = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - left < 5
+        assert len(host.model.arrivals) == 1
+
+
+async def test_a_gate_is_held_for_a_request_and_not_while_tools_run(hosted: Hosted, spec_of: SpecOf) -> None:
+    play = Play(Reply(calls=(ToolUse(name="look", arguments={}),)), Reply(text="done"))
+    async with hosted(play) as host:
+        gate = host.gates.gate("openai", host.model.base_url, "test")
+        held: list[int] = []
+
+        def look(_: object) -> str:
+            held.append(gate.flow.held)
+            return "seen"
+
+        async with host.engine.open(spec_of(host, tools=(tool("look", look),))) as session:
+            await turn(session, "go")
+    assert held == [0]
+    assert gate.flow.held == 0
+
+
+@pytest.mark.parametrize("fault", [Fault.STALL, Fault.HALF_TOOL_CALL, Fault.BROKEN_STREAM])
+async def test_what_breaks_off_gives_its_place_back_and_the_session_goes_on(
+    hosted: Hosted, spec_of: SpecOf, fault: Fault
+) -> None:
+    use = ToolUse(name="look", arguments={"text": "x" * 2000})
+    play = Play(Reply(calls=(use,), fault=fault), Reply(calls=(use,)), Reply(text="ok"))
+    limits = LimitsSpec(idle_seconds=0.4, model_retries=2)
+    async with hosted(play) as host:
+        gate = host.gates.gate("openai", host.model.base_url, "test")
+        async with host.engine.open(spec_of(host, limits=limits, tools=(tool("look"),))) as session:
+            events = await turn(session, "go")
+    assert events[-1] == TurnEnded(text="ok")
+    assert gate.flow.held == 0
+
+
+def test_a_pause_is_understood_in_seconds_and_as_a_date() -> None:
+    assert refusal(RateLimitError("slow down", retry_after="7")) == Refused(7.0)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    said = refusal(RateLimitError("slow down", retry_after=date))
+    assert said is not None
+    assert said.wish is not None
+    assert 27 <= said.wish <= 30
+    past = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
+    assert refusal(RateLimitError("slow down", retry_after=past)) == Refused(0.0)
+    assert refusal(RateLimitError("slow down", retry_after="soon")) == Refused(None)
+    assert refusal(RateLimitError("slow down", retry_after="inf")) == Refused(None)
+
+
+def test_a_provider_that_asks_for_too_long_a_pause_is_not_waited_for() -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    assert not engine_error(RateLimitError("slow down", retry_after=date), "m").retryable
