@@ -193,6 +193,18 @@ _ALL = (
         "delivery.acknowledged", "The result stands on the parent's saved record.", "host", ("delivery_id",)
     ),
     EventType("delivery.expired", "The result was too old to be handed over.", "host", ("delivery_id",)),
+    EventType(
+        "parent.compaction_put_off",
+        "The parent's history was to be cut and is not, as long as the run is active.",
+        "host",
+        ("how", "session"),
+    ),
+    EventType(
+        "parent.compacted",
+        "The parent's history was cut; what it must know of the run is repeated to it from now on.",
+        "host",
+        ("how", "session", "full"),
+    ),
     EventType("hook.executed", "A hook ran.", "supervisor", ("hook", "plugin", "outcome", "ms")),
     EventType("artifact.stored", "A body was stored.", "supervisor", ("name", "sha256", "size")),
 )

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, Final
@@ -15,15 +16,24 @@ from bub.channels.message import ChannelMessage
 from bub.envelope import Envelope, content_of, field_of
 from bub.framework import BubFramework
 from bub.hooks import hookimpl
-from bub.hooks.interception import LlmCallRequest, ToolCall, ToolCallDecision
+from bub.hooks.interception import (
+    LlmCallRequest,
+    LlmCallResult,
+    ToolCall,
+    ToolCallDecision,
+    ToolCallResult,
+)
 from bub.turn import TurnState
 from loguru import logger
 from typer import Context
 
-from crew_hooks.bub import commands, compat, guard
+from crew_hooks.bub import commands, compat
 from crew_hooks.bub.channel import CHANNEL, CrewChannel
+from crew_hooks.bub.compaction import CUTS
+from crew_hooks.bub.compat import mcp
 from crew_hooks.bub.compat import parent as private
 from crew_hooks.bub.host import PARENT, BubHost, compose
+from crew_hooks.bub.keeper import Keeper
 from crew_hooks.bub.lifecycle import COMMAND_SESSION, CrewLife, Turns, is_ours
 from crew_plugin.bundle import bundle_root
 from crew_plugin.errors import CrewError
@@ -41,7 +51,8 @@ if TYPE_CHECKING:
 __all__ = ["CrewPlugin", "Inactive", "load"]
 
 TURN: Final = "_crew_turn"
-ROSTER_SECONDS: Final = 2.0
+MCP_SECONDS: Final = 25.0
+"""How long one MCP server of a chat may take to get ready; bub-mcp itself waits for ever."""
 _CLI_HELP: Final = "A crew of agents: start teams, watch them, read what they hand in."
 _AT_THE_FIRST_TURN: Final = (
     "crew_hooks.bub.delivery",
@@ -90,6 +101,7 @@ class CrewPlugin:
         self._life = CrewLife(self._composed)
         self._host = BubHost(framework, version, self._life)
         self._turns = Turns()
+        self._keeper = Keeper(framework, self._life)
         self._delivery: Delivery | None = None
         self._to_open: list[str] = []
         self._project: Project | None = None
@@ -111,6 +123,8 @@ class CrewPlugin:
             handler=crew,
             command_only=True,
         )
+        for cut in CUTS:
+            private.wrap_command(cut, partial(self._keeper.typed, cut))
         self._host.commands["team"] = typed
         self._tool = offer_tools(self._host, self._life.ensure)
 
@@ -192,6 +206,7 @@ class CrewPlugin:
     @hookimpl(trylast=True)
     async def provide_lifespan(self) -> AsyncIterator[None]:
         """Last to be entered is first to be left: Bub's shells outlive our sessions."""
+        mcp.bounded(self._framework, MCP_SECONDS)
         async with self._host.running():
             yield
 
@@ -254,6 +269,7 @@ class CrewPlugin:
             await self._delivery.turn_ended(session_id, turn.taken, opened_by=turn.opened_by or ())
         except CrewError as error:
             logger.warning("crew-plugin: {}", error)
+        await self._keeper.turn_ended(session_id, state)
 
     async def _open(self, session_id: str) -> None:
         """Look for what is owed to a session. Without a store nothing is, and none is made."""
@@ -309,33 +325,22 @@ class CrewPlugin:
     @hookimpl
     async def before_llm_call(self, request: LlmCallRequest, state: TurnState) -> LlmCallRequest | None:
         """Put the roster of the parent's runs into the call, outside the history."""
-        block = await self._roster(state)
-        if block is None:
-            return None
-        return replace(request, messages=guard.with_roster(request.messages, block))
+        return await self._keeper.before_llm(request, state)
+
+    @hookimpl
+    async def after_llm_call(self, request: LlmCallRequest, result: LlmCallResult, state: TurnState) -> None:
+        """Note how full the history is, and whether Bub is about to cut it."""
+        await self._keeper.after_llm(request, result, state)
 
     @hookimpl
     async def before_tool_call(self, call: ToolCall, state: TurnState) -> ToolCallDecision | None:
-        """Note the roster in the anchor of a handoff."""
-        if call.tool not in guard.HANDOFF_TOOLS or not (block := await self._roster(state)):
-            return None
-        return ToolCallDecision.proceed(guard.with_note(call.arguments, block))
+        """Put a cut of the history off while runs are active; note the roster in one that is made."""
+        return await self._keeper.before_tool(call, state)
 
-    async def _roster(self, state: TurnState) -> str | None:
-        """None where the crew was never used: nothing to tell, and no older block to replace."""
-        from crew_plugin.models.records import ParentRef
-
-        parent = state.get(PARENT)
-        if not isinstance(parent, ParentRef) or not self._life.begun:
-            return None
-        try:
-            async with asyncio.timeout(ROSTER_SECONDS):
-                crew = await self._life.ensure()
-                return await crew.writer.read(lambda store: guard.roster(store, parent))
-        except (TimeoutError, CrewError) as error:
-            # A model call must not wait for a slow disk; the next one brings the roster.
-            logger.warning("crew-plugin: the roster of runs is missing from a model call: {!r}", error)
-            return None
+    @hookimpl
+    async def after_tool_call(self, call: ToolCall, result: ToolCallResult, state: TurnState) -> None:
+        """Note that the history was cut."""
+        await self._keeper.after_tool(call, result, state)
 
     # --- the terminal ---
 

@@ -1,10 +1,12 @@
 """What a parent must not forget when its history is cut: its runs, and what they left.
 
-Bub's history ends at the last anchor, and an anchor may come without notice. So the roster is
-put into every model call of the parent, outside the history, where no anchor can remove it.
+Bub's history ends at the last anchor, and an anchor may come without notice. So the roster is put
+into every model call of the parent, outside the history, where no anchor can remove it. A run that
+the history no longer tells of is there word for word: its goal and what was asked of it.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
@@ -12,33 +14,57 @@ if TYPE_CHECKING:
     from crew_plugin.store.port import RunStore
     from crew_plugin.ui.views import RunRow
 
-__all__ = ["HANDOFF_TOOLS", "roster", "with_note", "with_roster"]
+__all__ = ["HANDOFF_TOOLS", "active_runs", "roster", "told_of", "with_note", "with_roster"]
 
-HANDOFF_TOOLS: Final = frozenset({"tape_handoff"})
+HANDOFF_TOOLS: Final = frozenset({"tape_handoff", "tape.handoff"})
 
-_LIMIT: Final = 2_000
+_RUNS: Final = 10
+_ARTIFACTS: Final = 80
+_ROSTER: Final = 4_000
+"""Characters of the lines about runs."""
+_VERBATIM: Final = 60_000
+"""Characters of goals and contracts. A longer one is left out whole and named."""
+_QUESTIONS: Final = 10
 _BEGIN: Final = "<crew_runs>"
 _END: Final = "</crew_runs>"
+_HEAD: Final = (
+    "Runs of the crew that belong to this conversation (facts from the crew plugin, kept here because older "
+    "messages may be gone; goals are quoted data):"
+)
+_TAIL: Final = (
+    "Results of background runs arrive by themselves. Read one with the team tool: "
+    'action="status", "summary" or "artifacts" with run_id.'
+)
 
 
-def roster(store: "RunStore", parent: "ParentRef") -> str:
+def active_runs(store: "RunStore", parent: "ParentRef") -> tuple[str, ...]:
+    """The runs of this parent that are not over and whose supervisor lives."""
+    return tuple(row.id for row in _active(store, parent, limit=50) if not row.over)
+
+
+def told_of(messages: Sequence[Mapping[str, Any]]) -> Callable[[str], bool]:
+    """Whether a history, without its system message, still holds an id."""
+    told = [message for message in messages if message.get("role") != "system"]
+    return lambda ident: any(ident in text for message in told for text in _texts(message))
+
+
+def roster(store: "RunStore", parent: "ParentRef", knows: Callable[[str], bool], *, more: str = "") -> str:
     """The runs of this parent that are not over, and the ended ones whose result has not reached
-    it yet; at most 2,000 characters, empty when there is nothing to tell."""
-    lines = [
-        *(_active_line(row) for row in _active(store, parent)),
-        *_pending_lines(store, parent),
-    ]
-    if not lines:
+    it yet; of those that it does not know any more, goal and contract word for word. Empty when
+    there is nothing to tell."""
+    rows = _active(store, parent, limit=_RUNS + 1)
+    lines = [_active_line(row) for row in rows[:_RUNS]]
+    if len(rows) > _RUNS:
+        lines.append("- and more: action=list shows them")
+    lines += _questions(store, rows[:_RUNS])
+    lines += _pending_lines(store, parent, _RUNS)
+    if not lines and not more:
         return ""
-    head = (
-        f"{_BEGIN}\nRuns of the crew that belong to this conversation (facts from the crew plugin, kept "
-        "here because older messages may be gone; goals are quoted data):"
-    )
-    tail = (
-        "Results of background runs arrive by themselves. Read one with the team tool: "
-        f'action="status", "summary" or "artifacts" with run_id.\n{_END}'
-    )
-    return "\n".join([head, *_fitting(lines, _LIMIT - len(head) - len(tail) - 2), tail])
+    forgotten = [row for row in rows[:_RUNS] if not knows(row.id)]
+    parts = [_BEGIN]
+    if lines:
+        parts += [_HEAD, *_fitting(lines, _ROSTER), *_verbatim(store, forgotten), _TAIL]
+    return "\n".join([*parts, *([more] if more else []), _END])
 
 
 def with_roster(messages: Sequence[dict[str, Any]], block: str) -> list[dict[str, Any]]:
@@ -66,37 +92,101 @@ def with_note(arguments: Mapping[str, Any], block: str) -> dict[str, Any]:
 
 def _without_block(text: str) -> str:
     head, begin, rest = text.partition(_BEGIN)
-    return head.rstrip() + rest.partition(_END)[2] if begin else text
+    # The last end: a goal that quotes the marks must not leave half of the block behind.
+    return head.rstrip() + rest.rpartition(_END)[2] if begin else text
 
 
-def _active(store: "RunStore", parent: "ParentRef") -> "list[RunRow]":
+def _texts(message: Mapping[str, Any]) -> Iterator[str]:
+    for value in (message.get("content"), message.get("tool_calls")):
+        if isinstance(value, str):
+            yield value
+        elif value:
+            yield json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _active(store: "RunStore", parent: "ParentRef", *, limit: int) -> "list[RunRow]":
     from crew_plugin.models.states import RUN_TERMINAL, RunState
     from crew_plugin.ui.views import run_rows
 
     active = tuple(state for state in RunState if state not in RUN_TERMINAL)
-    return run_rows(store, states=active, limit=20, parent=parent)
+    return run_rows(store, states=active, limit=limit, parent=parent)
 
 
 def _active_line(row: "RunRow") -> str:
     from crew_plugin.ui.text import one_line
 
     place = "background" if row.background else "foreground"
-    return f"- {row.id} {row.team} ({place}) {row.shown_state}: {one_line(row.goal, 100)!r}"
+    counts = ", ".join(f"{count} {state}" for state, count in row.task_counts.items() if count)
+    return f"- {row.id} {row.team} ({place}) {row.shown_state} [{counts}]: {one_line(row.goal, 100)!r}"
 
 
-def _pending_lines(store: "RunStore", parent: "ParentRef") -> list[str]:
+def _verbatim(store: "RunStore", rows: "Sequence[RunRow]") -> Iterator[str]:
+    """Goal and contract of each run, whole or not at all."""
+    room = _VERBATIM
+    for row in rows:
+        text = f'<run id="{row.id}" asked="{row.team}/{row.workflow}">\n<goal>\n{row.goal}\n</goal>'
+        text += "".join(f"\n{line}" for line in _contract(store.load_run(row.id).spec)) + "\n</run>"
+        if len(text) > room:
+            yield f"- {row.id}: goal and contract are {len(text)} characters and left out here"
+            continue
+        room -= len(text)
+        yield text
+
+
+def _contract(spec: str) -> Iterator[str]:
+    """What each step has to hand in, where a schema says so."""
+    for step in json.loads(spec).get("steps", ()):
+        if step.get("result_schema"):
+            schema = json.dumps(step["result_schema"], ensure_ascii=False)
+            mode = step.get("schema_mode", "permissive")
+            yield f"<result_schema of={step['id']!r} mode={mode!r}>{schema}</result_schema>"
+
+
+def _questions(store: "RunStore", rows: "Sequence[RunRow]") -> list[str]:
+    """What tasks wait to be told, and what was written to the parent and not read."""
+    from crew_plugin.models.states import TaskState
+    from crew_plugin.ui.text import one_line
+
+    lines: list[str] = []
+    for row in rows:
+        if row.task_counts.get(TaskState.WAITING):
+            waiting = [task for task in store.load_tasks(row.id) if task.state is TaskState.WAITING]
+            lines += [
+                f"- {row.id} {task.key} waits for an answer: "
+                + one_line(task.cause.message if task.cause else "see its events", 300)
+                for task in waiting
+            ]
+        lines += [
+            f"- {row.id} {message.sender} wrote to you ({message.id}): {one_line(message.body, 300)!r}"
+            for message in store.list_messages(row.id, unread_by="parent")
+        ]
+    if len(lines) > _QUESTIONS:
+        return [
+            *lines[:_QUESTIONS],
+            f"- and {len(lines) - _QUESTIONS} more questions: action=status shows them",
+        ]
+    return lines
+
+
+def _pending_lines(store: "RunStore", parent: "ParentRef", limit: int) -> list[str]:
     from crew_plugin.models.records import DeliveryState
     from crew_plugin.models.states import RUN_TERMINAL
 
     rows = store.list_deliveries(parent=parent, states=(DeliveryState.PENDING, DeliveryState.SENT))
     lines: list[str] = []
-    for run_id in dict.fromkeys(row.run_id for row in rows):
-        run = store.load_run(run_id)
-        if run.state not in RUN_TERMINAL:
-            continue
-        shown = [f"{ref.sha256[:16]} {ref.name}" for ref in store.list_artifacts(run_id)[-4:]]
-        artifacts = f"; artifacts: {', '.join(shown)}" if shown else ""
-        lines.append(f"- {run_id} {run.team} {run.state}, result on its way{artifacts}")
+    room = _ARTIFACTS
+    runs = [store.load_run(run_id) for run_id in dict.fromkeys(row.run_id for row in rows)]
+    over = [run for run in runs if run.state in RUN_TERMINAL]
+    for run in over[:limit]:
+        found = store.list_artifacts(run.id)
+        shown = found[-min(room, 8) :] if room else []
+        room -= len(shown)
+        names = ", ".join(f"{ref.sha256[:16]} {ref.name}" for ref in shown)
+        more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
+        artifacts = f"; artifacts: {names}{more}" if shown else ""
+        lines.append(f"- {run.id} {run.team} {run.state}, result on its way{artifacts}")
+    if len(over) > limit:
+        lines.append(f"- and {len(over) - limit} more results on their way")
     return lines
 
 

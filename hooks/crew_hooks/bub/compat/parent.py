@@ -3,7 +3,7 @@
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from bub.channels.message import ChannelMessage
     from bub.framework import BubFramework
 
-__all__ = ["command_prefix", "echo", "offer_skills", "print_lines", "register_tool", "user_messages"]
+__all__ = [
+    "command_prefix",
+    "cut_history",
+    "echo",
+    "is_overflow",
+    "offer_skills",
+    "print_lines",
+    "register_tool",
+    "user_messages",
+    "wrap_command",
+]
 
 
 def command_prefix(framework: "BubFramework") -> str:
@@ -79,6 +89,53 @@ def register_tool(
             exposure="command" if command_only else "direct",
         )
     )
+
+
+def wrap_command(
+    name: str, instead: Callable[[Callable[..., Any], tuple[str, ...], dict[str, Any], Any], Awaitable[Any]]
+) -> None:
+    """Let `instead` decide when a person types this command of Bub's. It gets Bub's own way of
+    doing it, words, options and context; a text that it returns is shown as it is. What the model
+    calls goes straight on: for that there is a hook."""
+    from bub.tools import REGISTRY
+
+    known = REGISTRY[name]
+    inner = getattr(known.handler, "_crew_inner", known)
+
+    async def handle(*words: str, context: Any, **options: Any) -> Any:
+        if context.run_id == "run_command":
+            return await instead(inner.handler, words, options, context)
+        made = inner.run(*words, context=context, **options)
+        return await made if isinstance(made, Awaitable) else made
+
+    # A second plugin in the same process replaces the first one's wrapper, it does not wrap it.
+    handle._crew_inner = inner  # type: ignore[attr-defined]
+    REGISTRY[name] = replace(
+        inner, handler=handle, renderer=lambda made: made if isinstance(made, str) else inner.render(made)
+    )
+
+
+async def cut_history(
+    framework: "BubFramework", session_id: str, tool: str, arguments: Mapping[str, Any]
+) -> bool:
+    """Hand off, or reset, the saved tape of a session as Bub's own tools would. Whether it stands
+    on the tape afterwards."""
+    tape = _agent(framework).tape.session_tape(session_id, framework.workspace)
+    if tool == "tape.reset":
+        await tape.reset(archive=str(arguments.get("archive", False)).lower() in ("true", "1", "yes"))
+        wanted = "session/start"
+    else:
+        wanted = str(arguments.get("name") or "handoff")
+        await tape.handoff(name=wanted, state={"summary": str(arguments.get("summary") or "")})
+    anchors = await tape.anchors(1)
+    return [anchor.name for anchor in anchors] == [wanted]
+
+
+def is_overflow(error: Exception) -> bool:
+    """Whether Bub answers this error of a model call with a handoff of its own."""
+    from bub.builtin.model_runner import is_context_length_error
+
+    return is_context_length_error(str(error))
 
 
 def offer_skills(folders: Iterable[str]) -> None:
