@@ -141,6 +141,7 @@ COMMANDS: Final = (
             Param("result", "The result; this is the default.", bool, ("--result",), False),
             Param("transcript", "Every message of the session.", bool, ("--transcript",), False),
             Param("prompt", "What the session was given.", bool, ("--prompt",), False),
+            Param("mail", "What was said to it and what became of that.", bool, ("--mail",), False),
             Param(
                 "artifact",
                 "A stored body, by the beginning of its hash.",
@@ -178,6 +179,73 @@ COMMANDS: Final = (
         ),
         more="A run whose supervisor died is closed as lost; what was finished stays readable.",
         light=True,
+    ),
+    Command(
+        "steer",
+        "Tell one agent something while it works, or stop it, whichever process it runs in.",
+        'crew steer last explore "look at auth.py first"',
+        "crew_plugin.cli.steer",
+        (
+            Param(
+                "run",
+                "A run (an id, the beginning or the end of one, or `last`). Left out, TASK alone is enough "
+                "while only one active run has such a task; RUN alone is enough if it has one task.",
+                default=REQUIRED,
+                metavar="[RUN]",
+            ),
+            Param("task", "The task's key.", metavar="TASK"),
+            Param("text", "What it is told; with --stop, why.", metavar="TEXT"),
+            Param(
+                "follow_up", "Not at its next step but when its turn has ended.", bool, ("--follow-up",), False
+            ),
+            Param(
+                "stop",
+                "Stop instead: its turn (it goes on with TEXT), the agent, or the tree, which is the whole run "
+                "with every run that its sessions started.",
+                str,
+                ("--stop",),
+                metavar="turn|agent|tree",
+            ),
+            Param("force", "Also in a run that a chat session asked for.", bool, ("--force",), False),
+        ),
+        more=(
+            "The receipt says what became of it. injected: its next step sees it. queued: a task that has "
+            "not begun finds it in its first prompt. woken: a task that had ended is opened again to read "
+            "it. missed, failed: not delivered, with the reason. Exit codes: 0 delivered or queued, 1 not, "
+            "2 wrong call. `crew show RUN --mail` shows later what became of it."
+        ),
+        light=True,
+    ),
+    Command(
+        "resize",
+        "Have more or fewer sessions of a run open at once, from now on.",
+        "crew resize last 4",
+        "crew_plugin.cli.steer",
+        (
+            Param("run", "A run; left out for the only active one.", default=REQUIRED, metavar="[RUN]"),
+            Param("width", "How many sessions.", metavar="N"),
+            Param("force", "Also a run that a chat session asked for.", bool, ("--force",), False),
+        ),
+        more="Nothing that runs is stopped: with a smaller number no task starts until enough have ended.",
+        light=True,
+    ),
+    Command(
+        "resume",
+        "Go on with an agent of an earlier run: it remembers, and hands in a new result.",
+        'crew resume last "and the other file?"',
+        "crew_plugin.cli.resume",
+        (
+            Param("run", _RUN.help, default=REQUIRED, metavar="RUN"),
+            Param(
+                "words",
+                "What it is to do now; before it the task's key, where the run had several.",
+                list,
+                default=REQUIRED,
+                metavar="[TASK] TEXT",
+            ),
+            _QUIET,
+        ),
+        more="Works after the process that ran it has died, too. A run that still goes on is to be steered.",
     ),
     Command(
         "agents",

@@ -9,6 +9,7 @@ from crew_plugin.models.states import SessionKind
 __all__ = [
     "AgentSpec",
     "LimitsSpec",
+    "McpServerSpec",
     "RunSpec",
     "RuntimeMode",
     "SchemaForm",
@@ -57,6 +58,20 @@ class SkillText(_Boundary):
     body: str
 
 
+class McpServerSpec(_Boundary):
+    """An MCP server of an agent's own: a command, or an address. `${NAME}` in `args`, `env` and
+    `headers` stands for an environment variable and is replaced when the server is reached, so
+    that no run keeps a secret."""
+
+    name: str
+    command: str | None = None
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict[str, str])
+    url: str | None = None
+    headers: dict[str, str] = Field(default_factory=dict[str, str])
+    call_seconds: float | None = Field(default=None, gt=0)
+
+
 class AgentSpec(_Boundary):
     """What a session needs of an agent's definition, frozen at the start of the run."""
 
@@ -64,7 +79,11 @@ class AgentSpec(_Boundary):
     prompt: str
     """The body of the agent's file."""
     tools: tuple[str, ...] = ()
-    """Host-neutral names; `mcp__server__tool` may end in `*`."""
+    """Host-neutral names; those of MCP tools may contain `*`."""
+    deny_tools: tuple[str, ...] = ()
+    """Names and patterns of tools that it never gets."""
+    mcp_servers: tuple[McpServerSpec, ...] = ()
+    """Servers of its own."""
     model: str | None = None
     skills: tuple[str, ...] = ()
     result_schema: dict[str, Any] | None = None
@@ -109,6 +128,8 @@ class StepSpec(_Boundary):
     limits: LimitsSpec = LimitsSpec()
     cwd: str | None = None
     """The session's folder; None for the run's."""
+    continues: str | None = None
+    """The earlier session whose conversation this one goes on with."""
 
 
 class RunSpec(_Boundary):

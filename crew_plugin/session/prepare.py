@@ -8,9 +8,12 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CallerError
-from crew_plugin.models.records import ArtifactRef, MessageRecord
+from crew_plugin.models.records import ArtifactRef, MessageRecord, TranscriptEntry
+from crew_plugin.session import words
+from crew_plugin.session.compact import Cut, cut
 from crew_plugin.session.contract import ResultContract
 from crew_plugin.session.fence import reference
+from crew_plugin.session.history import HISTORY_CHARS
 from crew_plugin.session.mail import Mailbox
 from crew_plugin.session.material import handed_on, peers_of, project_instructions
 from crew_plugin.session.prompt import (
@@ -35,6 +38,8 @@ class Prepared:
     prompt: Prompt
     artifact: ArtifactRef
     mail: tuple[MessageRecord, ...]
+    history: tuple[TranscriptEntry, ...] = ()
+    """The conversation that this one goes on with."""
 
 
 def folder_of(context: AttemptContext) -> str:
@@ -63,6 +68,7 @@ async def prepare(
         agent = context.spec.agents[context.step.agent]
         peers, tasks = store.list_peers(context.run.id, context.task.key, limit=SHOWN_PEERS)
         mail = tuple(store.take_messages(context.run.id, context.task.key))
+        past = _past(store, context)
         inputs = PromptInputs(
             run_id=context.run.id,
             spec=context.spec,
@@ -78,16 +84,30 @@ async def prepare(
             peers=peers_of(peers, keep_seconds=box.policy.keep_seconds),
             more_peers=tasks - len(peers),
             mail=mail,
+            continued=words.resumed(left_out=past.left_out) if past else "",
         )
         prompt = build_prompt(inputs)
         name = f"{context.task.key}/prompt-{context.attempt.number}.md"
         body = prompt.document().encode("utf-8", "replace")
         artifact = store.put_artifact(context.run.id, name, body, task_id=context.task.id)
-        return Prepared(prompt=prompt, artifact=artifact, mail=mail)
+        history = past.kept if past else ()
+        return Prepared(prompt=prompt, artifact=artifact, mail=mail, history=history)
 
     prepared = await writer.run(build)
     box.heard(prepared.mail)
     return prepared
+
+
+def _past(store: RunStore, context: AttemptContext) -> Cut | None:
+    """The conversation that the session goes on with, as much as there is room for. It becomes part
+    of its own transcript, so that it can be gone on with again."""
+    if context.step.continues is None:
+        return None
+    past = cut(store.read_transcript(context.step.continues), HISTORY_CHARS)
+    if not past.kept:
+        raise CallerError(f"there is no transcript of the session {context.step.continues}")
+    store.append_transcript(context.lease, context.attempt.session_id, past.kept)
+    return past
 
 
 def _kept(store: RunStore, context: AttemptContext, name: str, text: str, limit: int) -> str:

@@ -26,8 +26,8 @@ __all__ = [
     "WantedData",
     "build_prompt",
     "letter",
-    "wanted_of",
     "system_of",
+    "wanted_of",
 ]
 
 GOAL_LIMIT: Final = 24_000
@@ -187,6 +187,8 @@ class PromptInputs:
     more_peers: int = 0
     """Tasks that are not among `peers`."""
     mail: Sequence[MessageRecord] = ()
+    continued: str = ""
+    """What the session must know of the conversation that it goes on with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,7 +352,7 @@ def _chosen_skills(spec: RunSpec, step: StepSpec, agent: AgentSpec) -> tuple[str
 
 
 def _task(inputs: PromptInputs, salt: str) -> list[str]:
-    parts: list[str] = []
+    parts: list[str] = [inputs.continued] if inputs.continued else []
     if inputs.handed:
         parts.append("# What earlier tasks left you")
         parts += [_handed(one, salt) for one in inputs.handed]

@@ -1,6 +1,28 @@
 """What a session is told on the way: reminders, warnings and the last call for a result."""
 
-__all__ = ["interrupted", "last_call", "relay", "reminder", "time_warning", "woken"]
+from collections.abc import Sequence
+from typing import Final
+
+from crew_plugin.host import Job, JobEnded
+
+__all__ = [
+    "budget_notice",
+    "held",
+    "interrupted",
+    "last_call",
+    "late_output",
+    "relay",
+    "reminder",
+    "repeating",
+    "resumed",
+    "silent",
+    "slow_tool",
+    "time_warning",
+    "woken",
+]
+
+_SHOWN_JOBS: Final = 8
+_JOB_TEXT: Final = 2000
 
 
 def reminder(n: int, of: int, *, wants_data: bool) -> str:
@@ -24,14 +46,45 @@ def reminder(n: int, of: int, *, wants_data: bool) -> str:
     )
 
 
-def last_call(limit: int, *, wants_data: bool) -> str:
-    """At the limit of model calls: one way is left."""
+def last_call(why: str, *, wants_data: bool) -> str:
+    """One way is left, and why."""
     data = " and `data` that fits the result schema" if wants_data else ""
     return (
-        f"You have used all {limit} model calls of this task. Only `submit_result` is left to you: call it "
+        f"{why} Only `submit_result` is left to you: call it "
         f"now with `summary`{data} of what you have so far. Say plainly what is finished, what is not, "
         "and what comes next."
     )
+
+
+def held(jobs: Sequence[Job], seconds: float) -> str:
+    """A result that fits came while jobs run in the background."""
+    shown = "\n".join(f"- {job.id}: {job.what}" for job in jobs[:_SHOWN_JOBS])
+    more = f"\n- and {len(jobs) - _SHOWN_JOBS} more" if len(jobs) > _SHOWN_JOBS else ""
+    return (
+        f"Your result fits, and is held: these jobs of yours still run.\n{shown}{more}\n"
+        "- Stand by: end your turn without a tool call. You are told when they end and hand in again then; "
+        f"after {seconds:.0f} s they are ended and this result is taken.\n"
+        "- Cancel: end the jobs that you do not need with bash_kill, then end your turn: this result is taken.\n"
+        "- Give them up: call `submit_result` again now. They are ended and that result is taken."
+    )
+
+
+def late_output(ended: Sequence[JobEnded], *, fresh: bool) -> str:
+    """Jobs ended, and the session has not seen how."""
+    parts = [f"{len(ended)} of your jobs in the background ended:"]
+    for event in ended[:_SHOWN_JOBS]:
+        how = "ended" if event.ok else "failed"
+        parts.append(f"## {event.job.id} {how}: {event.job.what}\n{event.text[-_JOB_TEXT:] or '(no output)'}")
+    if len(ended) > _SHOWN_JOBS:
+        parts.append(f"and {len(ended) - _SHOWN_JOBS} more")
+    if fresh:
+        parts.append(
+            "Your result was made without this, so it was not taken. Look at what it changes, then call "
+            "`submit_result` again with the whole result."
+        )
+    else:
+        parts.append("Go on with your task.")
+    return "\n".join(parts)
 
 
 def time_warning(what: str) -> str:
@@ -71,3 +124,47 @@ def relay(key: str, text: str, *, failure: str, where: str) -> str:
     if not text.strip():
         return f"{key} was woken by your message, has read it and ended its turn without a word. {whole}"
     return f"{key} was woken by your message and answers:\n{text}\n{whole}"
+
+
+def budget_notice(requests: int, forced_at: int) -> str:
+    """At the soft budget of requests."""
+    return (
+        f"This task has cost {requests} requests, which is what it was given. Finish what is under way and "
+        f"hand in your result with `submit_result`; at {forced_at} requests your turn is stopped and nothing "
+        "else is left to you."
+    )
+
+
+def repeating(answers: int, what: str, left: int) -> str:
+    """When what a session does brings nothing new."""
+    return (
+        f"Your last {answers} steps brought nothing new; the latest was {what}. Doing it again will not help. "
+        "Take another way to what you need, or hand in with `submit_result` what you have and say what is "
+        f"missing. After {left} more such steps only `submit_result` is left to you."
+    )
+
+
+def silent(seconds: float) -> str:
+    """After a model call that brought no answer."""
+    return (
+        f"No answer came from you for {seconds:.0f} s, so the call was given up and made again. Go on from "
+        "where you stand."
+    )
+
+
+def slow_tool(name: str, seconds: float, limit: float) -> str:
+    """For the moment at which a slow tool has ended."""
+    return (
+        f"Your call of {name} had taken {seconds:.0f} s when this was written; at {limit:.0f} s a call is "
+        "stopped. If you need more of it, ask for less at a time."
+    )
+
+
+def resumed(*, left_out: int) -> str:
+    """What stands before the new task of an agent that goes on with an earlier conversation."""
+    cut = f" {left_out} of its messages are left out for want of room." if left_out else ""
+    return (
+        "The conversation above is your own, from an earlier task that has ended; what you handed in then "
+        f"stands.{cut} Files may have changed since: look again before you rely on what you saw. Below is "
+        "your new task, which needs a result of its own."
+    )

@@ -38,7 +38,7 @@ _LIKE_THE_CLI: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Names of the terminal's commands that the table of actions has under another name."""
 
-_LATER: Final = frozenset({"run", "parallel"})
+_LATER: Final = frozenset({"run", "parallel", "resume"})
 """Actions that go on in the background when a person starts them: the chat stays free."""
 
 

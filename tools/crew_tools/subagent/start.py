@@ -7,8 +7,9 @@ from pydantic import AliasChoices, Field
 
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.spec import RuntimeMode
-from crew_tools.params import Skills, parse
+from crew_tools.params import Parsed, Skills, parse
 from crew_tools.team.launch import folder_inside, launch, planned_by
+from crew_tools.team.resume import resumed
 from crew_tools.team.runparams import OfResult
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class StartParams(OfResult):
         description="The whole task, complete in itself.",
     )
     description: str | None = Field(default=None, description="Three to five words for the person watching.")
+    resume: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("resume", "resume_id"),
+        description="Go on with an ended agent: its agent_id, or RUN/TASK of a team's run. It remembers its "
+        "conversation; prompt is its new task. Agent, model and skills stay as they were.",
+    )
     subagent_type: str = Field(
         default="executor",
         validation_alias=AliasChoices("subagent_type", "agent"),
@@ -63,6 +70,9 @@ async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext)
     """Plan a run with one step and launch it."""
     parsed = parse(StartParams, arguments)
     params = parsed.params
+    if params.resume is not None:
+        spec = await resumed(crew, params.resume, None, params.prompt)
+        return await _launched(crew, spec, context, parsed)
     catalog = await crew.catalog()
     cwd = await folder_inside(crew, None)
 
@@ -83,7 +93,13 @@ async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext)
             runtime=params.runtime,
         )
 
-    output = await launch(crew, await planned_by(plan), context, background=params.run_in_background)
+    return await _launched(crew, await planned_by(plan), context, parsed)
+
+
+async def _launched(
+    crew: "Crew", spec: "RunSpec", context: ToolContext, parsed: Parsed[StartParams]
+) -> ToolOutput:
+    output = await launch(crew, spec, context, background=parsed.params.run_in_background)
     agent_id = output.details["run_id"]
     return ToolOutput(
         text=f"agent_id: {agent_id}\n{output.text}",

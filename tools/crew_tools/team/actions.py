@@ -87,6 +87,15 @@ _ALL: Final = (
         words=("run_id", "task_id"),
     ),
     Action(
+        name="resume",
+        summary="Go on with an agent of an ended run: it remembers its conversation and hands in a new "
+        "result.",
+        example='action="resume", run_id="last", goal="And the same for src/session.py?"',
+        cli='crew resume last "and the same for src/session.py?"',
+        module="crew_tools.team.resume",
+        words=("run_id", "goal"),
+    ),
+    Action(
         name="list",
         summary="List teams, workflows, agents and skills, what is wrong with any of them, and the "
         "newest runs.",

@@ -1,0 +1,52 @@
+"""`resume`: go on with an agent that has ended, with all that it knows."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import AliasChoices, Field
+
+from crew_plugin.host import ToolContext, ToolOutput
+from crew_tools.params import Params
+from crew_tools.team.launch import launch
+
+if TYPE_CHECKING:
+    from crew_plugin.crew import Crew
+    from crew_plugin.models.spec import RunSpec
+    from crew_plugin.store.port import RunStore
+
+__all__ = ["PARAMETERS", "ResumeParams", "act", "resumed"]
+
+
+class ResumeParams(Params):
+    """Which agent, and what it is to do now."""
+
+    run_id: str = Field(description="A run that has ended, or RUN/TASK; `last` is the newest.")
+    task_id: str | None = Field(default=None, description="The task, where the run had several.")
+    goal: str = Field(
+        validation_alias=AliasChoices("goal", "prompt", "message", "task"),
+        description="What it is to do now. It remembers its earlier conversation.",
+    )
+    background: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("async", "background", "run_in_background"),
+        description="Return at once; the result comes by itself when it is there.",
+    )
+
+
+PARAMETERS = ResumeParams
+
+
+async def act(crew: "Crew", params: ResumeParams, context: ToolContext) -> ToolOutput:
+    """Plan a run that goes on with the agent, and launch it."""
+    spec = await resumed(crew, params.run_id, params.task_id, params.goal)
+    return await launch(crew, spec, context, background=params.background)
+
+
+async def resumed(crew: "Crew", run: str, task: str | None, text: str) -> "RunSpec":
+    """The run that goes on with an earlier agent. Raises where there is nothing to go on with."""
+
+    def plan(store: "RunStore") -> "RunSpec":
+        from crew_plugin.engine.resume import plan_resume
+
+        return plan_resume(store, run=run, task=task, text=text)
+
+    return await crew.writer.read(plan)
