@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from crew_plugin.config.settings import Settings
     from crew_plugin.engine.supervisor import Supervisor
     from crew_plugin.host import Engine
+    from crew_plugin.plugins import LoadedHooks
     from crew_plugin.project import Project
     from crew_plugin.resources import Catalog
     from crew_plugin.store.writer import StoreWriter
@@ -30,6 +31,8 @@ class Crew:
     writer: "StoreWriter"
     supervisor: "Supervisor"
     engine: "Engine"
+    hooks: "LoadedHooks | None" = None
+    """Whoever takes part in its runs."""
     _read: _Read = field(default_factory=_Read, init=False, repr=False, compare=False)
 
     async def catalog(self) -> "Catalog":

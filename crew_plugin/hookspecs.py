@@ -2,24 +2,39 @@
 
 Each docstring says when the hook fires, what the return value does, who owns the argument, and
 what happens if an implementation raises. New facts go into an event, never into a parameter.
+
+The hooks of `DECIDING` are waited for and can stop or change what is about to happen; one of
+their implementations that is marked `non_blocking` only watches. All others only watch. Watchers
+run beside the run and beside each other.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 import pluggy
 
 from crew_plugin.models.causes import Cause
 
 __all__ = [
+    "CHANGEABLE",
+    "DECIDING",
     "NAMESPACE",
+    "Cancelling",
+    "ConversationChanging",
     "CrewSpecs",
     "RunEnded",
     "RunStarting",
+    "SessionClosed",
+    "SessionOpened",
     "TaskEnded",
+    "TaskResult",
     "TaskStarting",
     "Verdict",
     "hookimpl",
     "hookspec",
+    "non_blocking",
 ]
 
 NAMESPACE = "crew"
@@ -27,12 +42,22 @@ hookspec = pluggy.HookspecMarker(NAMESPACE)
 hookimpl = pluggy.HookimplMarker(NAMESPACE)
 
 
+def non_blocking[F: Callable[..., object]](function: F) -> F:
+    """Mark an implementation of a deciding hook that only watches: nothing waits for it, and what
+    it returns or raises is noted and changes nothing."""
+    function.__dict__["crew_non_blocking"] = True
+    return function
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a deciding hook wants."""
+    """What an implementation of a deciding hook wants. One that only watches can leave a
+    `diagnostic`."""
 
-    allow: bool
+    allow: bool = True
     reason: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    diagnostic: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +69,9 @@ class RunStarting:
     team: str
     workflow: str
     cwd: str
+    runtime: str
+    width: int
+    wall_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +84,23 @@ class TaskStarting:
     role: str
     agent: str
     attempt: int
+    task: str
+    model: str | None
+    skills: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """An attempt has ended, and there is a result of it."""
+
+    run_id: str
+    task_id: str
+    key: str
+    result_id: str
+    summary: str
+    data: Any
+    error: str | None
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,34 +124,123 @@ class RunEnded:
     cause: Cause | None
 
 
-class CrewSpecs:
-    """Register implementations with `crew_plugin.hookspecs.hookimpl`, in a module or object that
-    the entry point group `crew_plugin` names."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelling:
+    """Somebody asked for a run, or one task of it, to be cancelled."""
 
-    @hookspec(firstresult=True)
+    run_id: str
+    task_id: str | None
+    key: str | None
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOpened:
+    """A session of the crew was opened."""
+
+    run_id: str
+    task_id: str | None
+    key: str | None
+    attempt_id: str | None
+    kind: str
+    agent: str
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClosed:
+    """A session of the crew was left."""
+
+    run_id: str
+    task_id: str | None
+    key: str | None
+    attempt_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationChanging:
+    """The host turns to another conversation than the one that asked for a run under way."""
+
+    run_id: str
+    host: str
+    asked_from: str
+    turns_to: str
+
+
+type _Kind = Literal["text", "name", "names", "lower"]
+
+CHANGEABLE: Final[Mapping[str, Mapping[str, _Kind]]] = MappingProxyType(
+    {
+        "before_run_start": MappingProxyType({"width": "lower", "wall_seconds": "lower"}),
+        "before_task_start": MappingProxyType({"task": "text", "model": "name", "skills": "names"}),
+        "before_cancel": MappingProxyType[str, _Kind]({}),
+    }
+)
+"""By deciding hook: the fields of its event that a verdict may change, and what each may become.
+A number can only be lowered."""
+
+DECIDING: Final = frozenset(CHANGEABLE)
+"""The hooks that are waited for."""
+
+
+class CrewSpecs:
+    """Register implementations with `crew_plugin.hookspecs.hookimpl`: in a module or object that
+    the entry point group `crew_plugin` names, or in a file of a trusted project's `.crew/hooks`."""
+
+    @hookspec
     def before_run_start(self, event: RunStarting) -> Verdict | None:
         """Fires once a run is claimed, before its first task.
 
-        The first verdict wins; None lets the next implementation speak, silence allows. A
-        refusal ends the run `failed` with the reason. The event is yours to read and keep. If
-        you raise, the run is refused with your error.
+        Every implementation is asked; the first refusal ends the run `failed` with its reason.
+        The event is yours to read and keep. If you raise, the run is refused with your error.
         """
 
-    @hookspec(firstresult=True)
+    @hookspec
     def before_task_start(self, event: TaskStarting) -> Verdict | None:
         """Fires before each attempt of a task.
 
-        The first verdict wins; silence allows. A refusal makes the task `skipped` with the
-        reason. The event is yours to read and keep. If you raise, the task is refused with
-        your error.
+        Every implementation is asked; the first refusal makes the task `skipped` with its
+        reason. The event is yours to read and keep. If you raise, the task is refused with your
+        error.
         """
 
     @hookspec
-    def after_task_end(self, event: TaskEnded) -> None:
-        """Fires after a task's end was written down. The return value is ignored. If you raise,
-        the error is noted on the run's events and the run goes on."""
+    def before_cancel(self, event: Cancelling) -> Verdict | None:
+        """Fires when somebody asks for a cancellation without `force`, before anything is stopped.
+
+        Every implementation is asked; the first refusal refuses the request with its reason, and
+        nothing is stopped. The event is yours to read and keep. If you raise, the request is
+        refused with your error. Not asked: what ends with its process or its turn, or by a limit.
+        """
 
     @hookspec
-    def after_run_end(self, event: RunEnded) -> None:
-        """Fires after a run's end was written down. The return value is ignored. If you raise,
-        the error is noted on the run's events."""
+    def task_result(self, event: TaskResult) -> Verdict | None:
+        """Fires after the result of an attempt was written down. Watches only; what you raise is
+        noted on the run's events."""
+
+    @hookspec
+    def after_task_end(self, event: TaskEnded) -> Verdict | None:
+        """Fires after a task's end was written down. Watches only; what you raise is noted on the
+        run's events and the run goes on."""
+
+    @hookspec
+    def after_run_end(self, event: RunEnded) -> Verdict | None:
+        """Fires after a run's end was written down. Watches only; what you raise is noted on the
+        run's events."""
+
+    @hookspec
+    def session_connected(self, event: SessionOpened) -> Verdict | None:
+        """Fires after a session of the crew was opened. Watches only; what you raise is noted on
+        the run's events."""
+
+    @hookspec
+    def session_disconnected(self, event: SessionClosed) -> Verdict | None:
+        """Fires after a session of the crew was left. Watches only; what you raise is noted on
+        the run's events."""
+
+    @hookspec
+    def session_before_switch(self, event: ConversationChanging) -> Verdict | None:
+        """Fires when the host begins a turn of another conversation than the one that asked for a
+        run which is under way, once for each change and run. Watches only: a host does not let
+        itself be held up. What you raise is noted on the run's events."""

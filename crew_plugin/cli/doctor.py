@@ -204,6 +204,22 @@ def _check_resources(patient: _Patient) -> Iterator[Finding]:
         yield Finding(Level.FAIL, "file", str(problem))
 
 
+def _check_hooks(patient: _Patient) -> Iterator[Finding]:
+    from crew_plugin.plugins import load_hooks
+    from crew_plugin.resources import is_trusted
+
+    if patient.project is None or patient.settings is None:
+        return
+    root = patient.project.root
+    hooks = load_hooks(root, trusted=is_trusted(root, patient.settings))
+    for name in (*hooks.packages, *(file.name for file in hooks.files if file.fault is None)):
+        yield Finding(Level.OK, name, ", ".join(hooks.hooks_of(name)) or "implements no hook")
+    for fault in hooks.faults:
+        yield Finding(Level.FAIL, "hook file", f"{fault}; every run is refused until it is repaired")
+    for path in hooks.untrusted:
+        yield Finding(Level.WARN, "hook file", f"{path}: not loaded, the project is not in trusted_projects")
+
+
 def _check_servers(patient: _Patient) -> Iterator[Finding]:
     if patient.host is None:
         return
@@ -221,6 +237,7 @@ _CHECKS: Final[dict[str, Callable[[_Patient], Iterator[Finding]]]] = {
     "store": _check_store,
     "settings": _check_config,
     "resources": _check_resources,
+    "hooks": _check_hooks,
     "servers": _check_servers,
 }
 
@@ -272,10 +289,22 @@ def _asked(patient: _Patient) -> Iterator[Finding]:
 
 async def _ask_host(patient: _Patient, findings: list[Finding]) -> None:
     async with _host(patient) as crew:
+        patient.findings["settings"].append(_runtime(crew))
         if patient.connect:
             patient.findings["servers"].extend(await _ask_servers(crew, patient))
         assert patient.catalog is not None
         findings.extend([await _resolve(agent, crew, patient) for agent in patient.catalog.agents.values()])
+
+
+def _runtime(crew: "Crew") -> Finding:
+    """How a run would be executed that says nothing about it."""
+    mode = crew.settings.runtime.mode
+    try:
+        found = crew.supervisor.resolve(mode)
+    except CrewError as error:
+        return Finding(Level.FAIL, "runtime", str(error))
+    level = Level.WARN if found.fallback else Level.OK
+    return Finding(level, "runtime", f"{mode}: {found.kind} sessions; {found.reason}")
 
 
 async def _ask_servers(crew: "Crew", patient: _Patient) -> list[Finding]:

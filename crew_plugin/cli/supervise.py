@@ -84,6 +84,8 @@ async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") 
             need_model(load_checkup().report())
         host_crew = load_host()
         async with host_crew(errand.project, errand.settings) as crew:
+            for warning in crew.hooks.warnings() if crew.hooks else ():
+                screen.say(f"warning: {warning}")
             spec = errand.plan(await crew.catalog())
             run = await crew.supervisor.submit(spec, parent=None, background=False, actor=ACTOR)
             interrupts.closing = f"{program()} cancel {run.id}{errand.place.options()}"
@@ -105,7 +107,8 @@ async def _drive(crew: "Crew", run_id: str, screen: Screen, interrupts: "_Interr
     async def cancel() -> None:
         await stop.wait()
         screen.notice("cancelling; finished results are kept (Ctrl-C again stops at once)")
-        await crew.supervisor.cancel(run_id, cause=interrupts.cause(), actor=ACTOR)
+        # Whoever stops the process that owns the run does not ask its hooks.
+        await crew.supervisor.cancel(run_id, cause=interrupts.cause(), actor=ACTOR, force=True)
 
     async with anyio.create_task_group() as group:
         group.start_soon(screen.follow, crew, run_id)

@@ -161,6 +161,21 @@ class ResultSettings(_Section):
         "fails (strict).",
         project="tighten",
     )
+    max_bytes: int = _key(
+        8_000_000,
+        "Characters that one call of submit_result may hand in.",
+        project="lower",
+        ge=10_000,
+        le=64_000_000,
+    )
+    jobs_seconds: float = _key(
+        600.0,
+        "How long a session may wait for jobs that it started in the background. Then they are ended, and a "
+        "result that waited for them is taken with the flag jobs_ended.",
+        project="lower",
+        gt=0,
+        le=86_400,
+    )
 
 
 class RuntimeSettings(_Section):

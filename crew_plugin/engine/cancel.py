@@ -4,7 +4,7 @@ Needs a store and nothing else, so that a command without an event loop can use 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -108,7 +108,10 @@ def report_answer(store: RunStore, wish: Wish, control: ControlRecord) -> Cancel
         return None
     if pending or now.state is ControlState.REFUSED:
         message = f"the run had already ended: {run.state}" if pending else now.answer or ""
-        return _report(run, wish, CancelOutcome.ALREADY_ENDED, message, store)
+        report = _report(run, wish, CancelOutcome.ALREADY_ENDED, message, store)
+        # What goes on although it was to be stopped was kept going by a hook.
+        goes_on = report.state not in (*RUN_TERMINAL, *TASK_TERMINAL)
+        return replace(report, outcome=CancelOutcome.REFUSED) if goes_on else report
     return _report(run, wish, CancelOutcome.CANCELLED, "it was cancelled; finished results are kept", store)
 
 

@@ -16,6 +16,7 @@ from crew_plugin.engine.decide import decide, may_retry, next_due
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import TaskRunner
 from crew_plugin.engine.requests import Requests
+from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, view_of
 from crew_plugin.engine.slots import Slots
 from crew_plugin.engine.snapshot import (
@@ -34,7 +35,7 @@ from crew_plugin.engine.snapshot import (
 from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
 from crew_plugin.errors import Fenced, IllegalTransition
-from crew_plugin.hookspecs import RunEnded, RunStarting, TaskEnded
+from crew_plugin.hookspecs import ConversationChanging, RunEnded, RunStarting, TaskEnded
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, Lease, NewEvent, Owner, RunRecord, TaskRecord
 from crew_plugin.models.spec import RunSpec
@@ -87,6 +88,7 @@ class Driver:
         self._runner = runner
         self._steps = {step.id: step for step in spec.steps}
         self._requests = Requests(writer=means.writer, width=spec.width)
+        self._hooks = RunHooks(means.hooks, means.writer, run.id)
         self._lease: Lease | None = None
         self._tasks: dict[str, TaskRecord] = {}
         self._work: dict[str, Work] = {}
@@ -97,7 +99,6 @@ class Driver:
         self._contact: Contact | None = None
         self._wakes = Wakes(means.slots, self._converse)
         self._scope = anyio.CancelScope(shield=True)
-        self._side: anyio.abc.TaskGroup | None = None
 
     # --- for others ---
 
@@ -125,7 +126,12 @@ class Driver:
         self._wake.set()
 
     async def request(self, control: ControlRecord) -> str | None:
-        """Carry out a request that was written down. Returns why it was refused."""
+        """Carry out a request that was written down, hooks permitting. Returns why it was refused."""
+        if self._hooks.hold(control, self._tasks, self._take):
+            return None
+        return await self._take(control)
+
+    async def _take(self, control: ControlRecord) -> str | None:
         refused = await self._requests.take(control, self._lease, self._tasks, self._contact)
         self.wake()
         return refused
@@ -144,8 +150,14 @@ class Driver:
 
     async def _drive(self) -> None:
         lease = self._lease = await self._claim()
-        if lease is None:
-            return
+        if lease is not None:
+            async with self._hooks.listening(lease):
+                await self._owned(lease)
+            await self._hooks.tell_last(
+                "after_run_end", RunEnded(run_id=self.run.id, state=self.run.state, cause=self.run.cause)
+            )
+
+    async def _owned(self, lease: Lease) -> None:
         try:
             if await self._begin(lease):
                 await self._sessions(lease)
@@ -159,12 +171,11 @@ class Driver:
             await self._give_up(lease, _internal(error))
             if self.run.state not in RUN_TERMINAL:
                 raise
-        await self._tell_end(lease)
 
     async def _claim(self) -> Lease | None:
         """The lease; None if the run has ended meanwhile. Raises `LeaseHeld`."""
         run_id = self.run.id
-        asks_first = self._means.hooks.listens("before_run_start")
+        asks_first = self._hooks.decides("before_run_start")
 
         def claim(store: RunStore) -> tuple[Lease | None, RunRecord]:
             try:
@@ -182,8 +193,14 @@ class Driver:
 
     async def _begin(self, lease: Lease) -> bool:
         """Ask the hooks, and start the clock. False if a hook refused the run."""
-        if self.run.state is RunState.QUEUED:
-            answer = await self._means.hooks.ask("before_run_start", _starting(self.run))
+        wall = self.run.wall_seconds
+        event = _starting(self.run, self._spec)
+        if self.run.state is not RunState.QUEUED:
+            self._hooks.tell("before_run_start", event)
+        else:
+            answer = await self._hooks.ask("before_run_start", event)
+            self._requests.width = answer.changes.get("width", self._requests.width)
+            wall = answer.changes.get("wall_seconds", wall)
 
             def go(store: RunStore) -> RunRecord:
                 store.append_events(lease, lease.run_id, answer.events)
@@ -192,24 +209,24 @@ class Driver:
                 return store.transition_run(lease, RunState.RUNNING, actor=ACTOR)
 
             self.run = await self._writer.run(go)
-        if self.run.wall_seconds is not None:
-            self._deadline = anyio.current_time() + self.run.wall_seconds
+        if wall is not None:
+            self._deadline = anyio.current_time() + wall
         return self.run.state not in RUN_TERMINAL
 
     async def _sessions(self, lease: Lease) -> None:
-        """The life of the run. Left when every session is gone and every hook was told."""
+        """The life of the run. Left when every session is gone."""
         context = RunContext(
             lease=lease,
             run=self.run,
             spec=self._spec,
             writer=self._writer,
             runner=self._runner,
-            hooks=self._means.hooks,
+            hooks=self._hooks,
             pace=anyio.Lock(),
             wake=self._wakes.call,
         )
         self._contact = Contact(context=context, tasks=self._tasks, steps=self._steps, work=self._work)
-        async with anyio.create_task_group() as self._side, anyio.create_task_group() as group:
+        async with anyio.create_task_group() as group:
             self._wakes.open(group)
             group.start_soon(self._renew, lease)
             group.start_soon(self._watch)
@@ -341,12 +358,8 @@ class Driver:
     def _note_task(self, task: TaskRecord, summary: str = "") -> None:
         self._tasks[task.key] = task
         self.wake()
-        if task.state in TASK_TERMINAL and self._side and self._means.hooks.listens("after_task_end"):
-            self._side.start_soon(self._tell_task, _task_ended(task, summary))
-
-    async def _tell_task(self, event: TaskEnded) -> None:
-        events = await self._means.hooks.tell("after_task_end", event)
-        await self._writer.run(lambda store: store.append_events(self._lease, event.run_id, events))
+        if task.state in TASK_TERMINAL:
+            self._hooks.tell("after_task_end", _task_ended(task, summary))
 
     async def _block(self, lease: Lease, cause: Cause) -> None:
         self.run = await self._writer.run(
@@ -369,12 +382,14 @@ class Driver:
         )
         self.ended.set()
 
-    async def _tell_end(self, lease: Lease) -> None:
-        if not self._means.hooks.listens("after_run_end"):
-            return
-        event = RunEnded(run_id=self.run.id, state=self.run.state, cause=self.run.cause)
-        events = await self._means.hooks.tell("after_run_end", event)
-        await self._writer.run(lambda store: store.append_events(lease, lease.run_id, events))
+    def conversation_changed(self, host: str, turns_to: str) -> None:
+        """The host begins a turn of this conversation: tell whoever watches runs of another one."""
+        parent = self.run.parent
+        if parent is not None and parent.host == host and parent.session != turns_to:
+            event = ConversationChanging(
+                run_id=self.run.id, host=host, asked_from=parent.session, turns_to=turns_to
+            )
+            self._hooks.tell("session_before_switch", event)
 
 
 def _resolved(spec: RunSpec) -> NewEvent:
@@ -388,8 +403,17 @@ def _resolved(spec: RunSpec) -> NewEvent:
     return NewEvent(type="runtime.resolved", actor=ACTOR, data=data)
 
 
-def _starting(run: RunRecord) -> RunStarting:
-    return RunStarting(run_id=run.id, goal=run.goal, team=run.team, workflow=run.workflow, cwd=run.cwd)
+def _starting(run: RunRecord, spec: RunSpec) -> RunStarting:
+    return RunStarting(
+        run_id=run.id,
+        goal=run.goal,
+        team=run.team,
+        workflow=run.workflow,
+        cwd=run.cwd,
+        runtime=spec.runtime,
+        width=spec.width,
+        wall_seconds=run.wall_seconds,
+    )
 
 
 def _task_ended(task: TaskRecord, summary: str) -> TaskEnded:

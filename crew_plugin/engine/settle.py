@@ -43,6 +43,7 @@ class Settled:
     task: TaskRecord
     last: LastAttempt
     summary: str = ""
+    result: ResultRecord | None = None
 
 
 def view_of(
@@ -104,7 +105,7 @@ def settle_attempt(
         cause=judged.cause,
         last_text=judged.last_text,
     )
-    return Settled(task=task, last=last, summary=result.summary if result is not None else "")
+    return Settled(task=task, last=last, summary=result.summary if result is not None else "", result=result)
 
 
 def _judge(outcome: Outcome, result: ResultRecord | None, stop: Stop | None) -> Outcome:

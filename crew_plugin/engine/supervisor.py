@@ -10,6 +10,7 @@ import anyio.abc
 import pluggy
 
 from crew_plugin.engine.cancel import (
+    CancelOutcome,
     CancelReport,
     Wish,
     cancel_or_ask,
@@ -17,6 +18,7 @@ from crew_plugin.engine.cancel import (
     report_silence,
 )
 from crew_plugin.engine.driver import Driver, Means
+from crew_plugin.engine.hooks import SECONDS as HOOK_SECONDS
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import TaskRunner
 from crew_plugin.engine.runtime import Resolved, RuntimeFacts, resolve_runtime
@@ -62,6 +64,7 @@ class Supervisor:
         writer: StoreWriter,
         runners: Mapping[SessionKind, TaskRunner],
         hooks: pluggy.PluginManager,
+        hook_seconds: float = HOOK_SECONDS,
         process_width: int = 32,
         max_dispatches: int = 3,
         retry: RetryPolicy | None = None,
@@ -79,7 +82,7 @@ class Supervisor:
         self._owner = current_owner()
         self._means = Means(
             writer=writer,
-            hooks=Hooks(hooks),
+            hooks=Hooks(hooks, hook_seconds),
             slots=Slots(process_width),
             owner=self._owner,
             retry=retry or RetryPolicy(),
@@ -207,6 +210,34 @@ class Supervisor:
             report = await self._writer.read(lambda store: report_silence(store, wish))
         return report
 
+    async def cancel_tree(
+        self,
+        run_id: str,
+        *,
+        cause: Cause,
+        actor: str,
+        force: bool = False,
+        task: str | None = None,
+        caller: ParentRef | None = None,
+    ) -> list[CancelReport]:
+        """Stop a run, or one task of it, with every run that sessions of it started. The report of
+        what was named comes first; if that is refused, it is the only one."""
+        first = await self.cancel(run_id, cause=cause, actor=actor, force=force, task=task, caller=caller)
+        reports = [first]
+        pending = [] if first.outcome is CancelOutcome.REFUSED else await self._started_by(first)
+        while pending:
+            # Whoever may stop a run may stop what it started.
+            report = await self.cancel(pending.pop(0), cause=cause, actor=actor, force=True)
+            reports.append(report)
+            pending += await self._started_by(report)
+        return reports
+
+    async def _started_by(self, report: CancelReport) -> list[str]:
+        """The runs that were started by sessions of what was stopped."""
+        return await self._writer.read(
+            lambda store: [run.id for run in store.list_started(report.run_id, task=report.task)]
+        )
+
     async def order(self, order: Order) -> SteerReport:
         """Tell an agent something, stop its turn, or resize a run, whoever drives it. Raises
         `UnknownName` and `InvalidValue`."""
@@ -230,6 +261,12 @@ class Supervisor:
                     return found
                 await anyio.sleep(LOOK_SECONDS)
         return None
+
+    def conversation_changed(self, host: str, turns_to: str) -> None:
+        """The host begins a turn of this conversation. Hooks of runs that another one asked for
+        are told."""
+        for driver in self._drivers.values():
+            driver.conversation_changed(host, turns_to)
 
     # --- drivers ---
 

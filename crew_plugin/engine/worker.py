@@ -9,14 +9,14 @@ from typing import Protocol
 import anyio
 import anyio.lowlevel
 
-from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import AttemptContext, Outcome, TaskRunner
+from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, settle_attempt
 from crew_plugin.engine.snapshot import LastAttempt
 from crew_plugin.errors import Fenced
-from crew_plugin.hookspecs import TaskStarting
+from crew_plugin.hookspecs import TaskResult, TaskStarting
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import AttemptRecord, Lease, NewEvent, RunRecord, TaskRecord
+from crew_plugin.models.records import AttemptRecord, Lease, NewEvent, ResultRecord, RunRecord, TaskRecord
 from crew_plugin.models.spec import RunSpec, StepSpec
 from crew_plugin.models.states import AttemptState, TaskState
 from crew_plugin.store.port import RunStore
@@ -49,7 +49,7 @@ class RunContext:
     spec: RunSpec
     writer: StoreWriter
     runner: TaskRunner
-    hooks: Hooks
+    hooks: RunHooks
     pace: anyio.Lock
     """Lets one session at a time begin its preparations, so that many starts do not add up to
     one long turn of the loop."""
@@ -165,6 +165,8 @@ class Work:
                 again=self.books.again,
             )
         )
+        if settled.result is not None:
+            self.context.hooks.tell("task_result", _of_result(settled.result, settled.task))
         self.books.note(settled)
 
     async def _write[T](self, change: Callable[[RunStore], T], *, patient: bool = False) -> T:
@@ -174,9 +176,7 @@ class Work:
         raise AssertionError("a shielded scope ends by what it holds")
 
     async def _refused(self) -> bool:
-        """Whether a hook refuses the task; it is over then."""
-        if not self.context.hooks.listens("before_task_start"):
-            return False
+        """Whether a hook refuses the task; it is over then. What hooks change counts from here on."""
         event = TaskStarting(
             run_id=self.task.run_id,
             task_id=self.task.id,
@@ -184,8 +184,16 @@ class Work:
             role=self.task.role,
             agent=self.task.agent,
             attempt=self.task.attempts + 1,
+            task=self.step.task,
+            model=self.step.model,
+            skills=self.step.skills or (),
         )
+        if not self.context.hooks.decides("before_task_start"):
+            self.context.hooks.tell("before_task_start", event)
+            return False
         answer = await self.context.hooks.ask("before_task_start", event)
+        if answer.changes:
+            self.step = self.step.model_copy(update=dict(answer.changes))
         record = await self._write(self._note_answer(answer.events, answer.refusal))
         if record is None:
             return False
@@ -204,6 +212,19 @@ class Work:
             return store.transition_task(lease, self.task.id, to, actor="supervisor", cause=refusal)
 
         return note
+
+
+def _of_result(result: ResultRecord, task: TaskRecord) -> TaskResult:
+    return TaskResult(
+        run_id=task.run_id,
+        task_id=task.id,
+        key=task.key,
+        result_id=result.id,
+        summary=result.summary,
+        data=result.data,
+        error=result.error,
+        flags=result.flags,
+    )
 
 
 def _defect(error: Exception) -> Cause:

@@ -51,6 +51,7 @@ async def open_bench(
     plugins: tuple[object, ...] = (),
     process_width: int = 32,
     retry: RetryPolicy | None = None,
+    hook_seconds: float = 10,
 ) -> AsyncIterator[Bench]:
     """A bench whose supervisor is running."""
     hooks = build_hooks()
@@ -65,6 +66,7 @@ async def open_bench(
             writer=writer,
             runners={SessionKind.LIVE: runner},
             hooks=hooks,
+            hook_seconds=hook_seconds,
             process_width=process_width,
             retry=retry or RetryPolicy(delay=0.01),
         )

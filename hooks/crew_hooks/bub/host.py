@@ -166,43 +166,58 @@ async def compose(
     quiet before the clients and connections that they use are closed."""
     # Importing takes longer than the host's loop may be held up.
     await asyncio.to_thread(_import_parts)
-    from crew_hooks.bub.engine import BubEngine
+    from crew_hooks.bub.engine import BubEngine, mcp_times
     from crew_plugin.config import load_settings
     from crew_plugin.crew import Crew
     from crew_plugin.engine.provider_gate import ProviderGates
     from crew_plugin.engine.supervisor import Supervisor
     from crew_plugin.models.states import SessionKind
-    from crew_plugin.plugins import build_hooks
+    from crew_plugin.plugins import load_hooks
+    from crew_plugin.resources import is_trusted
     from crew_plugin.session.runner import SessionRunner
     from crew_plugin.session.scaffold import ScaffoldRunner
+    from crew_plugin.session.scope import ResultRules
     from crew_plugin.store.writer import StoreWriter
     from crew_tools.toolbox import session_tools
 
     if settings is None:
         settings = await asyncio.to_thread(load_settings, project.root)
+    hooks = await asyncio.to_thread(load_hooks, project.root, trusted=is_trusted(project.root, settings))
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(StoreWriter(project))
         gates = ProviderGates(start=settings.provider.start_requests, ceiling=settings.provider.max_requests)
-        engine = BubEngine(framework, gates=gates)
+        engine = BubEngine(framework, gates=gates, mcp=mcp_times(settings.mcp))
         await stack.enter_async_context(engine.running())
         live = SessionRunner(
             engine=engine,
             writer=writer,
             toolbox=session_tools,
-            reminders=settings.result.reminders,
+            rules=ResultRules(
+                reminders=settings.result.reminders,
+                max_bytes=settings.result.max_bytes,
+                jobs_seconds=settings.result.jobs_seconds,
+            ),
             table=settings.model_table(),
         )
         supervisor = Supervisor(
             writer=writer,
             runners={SessionKind.LIVE: live, SessionKind.SCAFFOLD: ScaffoldRunner(writer=writer)},
-            hooks=await asyncio.to_thread(build_hooks),
+            hooks=hooks.manager,
+            hook_seconds=settings.hooks.seconds,
             process_width=settings.limits.process_sessions,
             max_dispatches=settings.limits.max_dispatches,
             capabilities=engine.capabilities,
             host=identify(framework),
         )
         await stack.enter_async_context(supervisor.running())
-        yield Crew(project=project, settings=settings, writer=writer, supervisor=supervisor, engine=engine)
+        yield Crew(
+            project=project,
+            settings=settings,
+            writer=writer,
+            supervisor=supervisor,
+            engine=engine,
+            hooks=hooks,
+        )
 
 
 def _import_parts() -> None:

@@ -38,6 +38,12 @@ class Turns:
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
+        self._last = ""
+
+    def changes(self, session_id: str) -> bool:
+        """Note a turn; whether the turn before it was one of another session."""
+        before, self._last = self._last, session_id
+        return before not in ("", session_id)
 
     def begins(self, session_id: str) -> bool:
         """Note a turn; whether it is the first of its session."""
