@@ -22,7 +22,11 @@ _IN_TABLE: Final[dict[ProjectMay, str]] = {
     "set": "yes",
 }
 
-_EXAMPLES: Final = {"agents.overrides.<name>": "explorer", "models.<name>": '"gpt-5-mini"'}
+_EXAMPLES: Final = {
+    "agents.overrides.<name>": "explorer",
+    "models.<name>": '"gpt-5-mini"',
+    "mcp.servers.<name>": "github",
+}
 """Which name stands for `<name>` in the commented file."""
 
 _PAGE: Final = """\

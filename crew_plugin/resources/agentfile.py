@@ -13,6 +13,7 @@ from crew_plugin.resources.keys import (
     tidy,
 )
 from crew_plugin.resources.models import AgentFile, LimitsPart, SkillFile
+from crew_plugin.resources.servers import parse_servers, servers_values
 from crew_plugin.resources.yamltext import BadText, Json, dump_given
 
 __all__ = [
@@ -33,6 +34,8 @@ AGENT_KEYS: Final = Keys(
             "description",
             "model",
             "tools",
+            "deny_tools",
+            "mcp_servers",
             "skills",
             "schema",
             "schema_form",
@@ -105,6 +108,8 @@ def parse_agent(text: str, notes: Notes) -> AgentFile:
         prompt=prompt,
         model=section.maybe("model"),
         tools=section.tools("tools"),
+        deny_tools=section.tools("deny_tools"),
+        mcp_servers=parse_servers(section, notes),
         skills=section.names("skills"),
         schema=section.schema("schema"),
         schema_form=section.choice("schema_form", SCHEMA_FORMS) or "auto",
@@ -149,6 +154,8 @@ def render_agent(agent: AgentFile) -> str:
         "description": agent.description or None,
         "model": agent.model,
         "tools": [*agent.tools] or None,
+        "deny_tools": [*agent.deny_tools] or None,
+        "mcp_servers": servers_values(agent.mcp_servers) or None,
         "skills": [*agent.skills] or None,
         "schema": schema,
         "schema_form": agent.schema_form if agent.schema_form != "auto" else None,

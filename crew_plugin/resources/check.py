@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from crew_plugin.errors import InvalidPlan, UnknownName
+from crew_plugin.mcp.names import matches
 from crew_plugin.resources.catalog import Catalog
 from crew_plugin.resources.models import (
     AgentFile,
@@ -13,8 +14,8 @@ from crew_plugin.resources.models import (
     Problem,
     Resource,
     ResultSchema,
-    SchemaForm,
     Role,
+    SchemaForm,
     Step,
     TeamFile,
     WorkflowFile,
@@ -24,7 +25,9 @@ __all__ = ["TOOL_NAMES", "catalog_problems", "step_problems"]
 
 TOOL_NAMES: Final = frozenset({"read", "grep", "find", "ls", "bash", "edit", "write", "submit_result", "irc"})
 """Tools that an agent can name, beside `mcp__server__tool`."""
-_MCP_TOOL: Final = re.compile(r"mcp__[A-Za-z0-9_.-]+__[A-Za-z0-9_.-]*\*?|mcp__[A-Za-z0-9_.-]*\*")
+_MCP_TOOL: Final = re.compile(
+    r"mcp__[A-Za-z0-9_.*-]+__[A-Za-z0-9_.*-]+|mcp__[A-Za-z0-9_.-]*\*[A-Za-z0-9_.*-]*"
+)
 
 
 def _at(resource: Resource, line: int, message: str) -> Problem:
@@ -121,6 +124,11 @@ def _agent_problems(agent: AgentFile, catalog: Catalog) -> list[Problem]:
         _at(agent, 0, f"there is no tool {name!r}; there are {known}, mcp__server__tool")
         for name in agent.tools
         if name not in TOOL_NAMES and not _MCP_TOOL.fullmatch(name)
+    ]
+    problems += [
+        _at(agent, 0, f"deny_tools: there is no tool {name!r}; there are {known}, mcp__server__tool")
+        for name in agent.deny_tools
+        if not _MCP_TOOL.fullmatch(name) and not any(matches(name, tool) for tool in TOOL_NAMES)
     ]
     problems += _missing_skills(agent, 0, agent.skills, catalog)
     problems += _schema_problems(agent, 0, agent.schema, agent.schema_form, f"agent {agent.name!r}")

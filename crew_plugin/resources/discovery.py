@@ -255,6 +255,8 @@ def _with_settings(agent: AgentFile, settings: "Settings") -> tuple[AgentFile, s
         agent = replace(agent, model=override.model or None)
     if override.tools is not None:
         agent = replace(agent, tools=override.tools or ())
+    if override.deny_tools:
+        agent = replace(agent, deny_tools=(*agent.deny_tools, *override.deny_tools))
     if override.skills is not None:
         agent = replace(agent, skills=override.skills or ())
     return agent, ""

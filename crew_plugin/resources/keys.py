@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
-_TOOL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\*?")
+_TOOL: Final = re.compile(r"[A-Za-z0-9*][A-Za-z0-9_.*-]{0,127}")
 _OUTPUT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _NAMED_AS: Final = {
     NAME: "letters, digits, '-' and '_', at most 80",
@@ -228,8 +228,17 @@ class Section:
         return () if self._values.get(key) is False else self._names(key, _OUTPUT) or ()
 
     def tools(self, key: str) -> tuple[str, ...]:
-        """Names of tools; `*` may end one."""
+        """Names of tools; `*` in one is any text."""
         return () if self._values.get(key) is False else self._names(key, _TOOL) or ()
+
+    def mapping(self, key: str) -> Mapping[str, Json]:
+        """Lines of `key: value`; none if it was not given."""
+        value = self._values.get(key)
+        if value is None or value is False:
+            return {}
+        if not isinstance(value, dict):
+            raise self._bad(key, "lines of 'name: ...'")
+        return value
 
     def _names(self, key: str, pattern: re.Pattern[str]) -> tuple[str, ...] | None:
         value = self._values.get(key)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from crew_plugin.resources.yamltext import Json
 
 if TYPE_CHECKING:
-    from crew_plugin.models.spec import AgentSpec, LimitsSpec
+    from crew_plugin.models.spec import AgentSpec, LimitsSpec, McpServerSpec
 
 __all__ = [
     "AgentFile",
     "Attention",
     "Kind",
     "LimitsPart",
+    "McpServer",
     "Problem",
     "Resource",
     "ResultSchema",
@@ -128,6 +129,19 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class McpServer:
+    """An MCP server of an agent's own: what starts it, or where it is."""
+
+    name: str
+    command: str | None = None
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    url: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    call_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentFile(Resource):
     """An agent: `agents/<name>.md`."""
 
@@ -135,6 +149,8 @@ class AgentFile(Resource):
     model: str | None = None
     """None for the run's or the host's."""
     tools: tuple[str, ...] = ()
+    deny_tools: tuple[str, ...] = ()
+    mcp_servers: tuple[McpServer, ...] = ()
     skills: tuple[str, ...] = ()
     schema: ResultSchema | None = None
     schema_form: SchemaForm = "auto"
@@ -158,6 +174,8 @@ class AgentFile(Resource):
             name=self.name,
             prompt=self.prompt,
             tools=self.tools,
+            deny_tools=self.deny_tools,
+            mcp_servers=self.server_specs(),
             model=self.model,
             skills=self.skills,
             result_schema=body,
@@ -167,6 +185,26 @@ class AgentFile(Resource):
             append_prompt=self.append_prompt,
             limits=own,
             trusted=self.trusted,
+        )
+
+    def server_specs(self) -> "tuple[McpServerSpec, ...]":
+        """Its servers as a run stores them; none for an agent that is not trusted, because a server
+        is a program that runs with the user's rights."""
+        from crew_plugin.models.spec import McpServerSpec
+
+        if not self.trusted:
+            return ()
+        return tuple(
+            McpServerSpec(
+                name=server.name,
+                command=server.command,
+                args=server.args,
+                env=dict(server.env),
+                url=server.url,
+                headers=dict(server.headers),
+                call_seconds=server.call_seconds,
+            )
+            for server in self.mcp_servers
         )
 
 

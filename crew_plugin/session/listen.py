@@ -98,7 +98,8 @@ class Listener:
             case ModelBusy():
                 course.progress()
             case JobEnded():
-                pass
+                course.jobs.ended(event)
+                return course.jobs.parked and (course.over or await self._stand_by() is True)
         return False
 
     async def _answered(self, event: ModelAnswered) -> bool:
@@ -118,6 +119,8 @@ class Listener:
             "session.model_answered",
             {"step": course.ladder.steps, "usage": usage_data(usage), "tool_calls": names},
         )
+        self._note_prose(event.text, names)
+        course.jobs.looked(event.tool_calls)
         course.calls_wanted(event.tool_calls)
         course.journal.announce(len(names))
         if await self._follow(move):
@@ -130,10 +133,48 @@ class Listener:
         course = self._course
         messages = await course.box.after_turn()
         if not messages:
-            return await self._follow(course.ladder.turn_ended())
+            waits = await self._stand_by()
+            return await self._follow(course.ladder.turn_ended()) if waits is None else waits
         text = "\n\n".join(letter(message) for message in messages)
         await course.say(self._session, text, *(message.id for message in messages))
         return False
+
+    def _note_prose(self, text: str, calls: list[str]) -> None:
+        """A text may stand for a result only if no other work was begun with it or after it."""
+        gate = self._course.gate
+        if gate is None:
+            return
+        if any(name != SUBMIT for name in calls):
+            gate.turn.prose = ""
+        elif text.strip():
+            gate.turn.prose = text
+
+    async def _stand_by(self) -> bool | None:
+        """What follows for a session whose turn is over from its jobs in the background. True if it
+        is over, None if it has none to wait for."""
+        course, session = self._course, self._session
+        accepted = course.jobs.settled(session)
+        if accepted is not None and course.gate is not None:
+            await course.gate.settle(accepted)
+            return True
+        news = course.jobs.news(session)
+        if news is not None:
+            await course.say(session, news)
+            return False
+        seconds = course.jobs.park(session)
+        if seconds is None:
+            return None
+        course.wait(seconds)
+        return False
+
+    async def waited(self) -> bool:
+        """The wait for jobs took too long. True if the session is over."""
+        course = self._course
+        accepted = await course.jobs.expired(self._session)
+        if accepted is None or course.gate is None:
+            return await self._follow(course.ladder.turn_ended())
+        await course.gate.settle(accepted)
+        return True
 
     async def _tool_ended(self, event: ToolEnded, now: float) -> bool:
         course = self._course
@@ -148,6 +189,8 @@ class Listener:
         course.progress()
         if event.ends_session or course.over:
             return True
+        if event.name == SUBMIT and event.ok:
+            return await self._budget()  # a part was kept, or the result is held
         if event.name == SUBMIT:
             return await self._follow(course.ladder.sent_back()) or await self._budget()
         if event.name != _IRC:

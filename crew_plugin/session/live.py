@@ -1,5 +1,6 @@
 """One live session from its prompt to its outcome."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
@@ -8,9 +9,11 @@ import anyio
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import Fenced
 from crew_plugin.host import Engine, Session, SessionSpec
+from crew_plugin.mcp.names import Access
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.facts import ModelTable
 from crew_plugin.models.records import TranscriptEntry
+from crew_plugin.models.spec import AgentSpec
 from crew_plugin.models.states import AttemptState, SessionKind
 from crew_plugin.session import words
 from crew_plugin.session.contract import ResultContract
@@ -23,7 +26,7 @@ from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.material import artifact_of
 from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare
 from crew_plugin.session.record import usage_data
-from crew_plugin.session.scope import SessionScope, Toolbox
+from crew_plugin.session.scope import ResultRules, SessionScope, Toolbox
 from crew_plugin.session.shorten import shortened
 from crew_plugin.store.writer import StoreWriter
 
@@ -49,18 +52,18 @@ class LiveSession:
         writer: StoreWriter,
         toolbox: Toolbox,
         room: MailRoom,
-        reminders: int,
+        rules: ResultRules,
         table: ModelTable,
     ) -> None:
         self._context = context
         self._engine = engine
         self._writer = writer
         self._toolbox = toolbox
-        self._course = Course(
-            context, engine=engine, writer=writer, room=room, reminders=reminders, table=table
-        )
+        self._rules = rules
+        self._course = Course(context, engine=engine, writer=writer, room=room, rules=rules, table=table)
         self._talking = anyio.CancelScope()
         self._guard = Guard(self._course, self._talking)
+        self._listener: Listener | None = None
 
     async def run(self) -> Outcome:
         """Execute the attempt. Raises `Fenced`; any other failure is an outcome."""
@@ -69,6 +72,7 @@ class LiveSession:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._keep_record)
                 group.start_soon(self._guard.watch)
+                group.start_soon(course.jobs.watch, self._waited_long_enough)
                 with self._talking:
                     await self._talk()
                 self._guard.silent.set()
@@ -91,13 +95,7 @@ class LiveSession:
     async def interrupt(self, cause: Cause, text: str = "") -> bool:
         """Stop model call and tools under way, and go on with the conversation, told of it. False
         if there is nothing to go on with."""
-        course = self._course
-        session = course.session
-        if session is None or not course.can_go_on:
-            return False
-        course.reopening = Reopening(cause=cause, text=words.interrupted(cause.message, text))
-        await session.abort(cause)
-        return True
+        return await self._course.leave(Reopening(cause=cause, text=words.interrupted(cause.message, text)))
 
     async def steer(self, text: str, *messages: str) -> bool:
         """Add a user message for the next model call. False if there will be none."""
@@ -120,14 +118,33 @@ class LiveSession:
 
     async def _hold(self, spec: SessionSpec, prepared: Prepared) -> Reopening | None:
         """The first engine session. Returns what to go on with, if there is to be another."""
-        async with self._engine.open(spec) as session:
+
+        async def begin(session: Session) -> None:
             self._opened(session, spec, prepared)
             await self._listen(session, prepared.prompt.first, tuple(message.id for message in prepared.mail))
-        return self._again()
+
+        return await self._holding(spec, begin)
+
+    async def _holding(
+        self, spec: SessionSpec, begin: Callable[[Session], Awaitable[None]]
+    ) -> Reopening | None:
+        """One engine session. Returns what to go on with, if there is to be another."""
+        course = self._course
+        session: Session | None = None
+        try:
+            with anyio.CancelScope() as hold:
+                async with self._engine.open(spec) as session:
+                    course.hold, course.left = hold, anyio.Event()
+                    await begin(session)
+        finally:
+            course.engine_left(session)
+        reopening, course.reopening = course.reopening, None
+        return None if course.over else reopening
 
     async def _hold_again(self, spec: SessionSpec, reopening: Reopening) -> Reopening | None:
         """A further engine session, which knows what was said before."""
         course = self._course
+        course.cut_off(reopening.cause.message)
         if reopening.compacts:
             reopening = await self._shorter(spec, reopening)
         history = reopening.history
@@ -135,13 +152,16 @@ class LiveSession:
             history = course.memory.said(await self._transcript())
         if await self._has_result():
             return None
-        course.journal.reopened()
-        async with self._engine.open(replace(spec, history=history)) as session:
+
+        async def begin(session: Session) -> None:
+            for name in course.withdrawn:
+                session.withdraw(name)
             if reopening.only_submit or course.restricted:
                 course.restrict(session)
             course.record.event("session.reopened", {"entries": len(history)}, cause=reopening.cause)
             await self._listen(session, reopening.text, course.untaken())
-        return self._again()
+
+        return await self._holding(replace(spec, history=history), begin)
 
     async def _transcript(self) -> list[TranscriptEntry]:
         session_id = self._context.attempt.session_id
@@ -158,15 +178,23 @@ class LiveSession:
         course.session = session
         try:
             await course.box.open(course.steer)
-            await Listener(course, session).listen()
+            self._listener = Listener(course, session)
+            await self._listener.listen()
         finally:
+            self._listener = None
             course.session = course.box.deliver = None
+            course.deadlines.turn_ended()
+            course.left.set()
 
-    def _again(self) -> Reopening | None:
-        """What to go on with."""
-        course = self._course
-        reopening, course.reopening = course.reopening, None
-        return None if course.over else reopening
+    async def _waited_long_enough(self) -> None:
+        """Its jobs in the background took longer than it may wait."""
+        try:
+            over = self._listener is not None and await self._listener.waited()
+        except Exception as error:  # noqa: BLE001 - becomes the attempt's outcome
+            self._course.fail(error)
+        else:
+            if over:
+                self._course.stopping.set()
 
     async def _has_result(self) -> bool:
         """Whether a submit that was cut off has reached the disk all the same."""
@@ -180,6 +208,7 @@ class LiveSession:
         context, step, course = self._context, self._context.step, self._course
         agent = context.spec.agents[step.agent]
         cwd = folder_of(context)
+        access = Access(allow=agent.tools, deny=agent.deny_tools)
         course.wants_data = contract.schema is not None
         course.gate = Gate(
             context=context,
@@ -187,20 +216,24 @@ class LiveSession:
             record=course.record,
             ended=course.contract_ended,
             failed=course.fail,
+            holds=course.holds,
+            over=course.ended,
         )
         scope = SessionScope(
             context=context,
-            tools=agent.tools,
+            tools=access.within(agent.tools),
             cwd=cwd,
             schema=contract.schema,
+            data_kind=contract.kind,
             gate=course.gate,
+            rules=self._rules,
             mail=course.box,
             read_artifact=self._read_artifact,
         )
         tools = tuple(course.journal.wrapped(tool) for tool in self._toolbox(scope))
         ours = [tool.name for tool in tools]
         wanted = tuple(name for name in agent.tools if name not in ours)
-        theirs = await self._engine.available_tools(wanted, cwd) if wanted else ()
+        theirs = await self._theirs(wanted, agent, cwd)
         prepared = await prepare(context, self._writer, course.box, [*ours, *theirs])
         spec = SessionSpec(
             session_id=context.attempt.session_id,
@@ -208,7 +241,12 @@ class LiveSession:
             system_prompt=prepared.prompt.system,
             cwd=cwd,
             tools=tools,
-            host_tools=theirs,
+            # Patterns too: a server may come to have more tools that they mean.
+            host_tools=(*theirs, *(name for name in wanted if "*" in name)),
+            denied_tools=agent.deny_tools,
+            mcp_servers=agent.mcp_servers,
+            keep=self._keep,
+            history=prepared.history,
             limits=course.limits,
             model=context.attempt.model_asked,
             append_prompt=agent.append_prompt,
@@ -216,6 +254,21 @@ class LiveSession:
             identity={"run": context.run.id, "task": context.task.key, "role": step.role},
         )
         return spec, prepared
+
+    async def _theirs(self, wanted: tuple[str, ...], agent: AgentSpec, cwd: str) -> tuple[str, ...]:
+        """The host's tools for this agent, and those of its own servers."""
+        if not wanted and not agent.mcp_servers:
+            return ()
+        return await self._engine.available_tools(
+            wanted, cwd, denied=agent.deny_tools, servers=agent.mcp_servers
+        )
+
+    async def _keep(self, name: str, body: bytes) -> str:
+        """Keep what a session is not shown whole; says how `read` gets it."""
+        run, task = self._context.run.id, self._context.task
+        path = f"{task.key}/{name}"
+        kept = await self._writer.run(lambda store: store.put_artifact(run, path, body, task_id=task.id))
+        return f"artifact:{kept.sha256[:12]} ({kept.name}, {kept.size} bytes; `read` takes it for a path)"
 
     async def _read_artifact(self, ref: str) -> bytes:
         run_id = self._context.run.id
@@ -237,7 +290,10 @@ class LiveSession:
                 "kind": SessionKind.LIVE,
                 "agent": spec.agent,
                 "model": spec.model,
-                "tools": [*(tool.name for tool in spec.tools), *spec.host_tools],
+                "tools": [
+                    *(tool.name for tool in spec.tools),
+                    *(name for name in spec.host_tools if "*" not in name),
+                ],
             },
         )
 
@@ -252,10 +308,11 @@ class LiveSession:
     async def _conclude(self) -> Outcome:
         """Write down the end, and say what it is."""
         course = self._course
-        ending, record = course.ending, course.record
+        ending, record = course.last_ending(), course.record
         closes_mail = course.box.close(self._closed_because())
         if course.fenced is not None:
             return Outcome(state=AttemptState.FAILED)
+        course.cut_off("the session ended" if ending is None else ending.cause.message)
         if ending is not None:
             record.entry("note", f"The session ended: {ending.cause.message}")
         course.progress()
@@ -270,6 +327,7 @@ class LiveSession:
             return Outcome(state=AttemptState.FAILED)
         except Exception as error:  # noqa: BLE001 - becomes the attempt's outcome
             return Outcome(state=AttemptState.FAILED, cause=(ending or ending_of(error)).cause)
+        await course.box.tell_senders()
         return outcome_of(ending, left, touched_the_world=course.journal.touched_the_world)
 
     def _closed_because(self) -> str:

@@ -22,6 +22,7 @@ from crew_plugin.host import (
     EngineCapability,
     ModelAnswered,
     ModelRetrying,
+    ServerReport,
     Session,
     SessionEvent,
     SessionFailed,
@@ -37,7 +38,9 @@ from crew_plugin.host import (
 )
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import Effect, Usage
+from crew_plugin.models.spec import McpServerSpec
 from crew_plugin.session.history import Said, said_before
+from crew_plugin.session.limits import UNTIMED
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, Script, ToolUse
 
 __all__ = ["FakeEngine", "FakeSession", "HostTool"]
@@ -91,9 +94,27 @@ class FakeEngine:
         if failure is not None:
             raise failure
 
-    async def available_tools(self, names: tuple[str, ...], cwd: str) -> tuple[str, ...]:
-        """Those of `names` that the pretended host has."""
-        return tuple(name for name in names if name in self.host_tools)
+    async def available_tools(
+        self,
+        names: tuple[str, ...],
+        cwd: str,
+        *,
+        denied: tuple[str, ...] = (),
+        servers: tuple[McpServerSpec, ...] = (),
+    ) -> tuple[str, ...]:
+        """Those of `names` that the pretended host has. It reaches no servers."""
+        return tuple(name for name in names if name in self.host_tools and name not in denied)
+
+    async def server_reports(
+        self,
+        names: tuple[str, ...],
+        cwd: str,
+        *,
+        denied: tuple[str, ...] = (),
+        servers: tuple[McpServerSpec, ...] = (),
+    ) -> tuple[ServerReport, ...]:
+        """None: it reaches no servers."""
+        return ()
 
 
 class FakeSession:
@@ -112,6 +133,7 @@ class FakeSession:
         self.offered: frozenset[str] = frozenset(tool.name for tool in spec.tools) | frozenset(
             name for name in spec.host_tools if name in engine.host_tools
         )
+        self.known = self.offered
         self.forced: str | None = None
         self._pending: list[str] = []
         self._prompted = anyio.Event()
@@ -139,6 +161,14 @@ class FakeSession:
         """Offer only these tools from now on."""
         self.offered = self.offered & tools
         self.forced = force
+
+    def withdraw(self, tool: str) -> None:
+        """Do not offer this tool any more."""
+        self.offered -= {tool}
+
+    def left_running(self) -> tuple[str, ...]:
+        """Nothing: a tool of the pretended host is ended by its cancellation."""
+        return ()
 
     async def abort(self, cause: Cause) -> None:
         """Stop."""
@@ -256,8 +286,12 @@ class FakeSession:
         self._emit(ToolStarted(call_id=call_id, name=use.name))
         begun = perf_counter()
         ok = True
+        seconds = None if use.name in UNTIMED else self.spec.limits.tool_seconds
         try:
-            output = await self._run_tool(call_id, use)
+            with anyio.move_on_after(seconds) as limit:
+                output = await self._run_tool(call_id, use)
+            if limit.cancelled_caught:
+                raise ToolError(f"{use.name} was stopped after {seconds:g} s")
         except ToolError as error:
             ok, output = False, ToolOutput(text=str(error))
         self.messages.append({"role": "tool", "tool_call_id": call_id, "content": output.text})
@@ -269,6 +303,7 @@ class FakeSession:
                 ok=ok,
                 milliseconds=(perf_counter() - begun) * 1000,
                 ends_session=output.ends_session,
+                known=use.name in self.known,
             )
         )
         return output.ends_session

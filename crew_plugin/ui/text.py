@@ -420,6 +420,12 @@ def _tool_ended(event: EventRecord) -> str | None:
     return None if event.data.get("ok", True) or tool == "submit_result" else f"{tool} failed"
 
 
+def _came_of_it(event: EventRecord) -> str:
+    said = [str(event.data[key]) for key in ("outcome", "reason") if event.data.get(key)]
+    return f": {printable('; '.join(said))}" if said else ""
+
+
+
 _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "run.started": lambda event: "started",
     "run.blocked": lambda event: "waits for a decision" + _because(event),
@@ -441,6 +447,10 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "session.tool_started": _tool_started,
     "session.tool_ended": _tool_ended,
     "session.reminded": lambda event: f"asked for its result ({_field(event, 'n')} of {_field(event, 'of')})",
+    "session.tool_progress": lambda event: f"{_field(event, 'tool')}: {_field(event, 'text')}",
+    "session.mcp_server": lambda event: (
+        f"MCP server {_field(event, 'server')} {_field(event, 'state').replace('_', ' ')}: {_field(event, 'text')}"
+    ),
     "session.retrying": lambda event: (
         f"model call failed, trying again ({_field(event, 'try')} of {_field(event, 'of')}): "
         f"{_field(event, 'error')}"
@@ -451,5 +461,6 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "message.sent": lambda event: f"wrote to {_field(event, 'to')}",
     "message.failed": lambda event: f"message failed: {_field(event, 'reason')}",
     "control.requested": lambda event: f"{_field(event, 'verb')} requested by {event.actor}",
+    "control.applied": lambda event: f"{_field(event, 'verb')} done{_came_of_it(event)}",
     "control.refused": lambda event: f"{_field(event, 'verb')} refused: {_field(event, 'reason')}",
 }

@@ -14,9 +14,10 @@ import psutil
 import pytest
 from bub_mcp.plugin import MCPChannel, MCPPlugin
 
-from crew_hooks.bub import compat
+from crew_hooks.bub.compat import mcp as compat
 from crew_hooks.bub.engine import BubEngine
 from crew_plugin.host import SessionSpec, ToolEnded, ToolStarted, TurnEnded
+from crew_plugin.mcp.proxy import McpTimes
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
 from tests.hosts.bub_engine import Host, Play, turn, until
@@ -109,7 +110,7 @@ async def test_the_connection_of_a_chat_is_used_and_left_to_it(
         try:
             async with host.engine.open(spec_of(host, host_tools=("mcp__arithmetic__add",))) as session:
                 assert ended(await turn(session, "go")).ok
-            await host.engine._mcp.close()
+            await host.engine._bub_mcp.close()
             assert len(starts(started)) == 1
             assert any(server.connected for server in channel.list().values())
         finally:
@@ -139,12 +140,12 @@ async def test_a_server_that_dies_is_a_result(hosted: Hosted, spec_of: SpecOf, s
 
 async def test_a_call_that_takes_too_long_is_a_result(hosted: Hosted, spec_of: SpecOf, started: Path) -> None:
     async with hosted(calls("mcp__arithmetic__sleep_forever"), MCPPlugin) as host:
-        engine = BubEngine(host.framework, mcp_seconds=0.3)
+        engine = BubEngine(host.framework, mcp=McpTimes(call_seconds=0.3))
         spec = spec_of(host, host_tools=("mcp__arithmetic__*",))
         async with engine.running(), engine.open(spec) as session:
             events = await turn(session, "go")
     assert not ended(events).ok
-    assert "mcp__arithmetic__sleep_forever did not answer within 0.3 s" in ended(events).text
+    assert "did not answer within 0.3 s and was told to stop" in ended(events).text
     assert events[-1] == TurnEnded(text="ok")
 
 
@@ -156,11 +157,11 @@ async def test_a_very_long_result_is_shown_in_part(hosted: Hosted, spec_of: Spec
         events = await turn(session, "go")
     text = ended(events).text
     assert ended(events).ok
-    assert len(text) <= 60_000
+    assert len(text) <= 60_200
     assert text.startswith("first")
     assert text.endswith("last")
     assert "characters left out" in text
-    assert "call the tool again for a smaller part" in text
+    assert "the rest was not kept" in text
 
 
 async def test_aborting_ends_a_call_that_never_answers(

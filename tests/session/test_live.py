@@ -456,7 +456,7 @@ async def test_a_journal_that_cannot_be_written_stops_the_call(make_stage: Any) 
     class Late(FakeEngine):
         """Loses the run between opening the session and its first tool call."""
 
-        async def available_tools(self, names: tuple[str, ...], cwd: str) -> tuple[str, ...]:
+        async def available_tools(self, names: tuple[str, ...], cwd: str, **_: object) -> tuple[str, ...]:
             await take_over()
             return ()
 

@@ -103,6 +103,7 @@ class CrewPlugin:
         self._turns = Turns()
         self._keeper = Keeper(framework, self._life)
         self._delivery: Delivery | None = None
+        self._crew: Crew | None = None
         self._to_open: list[str] = []
         self._project: Project | None = None
 
@@ -151,6 +152,8 @@ class CrewPlugin:
         project = await self._find_project()
         async with AsyncExitStack() as stack:
             crew = await stack.enter_async_context(compose(self._framework, project))
+            for warning in crew.hooks.warnings() if crew.hooks else ():
+                logger.warning("crew-plugin: {}", warning)
             delivery = Delivery(
                 crew,
                 identity=current_owner(),
@@ -164,14 +167,14 @@ class CrewPlugin:
                 await stack.enter_async_context(progress.running())
                 self._host.progress = progress
             stack.callback(self._decomposed)
-            self._delivery = delivery
+            self._delivery, self._crew = delivery, crew
             waiting, self._to_open = self._to_open, []
             for session_id in waiting:
                 await delivery.session_opened(session_id)
             yield crew
 
     def _decomposed(self) -> None:
-        self._delivery = self._host.progress = None
+        self._delivery = self._host.progress = self._crew = None
 
     async def _find_project(self) -> "Project":
         from crew_plugin.project import find_project
@@ -230,6 +233,8 @@ class CrewPlugin:
         if self._turns.begins(session):
             await asyncio.to_thread(_import_for_turns)
             await self._open(session)
+        if self._turns.changes(session) and self._crew is not None:
+            self._crew.supervisor.conversation_changed("bub", session)
         return {PARENT: self._parent(message, session), TURN: _Turn()}
 
     @hookimpl(tryfirst=True)

@@ -15,13 +15,24 @@ from crew_hooks.bub.compat.runner import usual_clients
 from crew_hooks.bub.mcp import BubMcp
 from crew_hooks.bub.session import BubSession
 from crew_hooks.bub.toolset import HOST_TOOLS
+from crew_plugin.config.settings import McpSettings
 from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.host import EngineCapability, ServerReport, Session, SessionSpec
 from crew_plugin.mcp.names import Access, matches
 from crew_plugin.mcp.proxy import McpProxy, McpTimes
 from crew_plugin.models.spec import McpServerSpec
 
-__all__ = ["BubEngine"]
+__all__ = ["BubEngine", "mcp_times"]
+
+
+def mcp_times(settings: McpSettings) -> McpTimes:
+    """What the settings say about MCP servers."""
+    return McpTimes(
+        call_seconds=settings.call_seconds,
+        connect_seconds=settings.connect_seconds,
+        idle_seconds=settings.idle_seconds,
+        calls={name: server.call_seconds for name, server in settings.servers.items()},
+    )
 
 
 class BubEngine:

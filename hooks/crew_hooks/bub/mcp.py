@@ -1,154 +1,98 @@
-"""MCP tools of the host for sessions of ours: over the connections that bub-mcp has."""
+"""The MCP servers of Bub for sessions of ours: over the connections that bub-mcp has.
+
+In a chat bub-mcp connects by itself. Without Bub's channels nothing does, so the first session that
+needs a server connects it, in bub-mcp's own place, and `close` ends what was connected here. A
+connection that is made anew after a loss is put there too, so the chat's own agent profits from it.
+"""
 
 import asyncio
-import contextlib
-import fnmatch
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any
 
 from bub.framework import BubFramework
-from bub.tools import Tool
-from loguru import logger
 
-from crew_hooks.bub import compat
-from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
-from crew_plugin.models.records import Effect
-from crew_plugin.ui.text import shorten
+from crew_hooks.bub.compat import mcp as compat
+from crew_plugin.mcp.connection import Connection
+from crew_plugin.mcp.link import Connector, NotConnected
+from crew_plugin.mcp.protocol import Refused, Unsent
 
-__all__ = ["CALL_SECONDS", "McpProxy"]
-
-PREFIX: Final = "mcp__"
-CALL_SECONDS: Final = 60.0
-_CONNECT_SECONDS: Final = 60.0
-_CLOSE_SECONDS: Final = 5.0
-_SHOWN: Final = 60_000
-"""Characters of a result that go to the model."""
-_NOT_KEPT: Final = "not kept; call the tool again for a smaller part of it"
+__all__ = ["BubMcp"]
 
 
-class _Server(Protocol):
-    connected: bool
-    tools: list[Tool]
-    error: str | None
+class BubMcp:
+    """Implements `HostServers` over bub-mcp; without bub-mcp there are no servers."""
 
-
-class _Channel(Protocol):
-    """What is used of bub-mcp's `MCPChannel`."""
-
-    async def connect(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    def list(self) -> dict[str, _Server]: ...
-
-
-class McpProxy:
-    """Finds and calls the MCP tools that Bub is connected to.
-
-    In a chat bub-mcp connects by itself. Without Bub's channels nothing does, so the first
-    session that needs a tool connects, and `close` ends what was connected here.
-    """
-
-    def __init__(self, framework: BubFramework, *, call_seconds: float) -> None:
+    def __init__(self, framework: BubFramework) -> None:
         self._framework = framework
-        self._call_seconds = call_seconds
-        self._connecting: asyncio.Task[None] | None = None
-        self._ours: _Channel | None = None
 
-    async def names(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """The tools that these names and patterns (`mcp__server__*`) mean here."""
-        wanted = [pattern for pattern in patterns if pattern.startswith(PREFIX)]
-        channel = self._channel()
-        if not wanted or channel is None:
+    async def names(self) -> tuple[str, ...]:
+        """The servers that Bub is configured with."""
+        servers = self._servers()
+        if servers is None:
             return ()
-        await self._connected(channel)
-        there = [name for name, _ in _all(channel)]
-        return tuple(
-            dict.fromkeys(name for pattern in wanted for name in there if fnmatch.fnmatchcase(name, pattern))
-        )
+        try:
+            return tuple(await asyncio.to_thread(servers.configured))
+        except (OSError, ValueError, RuntimeError):
+            return ()  # bub-mcp logs it, and `crew doctor` tells
 
-    async def specs(self, patterns: Sequence[str]) -> list[ToolSpec]:
-        """Tools for a session that may use what these names and patterns mean."""
-        names = await self.names(patterns)
-        channel = self._channel()
-        found = dict(_all(channel)) if channel is not None else {}
-        return [self._spec(name, found[name]) for name in names]
+    def connector(self, name: str) -> Connector:
+        """How one of them is reached."""
+        return _BubConnector(self, name)
 
     async def close(self) -> None:
-        """Stop the servers that were started here."""
-        task, self._connecting = self._connecting, None
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=_CLOSE_SECONDS)
-        channel, self._ours = self._ours, None
-        if channel is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await channel.stop()
+        """End the servers that were connected here; those of a chat are the chat's."""
+        servers = self._servers()
+        if servers is not None:
+            await servers.stop()
 
-    def _channel(self) -> _Channel | None:
-        return compat.mcp_channel(self._framework)
+    def servers(self) -> compat.BubServers:
+        """bub-mcp's side. Raises `NotConnected` without bub-mcp."""
+        servers = self._servers()
+        if servers is None:
+            raise NotConnected("bub-mcp is not loaded")
+        return servers
 
-    async def _connected(self, channel: _Channel) -> None:
-        if any(server.connected for server in channel.list().values()):
-            return
-        if self._connecting is None:
-            if not compat.mcp_started(channel):
-                self._ours = channel
-            # A task of its own: it outlives the session that happens to be the first.
-            self._connecting = asyncio.create_task(self._connect(channel))
-        await asyncio.shield(self._connecting)
+    def _servers(self) -> compat.BubServers | None:
+        channel = compat.mcp_channel(self._framework)
+        return compat.BubServers(channel) if channel is not None else None
 
-    @staticmethod
-    async def _connect(channel: _Channel) -> None:
+
+class _BubConnector:
+    """One server. Takes over the connection that Bub has, until that one has died."""
+
+    def __init__(self, bub: BubMcp, name: str) -> None:
+        self._bub = bub
+        self._name = name
+        self._used: Any = None
+        """The client of the last connection: once it is asked for another one, it is dead."""
+
+    @property
+    def name(self) -> str:
+        """The name in Bub's configuration."""
+        return self._name
+
+    async def connect(self) -> Connection:
+        """Bub's connection, or a new one in its place."""
+        servers = self._bub.servers()
+        await servers.settled()
+        client = servers.client(self._name)
+        if client is None or client is self._used:
+            client = await self._new(servers)
+        self._used = client
+        connection = Connection(compat.session_of(client), close=lambda: servers.close(self._name, client))
+        compat.on_end(client, connection.end)
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                await channel.connect()
-        except Exception as error:  # noqa: BLE001 - sessions go on without; the log and `doctor` tell
-            logger.warning("crew: connecting the MCP servers failed: {!r}", error)
+            await connection.refresh()
+        except (Unsent, Refused, ConnectionError) as error:
+            await connection.close()
+            raise NotConnected(str(error)) from error
+        return connection
 
-    def _spec(self, name: str, tool: Tool) -> ToolSpec:
-        async def execute(arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
-            return ToolOutput(text=await self._call(name, arguments))
-
-        return ToolSpec(
-            name=name,
-            description=tool.description,
-            parameters=tool.parameters,
-            execute=execute,
-            effect=Effect.EXTERNAL,
-        )
-
-    async def _call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Call the tool that has this name now, so that a reconnect is honoured."""
-        channel = self._channel()
-        tool = dict(_all(channel)).get(name) if channel is not None else None
-        if tool is None:
-            raise ToolError(f"the MCP server of {name} is not connected any more; work without it")
-        try:
-            async with asyncio.timeout(self._call_seconds):
-                result = tool.run(**arguments)
-                if inspect.isawaitable(result):
-                    result = await result
-        except TimeoutError as error:
-            raise ToolError(f"{name} did not answer within {self._call_seconds:g} s") from error
-        except Exception as error:
-            said = shorten(str(error) or type(error).__name__, _SHOWN)
-            raise ToolError(f"{name} failed: {said}") from error
-        return shorten(tool.render(result), _SHOWN, _NOT_KEPT)
-
-
-def _all(channel: _Channel) -> list[tuple[str, Tool]]:
-    """Name and tool of every tool of every connected server."""
-    return [
-        (_name(server, tool), tool)
-        for server, state in channel.list().items()
-        if state.connected
-        for tool in state.tools
-    ]
-
-
-def _name(server: str, tool: Tool) -> str:
-    own = tool.name.removeprefix("mcp.").removeprefix(f"{server}_")
-    return f"{PREFIX}{server}__{own}".replace(".", "_")
+    async def _new(self, servers: compat.BubServers) -> Any:
+        configured = (await asyncio.to_thread(servers.configured)).get(self._name)
+        if configured is None:
+            raise NotConnected("it is not in Bub's configuration any more")
+        await servers.connect(self._name, configured)
+        client = servers.client(self._name)
+        if client is None:
+            raise NotConnected(servers.error(self._name))
+        return client

@@ -15,7 +15,6 @@ from loguru import logger
 from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.compat import agent as compat
 from crew_hooks.bub.compat.runner import ModelFailed
-from crew_hooks.bub.mcp import McpProxy
 from crew_hooks.bub.strays import end_strays
 from crew_hooks.bub.toolset import HostTools, Toolset
 from crew_plugin.errors import EngineError
@@ -24,12 +23,16 @@ from crew_plugin.host import (
     ModelBusy,
     ModelRetrying,
     ModelWaiting,
+    ServerNoted,
     SessionEvent,
     SessionFailed,
     SessionSpec,
     SteersTaken,
     TurnEnded,
 )
+from crew_plugin.mcp.link import LinkNote, LinkState
+from crew_plugin.mcp.names import Access
+from crew_plugin.mcp.proxy import McpProxy
 from crew_plugin.models.causes import Cause
 from crew_plugin.session.history import said_before
 
@@ -69,6 +72,9 @@ class BubSession:
         self._inbox = _Inbox(self._taken)
         self._prompted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._only: frozenset[str] | None = None
+        self._withdrawn: set[str] = set()
+        self._left: tuple[str, ...] = ()
         self._quiet = False
         self._cancelled = False
         self._busy_since = 0.0
@@ -92,8 +98,18 @@ class BubSession:
 
     def restrict(self, tools: frozenset[str], *, force: str | None = None) -> None:
         """From the next model call on, offer only these tools; `force` must be called."""
-        self._agent.offer(self._toolset.tools(tools))
+        self._only = tools
+        self._offer()
         self._agent.runner.force(force)
+
+    def withdraw(self, tool: str) -> None:
+        """From the next model call on, do not offer this tool any more."""
+        self._withdrawn.add(tool)
+        self._offer()
+
+    def left_running(self) -> tuple[str, ...]:
+        """Tools that ignored their cancellation, and processes that outlived theirs."""
+        return self._left
 
     async def abort(self, cause: Cause) -> None:
         """Stop now. What resists keeps being ended when the session is left, unheard."""
@@ -158,9 +174,13 @@ class BubSession:
         loaded = await compat.load_state(self._framework, self._agent, self._id, spec.cwd, spec.identity)
         self._state: dict[str, Any] = compat.with_environment(loaded, self._environment)
         host = HostTools(self._id, spec.cwd, self._agent, self._state, self._environment)
-        specs = [*host.specs(spec.host_tools), *await self._mcp.specs(spec.host_tools)]
-        self._toolset = Toolset(spec, self._id, self._emit, specs)
+        self._host_specs = host.specs(spec.host_tools)
+        access = Access(allow=spec.host_tools, deny=spec.denied_tools)
+        self._remote = await self._mcp.tools(access, spec.mcp_servers, spec.cwd)
+        self._stack.callback(self._remote.close)
+        self._toolset = Toolset(spec, self._id, self._emit, [*self._host_specs, *self._remote.specs()])
         self._agent.offer(self._toolset.tools())
+        self._remote.watch(self._noted, spec.keep)
 
     async def _close(self) -> None:
         """End everything the session owns, within its deadline."""
@@ -171,8 +191,10 @@ class BubSession:
             if self._environment.spawned:
                 ending.add(asyncio.create_task(self._end_strays(_SHELL_SECONDS)))
             _, resisting = await asyncio.wait(ending, timeout=_END_SECONDS)
-            if resisting:
-                logger.warning("crew: {} resists its end; its tool ignores cancellation", self._id)
+            if task in resisting:
+                tools = self._toolset.running()
+                self._left = tuple(f"the tool {name}" for name in tools) or ("its turn",)
+                logger.warning("crew: {} resists its end; left running: {}", self._id, self._left)
             # A shell may have been started while the task was ending.
             await compat.end_shells(self._id)
         if self._environment.spawned:
@@ -224,9 +246,19 @@ class BubSession:
                 self._emit(TurnEnded(text=str(event.data.get("text") or "")))
                 await self._prompted.wait()
 
+    def _offer(self) -> None:
+        self._agent.offer(self._toolset.tools(self._only, without=self._withdrawn))
+
     def _emit(self, event: SessionEvent) -> None:
         if not self._quiet:
             self._events.put_nowait(event)
+
+    def _noted(self, note: LinkNote) -> None:
+        """Something happened to a server: from the next model call on, offer what it has now."""
+        if note.state in (LinkState.TOOLS_CHANGED, LinkState.RECONNECTED):
+            self._toolset.replace([*self._host_specs, *self._remote.specs()])
+            self._offer()
+        self._emit(ServerNoted(server=note.server, state=str(note.state), text=note.text))
 
     def _taken(self, count: int) -> None:
         self._prompted.clear()

@@ -6,7 +6,7 @@ import os
 import posixpath
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +25,12 @@ from crew_plugin.host import (
     ToolEnded,
     ToolError,
     ToolOutput,
+    ToolProgress,
     ToolSpec,
     ToolStarted,
 )
 from crew_plugin.models.records import Effect
+from crew_plugin.session.limits import UNTIMED
 
 __all__ = ["HOST_TOOLS", "HostTools", "Toolset"]
 
@@ -57,6 +59,7 @@ _TARGET_LENGTH: Final = 100
 _SHOWN: Final = 32_000
 """Characters of a command's output that go to the model at once."""
 _KEPT_OUTPUTS: Final = 8
+_PROGRESS_SECONDS: Final = 2.0
 
 
 class Toolset:
@@ -71,25 +74,38 @@ class Toolset:
         spec: SessionSpec,
         host_session: str,
         emit: Callable[[SessionEvent], None],
-        host: Iterable[ToolSpec],
+        host: Sequence[ToolSpec],
     ) -> None:
         self._spec = spec
         self._host_session = host_session
         self._emit = emit
         self._expected: tuple[ToolCall, ...] = ()
         self._pending: list[ToolCall] = []
-        self._host_names = frozenset(tool.name for tool in host)
-        self._tools = {tool.name: self._bound(tool) for tool in (*spec.tools, *host)}
+        self.replace(host)
+        self._running: dict[object, str] = {}
         self.session_ended = False
 
-    def tools(self, only: frozenset[str] | None = None) -> list[Tool]:
-        """What to offer: all, or those that are in `only`."""
-        return [tool for name, tool in self._tools.items() if only is None or name in only]
+    def replace(self, host: Sequence[ToolSpec]) -> None:
+        """Have these tools of the host in place of those before."""
+        self._host_names = frozenset(tool.name for tool in host)
+        self._tools = {tool.name: self._bound(tool) for tool in (*self._spec.tools, *host)}
+
+    def tools(self, only: frozenset[str] | None = None, *, without: Collection[str] = ()) -> list[Tool]:
+        """What to offer: all, or those that are in `only`; nothing that is in `without`."""
+        return [
+            tool
+            for name, tool in self._tools.items()
+            if (only is None or name in only) and name not in without
+        ]
 
     def expect(self, calls: Sequence[ToolCall]) -> None:
         """Note the calls of an answer."""
         self._expected = tuple(calls)
         self._pending = list(calls)
+
+    def running(self) -> tuple[str, ...]:
+        """The tools whose calls have not ended."""
+        return tuple(self._running.values())
 
     def settle(self, results: Sequence[object]) -> None:
         """Tell of the calls that never reached a tool: unknown names, and what a hook refused."""
@@ -103,6 +119,7 @@ class Toolset:
                         text=compat.rendered(result),
                         ok=False,
                         milliseconds=0.0,
+                        known=call.name in self._tools,
                     )
                 )
         self._pending = []
@@ -133,8 +150,13 @@ class Toolset:
         self._emit(ToolStarted(call_id=call_id, name=tool.name, target=_target(arguments)))
         begun = time.perf_counter()
         ok = True
+        seconds = None if tool.name in UNTIMED else self._spec.limits.tool_seconds
+        limit = asyncio.timeout(seconds)
+        call = object()
+        self._running[call] = tool.name
         try:
-            output = await self._journalled(tool, arguments, call_id)
+            async with limit:
+                output = await self._journalled(tool, arguments, call_id)
         except (ToolError, CrewError) as error:
             ok, output = False, ToolOutput(text=f"Error: {error}")
         except asyncio.CancelledError:
@@ -144,8 +166,16 @@ class Toolset:
             # Nobody cancelled the session. Bub would end it over this.
             ok, output = False, ToolOutput(text=f"Error: {tool.name} was cancelled before it was done")
         except Exception as error:  # noqa: BLE001 - the model is told, and so is the log
-            logger.opt(exception=error).warning("crew: {} failed in {}", tool.name, self._host_session)
             ok, output = False, ToolOutput(text=f"Error: {type(error).__name__}: {error}")
+            if isinstance(error, TimeoutError) and limit.expired():
+                text = (
+                    f"Error: {tool.name} was stopped after {seconds:g} s, its limit; ask for less at a time"
+                )
+                output = ToolOutput(text=text)
+            else:
+                logger.opt(exception=error).warning("crew: {} failed in {}", tool.name, self._host_session)
+        finally:
+            del self._running[call]
         self.session_ended = self.session_ended or output.ends_session
         self._emit(
             ToolEnded(
@@ -159,6 +189,19 @@ class Toolset:
         )
         return output.text
 
+    def _progress(self, tool: str, call_id: str) -> Callable[[str], Awaitable[None]]:
+        """Tells how far a call is, but not more often than anybody can read."""
+        told = -_PROGRESS_SECONDS
+
+        async def tell(text: str) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= _PROGRESS_SECONDS:
+                told = now
+                self._emit(ToolProgress(call_id=call_id, name=tool, text=text))
+
+        return tell
+
     async def _journalled(self, tool: ToolSpec, arguments: dict[str, Any], call_id: str) -> ToolOutput:
         if MALFORMED in arguments:
             written = str(arguments[MALFORMED])
@@ -167,7 +210,8 @@ class Toolset:
                 f"with {written[:200]!r} and ended with {written[-100:]!r}. "
                 "Call it again with a complete JSON object"
             )
-        context = ToolContext(session=self._host_session, call_id=call_id)
+        progress = self._progress(tool.name, call_id)
+        context = ToolContext(session=self._host_session, call_id=call_id, progress=progress)
         journal = self._spec.journal
         if journal is None or tool.name not in self._host_names:
             return await tool.execute(arguments, context)

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-__all__ = ["BUILTIN", "SUPPORTED", "mcp_channel", "mcp_started", "probe", "register_tool"]
+__all__ = ["BUILTIN", "SUPPORTED", "probe", "register_tool"]
 
 SUPPORTED: Final = ((0, 5, 1), (0, 6))
 """From this version on, and before that one."""
@@ -80,17 +80,3 @@ def register_tool(
         context=True,
         exposure="direct",
     )
-
-
-def mcp_channel(framework: Any) -> Any | None:
-    """bub-mcp's connections (an `MCPChannel`), None where bub-mcp is not loaded."""
-    for _, plugin in framework.plugin_manager.list_name_plugin():
-        manager = getattr(plugin, "_manager", None)
-        if type(manager).__module__ == "bub_mcp.plugin" and hasattr(manager, "list"):
-            return manager
-    return None
-
-
-def mcp_started(channel: Any) -> bool:
-    """Whether somebody has already told bub-mcp to connect, and so is going to stop it."""
-    return channel._bootstrap_task is not None
