@@ -19,9 +19,9 @@ from crew_plugin.models.records import ControlRecord
 from crew_plugin.store.liveness import current_owner, owner_alive
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import status_text
-from crew_plugin.ui.views import run_view
+from crew_plugin.ui.views import RunView, run_view
 
-__all__ = ["cancel"]
+__all__ = ["cancel", "cancelled", "report_json"]
 
 ACTOR: Final = "operator"
 _ANSWER_SECONDS: Final = 10.0
@@ -30,6 +30,21 @@ _LOOK_SECONDS: Final = 0.03
 
 def cancel(*, place: Place, json: bool, run: str, task: str | None, reason: str | None, force: bool) -> int:
     """Cancel a run or one of its tasks."""
+    report, view = cancelled(place, run, task=task, reason=reason, force=force)
+    if json:
+        print_json({**report_json(report), "run": view.as_json()})
+    else:
+        what = f"run {view.id}" if report.task is None else f"task {report.task} of run {view.id}"
+        print(f"{what}: {report.message}")
+        print(status_text(view))
+        print(f"what was finished: {program()} show {view.id}{place.options()}")
+    return Exit.FAILED if report.outcome is CancelOutcome.REQUESTED else Exit.OK
+
+
+def cancelled(
+    place: Place, run: str, *, task: str | None, reason: str | None, force: bool
+) -> tuple[CancelReport, RunView]:
+    """What came of it, and the run as it stands now. Raises `NotAllowed`."""
     from crew_plugin.store.sqlite import SqliteStore
 
     with place.reading_run(run) as (_, run_id):
@@ -52,14 +67,7 @@ def cancel(*, place: Place, json: bool, run: str, task: str | None, reason: str 
         store.close()
     if report.outcome is CancelOutcome.REFUSED:
         raise NotAllowed(f"{report.message}: {program()} cancel {run_id} --force")
-    if json:
-        print_json({**_json(report), "run": view.as_json()})
-    else:
-        what = f"run {run_id}" if report.task is None else f"task {report.task} of run {run_id}"
-        print(f"{what}: {report.message}")
-        print(status_text(view))
-        print(f"what was finished: {program()} show {run_id}{place.options()}")
-    return Exit.FAILED if report.outcome is CancelOutcome.REQUESTED else Exit.OK
+    return report, view
 
 
 def _carry_out(store: RunStore, wish: Wish) -> CancelReport:
@@ -81,7 +89,8 @@ def _carry_out(store: RunStore, wish: Wish) -> CancelReport:
     return answer
 
 
-def _json(report: CancelReport) -> dict[str, Any]:
+def report_json(report: CancelReport) -> dict[str, Any]:
+    """The report as a JSON object."""
     return {
         "outcome": str(report.outcome),
         "message": report.message,

@@ -10,6 +10,7 @@ from crew_plugin.cli.place import Place, program, terminal_width
 from crew_plugin.errors import InvalidValue, UnknownName
 from crew_plugin.models.records import EventRecord, TranscriptEntry
 from crew_plugin.store.port import RunStore
+from crew_plugin.ui.receipts import mail_json, mail_text
 from crew_plugin.ui.text import (
     artifacts_text,
     event_line,
@@ -73,16 +74,20 @@ def show(
     result: bool,
     transcript: bool,
     prompt: bool,
+    mail: bool,
     artifact: str | None,
 ) -> int:
     """Show results, transcripts, prompts or a stored body, whole."""
-    if sum((result, transcript, prompt, artifact is not None)) > 1:
-        raise InvalidValue("show", "several at once", "one of --result, --transcript, --prompt, --artifact")
+    if sum((result, transcript, prompt, mail, artifact is not None)) > 1:
+        allowed = "one of --result, --transcript, --prompt, --mail, --artifact"
+        raise InvalidValue("show", "several at once", allowed)
     with place.reading_run(run) as (store, run_id):
         view = run_view(store, run_id)
         if artifact is not None:
             return _show_artifact(store, artifact, as_json=json)
         tasks = _chosen(view, task)
+        if mail:
+            return _show_mail(store, view, tasks, as_json=json)
         if transcript or prompt:
             parts = [_session_json(store, entry, prompt=prompt) for entry in tasks]
             if json:
@@ -155,6 +160,21 @@ def _chosen(view: RunView, task: str | None) -> tuple[TaskView, ...]:
     if found is None:
         raise UnknownName("task", task, [known.key for known in view.tasks])
     return (found,)
+
+
+def _show_mail(store: RunStore, view: RunView, tasks: tuple[TaskView, ...], *, as_json: bool) -> int:
+    keys = {task.key for task in tasks}
+    whole = len(tasks) == len(view.tasks)
+    messages = [
+        message
+        for message in store.list_messages(view.id)
+        if whole or message.recipient in keys or message.sender in keys
+    ]
+    if as_json:
+        print_json({"run_id": view.id, "mail": [mail_json(message) for message in messages]})
+    else:
+        print(mail_text(messages))
+    return 0
 
 
 def _show_artifact(store: RunStore, sha256: str, *, as_json: bool) -> int:

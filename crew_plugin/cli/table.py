@@ -196,12 +196,16 @@ COMMANDS: Final = (
             Param("task", "The task's key.", metavar="TASK"),
             Param("text", "What it is told; with --stop, why.", metavar="TEXT"),
             Param(
-                "follow_up", "Not at its next step but when its turn has ended.", bool, ("--follow-up",), False
+                "follow_up",
+                "Not at its next step but when its turn has ended.",
+                bool,
+                ("--follow-up",),
+                False,
             ),
             Param(
                 "stop",
-                "Stop instead: its turn (it goes on with TEXT), the agent, or the tree, which is the whole run "
-                "with every run that its sessions started.",
+                "Stop instead: its turn (it goes on with TEXT), the agent, or the tree, which is the whole "
+                "run with every run that its sessions started.",
                 str,
                 ("--stop",),
                 metavar="turn|agent|tree",

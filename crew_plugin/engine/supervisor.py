@@ -217,26 +217,21 @@ class Supervisor:
         cause: Cause,
         actor: str,
         force: bool = False,
-        task: str | None = None,
         caller: ParentRef | None = None,
     ) -> list[CancelReport]:
-        """Stop a run, or one task of it, with every run that sessions of it started. The report of
-        what was named comes first; if that is refused, it is the only one."""
-        first = await self.cancel(run_id, cause=cause, actor=actor, force=force, task=task, caller=caller)
+        """Stop a run with every run that its sessions started. The report of the run itself comes
+        first; if that is refused, it is the only one."""
+        first = await self.cancel(run_id, cause=cause, actor=actor, force=force, caller=caller)
         reports = [first]
-        pending = [] if first.outcome is CancelOutcome.REFUSED else await self._started_by(first)
+        pending = [] if first.outcome is CancelOutcome.REFUSED else await self._started_by(first.run_id)
         while pending:
             # Whoever may stop a run may stop what it started.
-            report = await self.cancel(pending.pop(0), cause=cause, actor=actor, force=True)
-            reports.append(report)
-            pending += await self._started_by(report)
+            reports.append(await self.cancel(pending.pop(0), cause=cause, actor=actor, force=True))
+            pending += await self._started_by(reports[-1].run_id)
         return reports
 
-    async def _started_by(self, report: CancelReport) -> list[str]:
-        """The runs that were started by sessions of what was stopped."""
-        return await self._writer.read(
-            lambda store: [run.id for run in store.list_started(report.run_id, task=report.task)]
-        )
+    async def _started_by(self, run_id: str) -> list[str]:
+        return await self._writer.read(lambda store: [run.id for run in store.list_started(run_id)])
 
     async def order(self, order: Order) -> SteerReport:
         """Tell an agent something, stop its turn, or resize a run, whoever drives it. Raises

@@ -82,6 +82,10 @@ class RunStore(Protocol):
         """Runs, newest first; only those in `states` and of this parent session where given."""
         ...
 
+    def list_started(self, run_id: str) -> list[RunRecord]:
+        """The runs that sessions of this run asked for, oldest first."""
+        ...
+
     def transition_run(
         self, lease: Lease, to: RunState, *, actor: str, cause: Cause | None = None
     ) -> RunRecord:

@@ -110,6 +110,16 @@ class Runs(Outbox):
         counts = self._task_counts([row["id"] for row in rows])
         return [_record(row, counts.get(row["id"], {})) for row in rows]
 
+    def list_started(self, run_id: str) -> list[RunRecord]:
+        """The runs that sessions of this run asked for, oldest first."""
+        rows = self._all(
+            "SELECT * FROM run WHERE id != ? AND parent_session IN"
+            " (SELECT host_session FROM session WHERE run_id = ? AND host_session != '') ORDER BY n",
+            (run_id, run_id),
+        )
+        counts = self._task_counts([row["id"] for row in rows])
+        return [_record(row, counts.get(row["id"], {})) for row in rows]
+
     def transition_run(
         self, lease: Lease, to: RunState, *, actor: str, cause: Cause | None = None
     ) -> RunRecord:

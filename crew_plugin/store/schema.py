@@ -109,6 +109,7 @@ CREATE TABLE session (
     prompt TEXT
 );
 CREATE INDEX session_by_host ON session (host_session);
+CREATE INDEX session_by_run ON session (run_id);
 
 CREATE TABLE result (
     n INTEGER PRIMARY KEY,

@@ -1,4 +1,4 @@
-"""The tools `crew_agent` and `crew_agent_result`: one subagent, awaited or in the background."""
+"""The tools `crew_agent`, `crew_agent_result` and `crew_agent_steer`: one subagent, from its start on."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -25,7 +25,11 @@ def tools(crew: "CrewSource") -> tuple[ToolSpec, ...]:
     async def result(arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         return await _called("crew_tools.subagent.result", crew, arguments, context)
 
+    async def steer(arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+        return await _called("crew_tools.subagent.steer", crew, arguments, context)
+
     of_start, of_result = load_schema("crew_agent"), load_schema("crew_agent_result")
+    of_steer = load_schema("crew_agent_steer")
     return (
         ToolSpec(
             name=of_start.name,
@@ -39,6 +43,13 @@ def tools(crew: "CrewSource") -> tuple[ToolSpec, ...]:
             description=of_result.description,
             parameters=of_result.parameters,
             execute=result,
+        ),
+        ToolSpec(
+            name=of_steer.name,
+            description=of_steer.description,
+            parameters=of_steer.parameters,
+            execute=steer,
+            effect=Effect.EXTERNAL,
         ),
     )
 

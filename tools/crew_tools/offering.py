@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["offer_tools"]
 
-_NAMES: Final = ("crew_agent", "crew_agent_result", "team")
+_NAMES: Final = ("crew_agent", "crew_agent_result", "crew_agent_steer", "team")
 
 
 def offer_tools(host: "Host", crew: "CrewSource") -> "Callable[[str], ToolSpec]":

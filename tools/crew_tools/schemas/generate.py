@@ -58,6 +58,7 @@ def all_schemas() -> dict[str, ToolSchema]:
         "crew_tools.files.ls",
         "crew_tools.subagent.start",
         "crew_tools.subagent.result",
+        "crew_tools.subagent.steer",
     ):
         module = import_module(module_name)
         schemas.append(

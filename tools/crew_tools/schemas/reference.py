@@ -16,8 +16,8 @@ _OPENING = """\
 What a model can call. Generated from the tools themselves with
 `python -m crew_tools.schemas --docs docs/tools.md`; edits here are lost.
 
-A host's model gets `team`, `crew_agent` and `crew_agent_result`. Every session of the crew gets
-`submit_result` and `irc`, and of `read`, `grep`, `find` and `ls` those that its agent lists.
+A host's model gets `team`, `crew_agent`, `crew_agent_result` and `crew_agent_steer`. Every session of
+the crew gets `submit_result` and `irc`, and of `read`, `grep`, `find` and `ls` those that its agent lists.
 
 Empty strings, nulls and unknown keys count as unset. Numbers and truth values may come as text, lists
 as JSON text. A wrong value gets an error that says what is allowed.
@@ -29,7 +29,7 @@ def reference() -> str:
     schemas = all_schemas()
     lines = [_OPENING]
     lines.extend(_team())
-    for name in ("crew_agent", "crew_agent_result", "read", "grep", "find", "ls"):
+    for name in ("crew_agent", "crew_agent_result", "crew_agent_steer", "read", "grep", "find", "ls"):
         lines.extend(_tool(schemas[name]))
     return "\n".join(lines).rstrip("\n") + "\n"
 

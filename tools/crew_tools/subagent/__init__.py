@@ -1,1 +1,1 @@
-"""What is behind `crew_agent` and `crew_agent_result`."""
+"""What is behind `crew_agent`, `crew_agent_result` and `crew_agent_steer`."""

@@ -96,6 +96,22 @@ _ALL: Final = (
         words=("run_id", "goal"),
     ),
     Action(
+        name="steer",
+        summary="Tell one agent something while it works, or stop its turn, the agent or its whole tree.",
+        example='action="steer", agent_id="last", task_id="explore", message="look at auth.py first"',
+        cli='crew steer last explore "look at auth.py first"',
+        module="crew_tools.team.steer",
+        words=("agent_id", "message"),
+    ),
+    Action(
+        name="resize",
+        summary="Have more or fewer sessions of a run open at once, from now on.",
+        example='action="resize", run_id="last", width=4',
+        cli="crew resize last 4",
+        module="crew_tools.team.resize",
+        words=("run_id", "width"),
+    ),
+    Action(
         name="list",
         summary="List teams, workflows, agents and skills, what is wrong with any of them, and the "
         "newest runs.",
