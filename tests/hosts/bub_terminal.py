@@ -5,25 +5,21 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
-import pexpect
-import pyte
-
 from crew_plugin.testing.conversation import Conversation, Script
 from crew_plugin.testing.model_server import ScriptedModelServer
+from tests.screen import WAIT, OnScreen
 
 __all__ = ["BubHome", "BubTerminal", "Model", "run_bub", "scripted_model"]
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-WAIT = 40.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,91 +115,17 @@ def scripted_model(script: Script, *, latency: float = 0.0) -> Iterator[Model]:
             served.result(20)
 
 
-@dataclass(slots=True)
-class BubTerminal:
+class BubTerminal(OnScreen):
     """`bub chat` on a screen of 140 by 60."""
 
-    home: BubHome
-    arguments: tuple[str, ...] = ("chat",)
-    env: Mapping[str, str] = field(default_factory=dict[str, str])
-    screen: pyte.HistoryScreen = field(
-        default_factory=lambda: pyte.HistoryScreen(140, 60, history=2000, ratio=0.5)
-    )
-    _stream: pyte.ByteStream = field(init=False)
-    _child: "pexpect.spawn[bytes]" = field(init=False)
-
-    def __enter__(self) -> "BubTerminal":
-        self._stream = pyte.ByteStream(self.screen)
-        self._child = pexpect.spawn(
-            str(BIN / "bub"),
-            list(self.arguments),
-            cwd=str(self.home.project),
-            env={**self.home.env, **self.env},
-            dimensions=(60, 140),
-            timeout=WAIT,
+    def __init__(
+        self, home: BubHome, arguments: tuple[str, ...] = ("chat",), *, env: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(
+            command=(str(BIN / "bub"), *arguments), cwd=home.project, env={**home.env, **(env or {})}
         )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._child.close(force=True)
-
-    @property
-    def pid(self) -> int:
-        assert self._child.pid is not None
-        return self._child.pid
-
-    def text(self) -> str:
-        """All that was ever on the screen, what scrolled away first."""
-        history = [
-            "".join(line[column].data for column in range(self.screen.columns))
-            for line in self.screen.history.top
-        ]
-        return "\n".join(line.rstrip() for line in [*history, *self.screen.display])
-
-    def pump(self, seconds: float = 0.1) -> None:
-        """Take in what the program wrote."""
-        try:
-            self._stream.feed(self._child.read_nonblocking(65536, timeout=seconds))
-        except pexpect.TIMEOUT:
-            return
-
-    def wait_for(self, wanted: str | Callable[[str], bool], *, timeout: float = WAIT) -> str:
-        """Read until the text is there; fails with the screen if it never comes."""
-        ready = wanted if callable(wanted) else lambda text: wanted in text
-        deadline = time.monotonic() + timeout
-        while not ready(text := self.text()):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{wanted!r} never appeared on:\n{text}")
-            try:
-                self.pump()
-            except pexpect.EOF:
-                raise AssertionError(f"bub ended before {wanted!r} appeared on:\n{self.text()}") from None
-        return text
-
-    def say(self, line: str) -> None:
-        """Type a line and press Enter."""
-        self._child.send(line)
-        self.pump(0.3)
-        self._child.send("\r")
-
-    def press(self, key: str) -> None:
-        """Send a key, as `\\x03` for Ctrl-C."""
-        self._child.send(key)
-
-    def kill(self) -> None:
-        """kill -9."""
-        self._child.kill(9)
-        self._child.wait()
 
     def quit(self) -> int | None:
         """Leave by `,quit`; the exit status."""
         self.say(",quit")
-        deadline = time.monotonic() + WAIT
-        while self._child.isalive():
-            assert time.monotonic() < deadline, f"bub did not leave:\n{self.text()}"
-            try:
-                self.pump()
-            except pexpect.EOF:
-                break
-        self._child.wait()
-        return self._child.exitstatus
+        return self.wait()
