@@ -1,32 +1,44 @@
 """How one live session stands: what its parts share, and how they speak to its model."""
 
+import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import Fenced
-from crew_plugin.host import Engine, EngineCapability, Session
+from crew_plugin.host import Engine, EngineCapability, Session, ToolCall
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.facts import ModelTable
 from crew_plugin.models.records import MessageState, TranscriptEntry, Usage
 from crew_plugin.session import words
-from crew_plugin.session.contract import Ended
+from crew_plugin.session.budget import Budget
+from crew_plugin.session.contract import Accepted, Ended, Held, Submission
 from crew_plugin.session.ending import Ending, ending_of
 from crew_plugin.session.gate import Gate
+from crew_plugin.session.hold import Hold
 from crew_plugin.session.health import Tally
 from crew_plugin.session.journal import Journal
-from crew_plugin.session.ladder import Ladder
-from crew_plugin.session.limits import Deadlines
+from crew_plugin.session.ladder import Closing, Ladder
+from crew_plugin.session.limits import Deadlines, Rung
+from crew_plugin.session.progress import Progress
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.memory import Memory
 from crew_plugin.session.record import Entry, Record
+from crew_plugin.session.scope import ResultRules
 from crew_plugin.store.writer import StoreWriter
 
 __all__ = ["SUBMIT", "Course", "Reopening"]
 
-SUBMIT = "submit_result"
+SUBMIT: Final = "submit_result"
+QUIET_SECONDS: Final = 0.8
+"""How long an engine may take to obey before its session is left."""
+_VERDICT_SECONDS: Final = 0.25
+"""How long a result that is being judged is waited for, and the disk, before something is stopped."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,20 +67,23 @@ class Course:
         engine: Engine,
         writer: StoreWriter,
         room: MailRoom,
-        reminders: int,
+        rules: ResultRules,
         table: ModelTable,
     ) -> None:
         self.context = context
         self.engine = engine
         self.limits = context.step.limits
-        self.ladder = Ladder(limit=self.limits.steps, reminders=reminders)
+        self.ladder = Ladder(limit=self.limits.steps, reminders=rules.reminders)
         self.record = Record(context, writer)
         self.journal = Journal(self.record, context.lease, context.attempt.id)
         self.box = room.box(context.run.id, context.task.key, wake=context.wake)
         self.box.pause = self.wait
         self.tally = Tally(table, model=context.attempt.model_asked)
         self.memory = Memory()
+        self.jobs = Hold(self.record, seconds=rules.jobs_seconds, wall_seconds=self.limits.wall_seconds)
         self.deadlines = Deadlines(self.limits, anyio.current_time())
+        self.budget = Budget(self.limits.requests)
+        self.progressing = Progress(self.limits.stuck_steps, ignored=frozenset({SUBMIT}))
         self.session: Session | None = None
         """The engine session that takes texts now."""
         self.gate: Gate | None = None
@@ -85,6 +100,18 @@ class Course:
         self.wants_data = False
         self.restricted = False
         """Nothing but submit_result is offered any more."""
+        self.hold: anyio.CancelScope | None = None
+        """Ends the engine session that is open."""
+        self.left = anyio.Event()
+        """Set when nobody listens to that session any more."""
+        self.running_on: list[str] = []
+        """What did not let itself be ended."""
+        self.withdrawn: set[str] = set()
+        """Tools that were taken away."""
+        self._timed_out: set[str] = set()
+        self._calls: dict[str, tuple[str, float | None]] = {}
+        """Calls without an end: the tool, and when it began."""
+        self._told: Closing | None = None
         self._given: deque[tuple[str, ...]] = deque()
         """For each text the session was given and no model has seen: the messages in it."""
 
@@ -109,6 +136,16 @@ class Course:
         """The contract allows no further submits."""
         self.end(Ending(cause=ended.cause, kept=ended.kept))
 
+    def ended(self) -> Ended | None:
+        """The end, for a submit that comes after it."""
+        return None if self.ending is None else Ended(cause=self.ending.cause, kept=self.ending.kept)
+
+    async def holds(self, accepted: Accepted, submission: Submission) -> Accepted | Held:
+        """Whether a result that fits can be taken now."""
+        if self.session is None:
+            return accepted
+        return await self.jobs.judge(accepted, submission, self.session)
+
     def fail(self, error: Exception) -> None:
         """Something that the session cannot go on after."""
         if isinstance(error, Fenced):
@@ -125,11 +162,134 @@ class Course:
         """Note how far the session is; this is its heartbeat, too."""
         self.record.progress(self.usage, self.ladder.steps, model, self.tally.counts)
 
+    # --- stopping ---
+
+    async def about_to_stop(self, scope: str, cause: Cause) -> None:
+        """Put down why something is stopped before it is, and let a result under way arrive."""
+        self.record.event("session.stopping", {"scope": scope}, cause=cause)
+        if self.gate is not None:
+            with anyio.move_on_after(_VERDICT_SECONDS):
+                await self.gate.judged()
+        await self.record.flush(_VERDICT_SECONDS)
+
+    async def leave(self, reopening: Reopening) -> bool:
+        """Stop the turn and go on in a new engine session; False if there is nothing to go on with.
+        For whoever does not listen to the session himself."""
+        if self.session is None or self.hold is None or self.reopening is not None or not self.can_go_on:
+            return False
+        hold, left = self.hold, self.left
+        self.reopening = reopening
+        await self.hush(reopening.cause, "turn", left)
+        if not left.is_set():
+            hold.cancel()
+        return not self.over
+
+    async def hush(self, cause: Cause, scope: str, quiet: anyio.Event) -> None:
+        """Make the engine session quiet, if it obeys in time."""
+        with anyio.move_on_after(QUIET_SECONDS):
+            await self.about_to_stop(scope, cause)
+            if self.session is None:
+                return
+            try:
+                await self.session.abort(cause)
+            except Exception:
+                logger.warning(
+                    "session %s did not let itself be aborted; it is left instead",
+                    self.context.attempt.session_id,
+                    exc_info=True,
+                )
+            else:
+                await quiet.wait()
+
+    def force(self, closing: Closing) -> Reopening:
+        """Close all ways but submit_result; returns how the session goes on."""
+        self.ladder.close(closing)
+        self.budget.forced()
+        self.limit_reached(closing)
+        text = words.last_call(closing.why, wants_data=self.wants_data)
+        return Reopening(cause=closing.cause, text=text, only_submit=True)
+
+    def limit_reached(self, closing: Closing) -> None:
+        """Put down once which limit closed the ways."""
+        if self._told is not closing:
+            self._told = closing
+            self.record.event(
+                "session.limit_reached",
+                {"limit": closing.limit, "value": closing.value},
+                cause=closing.cause,
+            )
+
+    def engine_left(self, session: Session | None) -> None:
+        """The engine session was left; what still runs of it is noted."""
+        self.hold = None
+        running = session.left_running() if session is not None else ()
+        if not running:
+            return
+        self.running_on += running
+        self.record.event("session.left_running", {"what": list(running)})
+        if self.reopening is not None:
+            what = ", ".join(running)
+            message = f"the turn was stopped ({self.reopening.cause.message}), and {what} did not stop"
+            self.end(Ending(cause=Cause(code=CauseCode.TOOL_TIMEOUT, message=message)))
+
+    def last_ending(self) -> Ending | None:
+        """How it ended, with what still runs."""
+        if self.ending is None or not self.running_on:
+            return self.ending
+        cause = self.ending.cause
+        message = f"{cause.message}; still running: {', '.join(self.running_on)}"
+        return replace(self.ending, cause=replace(cause, message=message), retryable=False)
+
+    # --- tool calls ---
+
+    def calls_wanted(self, calls: tuple[ToolCall, ...]) -> None:
+        """The model wants these made."""
+        self._calls |= {call.id: (call.name, None) for call in calls}
+        self.progressing.answered(calls)
+
+    def call_began(self, call_id: str, name: str, now: float) -> None:
+        """A call is under way."""
+        self._calls[call_id] = (name, now)
+        self.deadlines.tool_started(call_id, name, now)
+
+    def call_ended(self, session: Session, call_id: str, name: str, now: float, *, ok: bool) -> None:
+        """A call has its result. A tool that used up its time twice is taken away."""
+        self._calls.pop(call_id, None)
+        if not self.deadlines.tool_ended(call_id, now) or ok:
+            return
+        limit = self.limits.tool_seconds
+        rung = Rung.NARROWED if name in self._timed_out else Rung.NUDGED
+        self.stalled(rung, f"{name} was stopped", limit, limit)
+        if rung is Rung.NARROWED:
+            self.withdrawn.add(name)
+            session.withdraw(name)
+        self._timed_out.add(name)
+
+    def cut_off(self, why: str) -> None:
+        """No call is under way any more: each gets an end, so that none is left without a result."""
+        for call_id, (name, began) in self._calls.items():
+            text = f"[Cut off: {why}. Whether it took effect is not known; look before you repeat it.]"
+            if began is None:
+                text = f"[Not made: {why}.]"
+            self.record.entry("tool", text, {"call_id": call_id, "name": name, "ok": False})
+            if began is not None:
+                milliseconds = round((anyio.current_time() - began) * 1000, 1)
+                self.record.event("session.tool_ended", {"tool": name, "ok": False, "ms": milliseconds})
+        self._calls.clear()
+        self.journal.cut_off(why)
+
+    def stalled(self, rung: str, what: str, value: float, limit: float) -> None:
+        """Put down that the session stands still."""
+        data = {"rung": str(rung), "what": what, "value": round(value, 1), "limit": limit}
+        self.record.event("session.stalled", data)
+
     # --- what is said to the model ---
 
     async def say(self, session: Session, text: str, *messages: str) -> None:
         """Give the session its next prompt, and begin a turn."""
         self._given.append(messages)
+        self.deadlines.turn_began(anyio.current_time())
+        self.jobs.unpark()
         self.record.entry("user", text)
         await session.prompt(text)
 
@@ -140,7 +300,13 @@ class Course:
             return False
         self._given.append(messages)
         self.record.entry("user", text, {"steer": True, "messages": list(messages)})
-        await session.steer(text)
+        if self.jobs.parked:
+            # There is no next model call by itself: the session stands by for its jobs.
+            self.jobs.unpark()
+            self.deadlines.turn_began(anyio.current_time())
+            await session.prompt(text)
+        else:
+            await session.steer(text)
         return True
 
     async def warn(self, what: str) -> None:
@@ -170,6 +336,9 @@ class Course:
         """Leave the session nothing but submit_result, and demand it where that is possible."""
         capabilities = self.engine.capabilities
         self.restricted = True
+        self.journal.only = frozenset({SUBMIT})
+        if self.gate is not None:
+            self.gate.turn.last = True
         if EngineCapability.RESTRICT_TOOLS in capabilities:
             force = SUBMIT if EngineCapability.FORCE_RESULT in capabilities else None
             session.restrict(frozenset({SUBMIT}), force=force)

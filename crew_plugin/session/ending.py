@@ -19,7 +19,15 @@ __all__ = ["Ending", "Left", "ending_of", "last_write", "outcome_of"]
 
 _DETAIL_LIMIT: Final = 8000
 _WORTH_A_LOOK: Final = frozenset(
-    {CauseCode.NO_RESULT, CauseCode.STEP_LIMIT, CauseCode.EMPTY_SUBMITS, CauseCode.SUBMIT_FAILURES}
+    {
+        CauseCode.NO_RESULT,
+        CauseCode.STEP_LIMIT,
+        CauseCode.TURN_LIMIT,
+        CauseCode.REQUEST_LIMIT,
+        CauseCode.NO_PROGRESS,
+        CauseCode.EMPTY_SUBMITS,
+        CauseCode.SUBMIT_FAILURES,
+    }
 )
 """With these a session that left a text needs attention; without a text it failed."""
 

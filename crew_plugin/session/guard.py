@@ -1,20 +1,15 @@
 """What holds a session to its limits from outside of it, and makes it quiet when asked to."""
 
-import logging
-from typing import Final
-
 import anyio
 
-from crew_plugin.models.causes import CauseCode
-from crew_plugin.session.course import Course
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.session import words
+from crew_plugin.session.course import Course, Reopening
 from crew_plugin.session.ending import Ending
+from crew_plugin.session.ladder import Closing
+from crew_plugin.session.limits import Due, Hit, Rung, Standstill, TurnOver, WallNear
 
 __all__ = ["Guard"]
-
-QUIET_SECONDS: Final = 0.5
-"""How long an engine may take to obey before its session is left."""
-
-logger = logging.getLogger(__name__)
 
 
 class Guard:
@@ -23,7 +18,6 @@ class Guard:
     def __init__(self, course: Course, talking: anyio.CancelScope) -> None:
         self._course = course
         self._talking = talking
-        self._warned = False
         self.silent = anyio.Event()
         """Set when the session's conversation was left."""
 
@@ -32,35 +26,56 @@ class Guard:
         course = self._course
         while not course.stopping.is_set():
             now = anyio.current_time()
-            hit = course.deadlines.hit(now)
-            if hit is not None:
-                course.record.event(
-                    "session.limit_reached", {"limit": hit.limit, "value": hit.value}, cause=hit.cause
-                )
-                course.end(Ending(cause=hit.cause, retryable=hit.cause.code is CauseCode.WORKER_TIMEOUT))
-                break
-            if not self._warned and now >= course.deadlines.warning_due():
-                self._warned = True
-                await course.warn(f"four fifths of the {course.limits.wall_seconds:.0f} s for this task")
-            due = course.deadlines.look_again(now)
-            if not self._warned:
-                due = min(due, course.deadlines.warning_due())
-            with anyio.CancelScope(deadline=due):
+            due = course.deadlines.due(now)
+            if due is not None:
+                await self._do(due)
+                continue
+            with anyio.CancelScope(deadline=course.deadlines.look_again(now)):
                 await course.stopping.wait()
-        await self._quiet()
-
-    async def _quiet(self) -> None:
-        session, ending = self._course.session, self._course.ending
-        if session is not None and ending is not None:
-            with anyio.move_on_after(QUIET_SECONDS):
-                try:
-                    await session.abort(ending.cause)
-                except Exception:
-                    logger.warning(
-                        "session %s did not let itself be aborted; it is left instead",
-                        self._course.context.attempt.session_id,
-                        exc_info=True,
-                    )
-                else:
-                    await self.silent.wait()
+        if course.ending is not None:
+            await course.hush(course.ending.cause, "agent", self.silent)
         self._talking.cancel()
+
+    async def _do(self, due: Due) -> None:
+        course = self._course
+        match due:
+            case Hit(limit=limit, value=value, cause=cause):
+                course.record.event("session.limit_reached", {"limit": limit, "value": value}, cause=cause)
+                course.end(Ending(cause=cause, retryable=cause.code is CauseCode.WORKER_TIMEOUT))
+                course.stopping.set()
+            case WallNear(limit=limit):
+                await course.warn(f"four fifths of the {limit:.0f} s for this task")
+            case TurnOver(limit=limit):
+                if course.session is not None and course.can_go_on:
+                    await course.leave(course.force(_turn_over(limit)))
+            case Standstill(tool=None):
+                await self._silence(due)
+            case Standstill(tool=str(tool)):
+                course.stalled(due.rung, f"waits for {tool}", due.seconds, due.limit)
+                if due.rung is Rung.NUDGED:
+                    await course.steer(words.slow_tool(tool, due.seconds, due.limit))
+
+    async def _silence(self, due: Standstill) -> None:
+        """The model says nothing: make its call again, at last with nothing but submit_result."""
+        course = self._course
+        course.stalled(due.rung, "waits for the model", due.seconds, due.limit)
+        if due.rung is Rung.WARNED or course.session is None or not course.can_go_on:
+            return
+        message = f"no answer of the model for {due.seconds:.0f} s"
+        cause = Cause(code=CauseCode.PROVIDER_TIMEOUT, message=message)
+        if due.rung is Rung.NARROWED:
+            why = f"No answer came from you for {due.seconds:.0f} s, and the time for one is nearly over."
+            closing = Closing(limit="idle_seconds", value=due.limit, why=why, cause=cause)
+            await course.leave(course.force(closing))
+        else:
+            await course.leave(Reopening(cause=cause, text=words.silent(due.seconds)))
+
+
+def _turn_over(limit: float) -> Closing:
+    message = f"the session worked for {limit:g} s without a pause and handed in no result"
+    return Closing(
+        limit="turn_seconds",
+        value=limit,
+        why=f"You have worked for {limit:.0f} s without a pause, which is the limit.",
+        cause=Cause(code=CauseCode.TURN_LIMIT, message=message),
+    )

@@ -9,7 +9,7 @@ import anyio
 
 from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
 from crew_plugin.models.records import Effect, Lease
-from crew_plugin.session.record import Record
+from crew_plugin.session.record import Entry, Record
 from crew_plugin.store.port import RunStore
 
 __all__ = ["Journal"]
@@ -31,7 +31,11 @@ class Journal:
         self._attempt_id = attempt_id
         self._announced = 0
         self._begun = 0
+        self._open: set[str] = set()
         self._news = anyio.Event()
+        self.only: frozenset[str] | None = None
+        """The tools that may still be called; None for all. Engines that cannot narrow what they
+        offer are narrowed here."""
         self.touched_the_world = False
         """Whether a call was begun that cannot be repeated without thought."""
 
@@ -41,14 +45,21 @@ class Journal:
         self._news.set()
         self._news = anyio.Event()
 
-    def reopened(self) -> None:
-        """Calls that were announced and never begun will not be made any more."""
+    def cut_off(self, reason: str) -> None:
+        """No call is under way any more: say so of those that have no end, and expect none of those
+        that were announced."""
         self._announced = self._begun = 0
+        for call_id in self._open:
+            self._record.add(_cut_off(call_id, reason))
+        self._open.clear()
 
     async def begin(self, tool: str, arguments: Mapping[str, Any], effect: Effect) -> str:
         """Write the call down; it may be made when this returns, and must not if it raises."""
         await self._until_announced()
         self._begun += 1
+        if self.only is not None and tool not in self.only:
+            left = ", ".join(sorted(self.only))
+            raise ToolError(f"{tool} was not called: only {left} is left to this session")
 
         def write(store: RunStore) -> str:
             return store.begin_tool_call(self._lease, self._attempt_id, tool, effect, _json(arguments))
@@ -59,10 +70,14 @@ class Journal:
             raise ToolError(f"{tool} was not called: the call could not be written down ({error})") from error
         if effect is Effect.EXTERNAL:
             self.touched_the_world = True
+        self._open.add(call_id)
         return call_id
 
     async def end(self, call_id: str, error: str | None, *, cancelled: bool = False) -> None:
         """Write down soon how it ended."""
+        if call_id not in self._open:
+            return  # it came after its session had been cut off, which is on record
+        self._open.remove(call_id)
         shown = error[:_ERROR_LIMIT] if error is not None else None
         self._record.add(lambda store: store.end_tool_call(call_id, error=shown, cancelled=cancelled))
 
@@ -90,6 +105,10 @@ class Journal:
         with anyio.move_on_after(_ANNOUNCED_WITHIN):
             while self._begun >= self._announced:
                 await self._news.wait()
+
+
+def _cut_off(call_id: str, reason: str) -> Entry:
+    return lambda store: store.end_tool_call(call_id, error=reason, cancelled=True)
 
 
 def _json(arguments: Mapping[str, Any]) -> str:

@@ -5,13 +5,26 @@ from typing import Final
 
 from crew_plugin.models.causes import Cause, CauseCode
 
-__all__ = ["CloseWays", "GiveUp", "Ladder", "LastCall", "Move", "Remind", "Warn"]
+__all__ = ["CloseWays", "Closing", "GiveUp", "Ladder", "LastCall", "Move", "Remind", "Warn"]
 
-FORCED_CALLS: Final = 3
-"""Model calls after the step limit, each of which must call submit_result: an invalid result may
-be corrected, but not for ever."""
+GRACE: Final = 5
+"""Answers after all ways but submit_result were closed: an invalid result may be corrected, and a
+model may need to be told twice, but not for ever."""
 _WARNED_FROM: Final = 10
 """Sessions with fewer model calls than this are not warned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """Why nothing but submit_result is left."""
+
+    limit: str
+    """The limit that was reached."""
+    value: float
+    why: str
+    """For the model: a sentence."""
+    cause: Cause
+    """Of the session's end, if it hands in nothing now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +73,24 @@ class Ladder:
         self.reminders = reminders
         self.steps = 0
         """Model calls so far."""
+        self.closing: Closing | None = None
+        """Why all ways but one are closed; None while they are open."""
         self._reminded = 0
-        self._forced: int | None = None
-        """Model calls since the step limit closed all ways but one."""
+        self._since = 0
+        """Answers since they were closed."""
+
+    def close(self, closing: Closing) -> None:
+        """All ways but submit_result are closed. The first reason counts."""
+        self.closing = self.closing or closing
 
     def answered(self, *, works: bool, submits: bool) -> Move | None:
         """The model answered; it calls tools, submit_result among them."""
         self.steps += 1
-        if self._forced is not None:
-            self._forced += 1
-            return None if submits else self._used_up()
+        if self.closing is not None:
+            self._since += 1
+            return GiveUp(cause=self.closing.cause) if self._since >= GRACE and not submits else None
         if self.steps >= self.limit:
-            self._forced = 0
+            self.close(_steps_used(self.limit))
             return LastCall(wake=False) if works and not submits else CloseWays()
         if self.limit >= _WARNED_FROM and self.steps == self.limit * 4 // 5:
             return Warn(used=self.steps)
@@ -79,16 +98,16 @@ class Ladder:
 
     def sent_back(self) -> Move | None:
         """A submitted result was not accepted."""
-        if self._forced is None:
+        if self.closing is None:
             return None
-        if self._forced >= FORCED_CALLS:
-            return self._used_up()
-        return LastCall(wake=False) if self._forced == 0 else None
+        if self._since >= GRACE:
+            return GiveUp(cause=self.closing.cause)
+        return LastCall(wake=False) if self._since == 0 else None
 
     def turn_ended(self) -> Move:
         """The model stopped and has handed in nothing."""
-        if self._forced is not None:
-            return self._used_up() if self._forced else LastCall(wake=True)
+        if self.closing is not None:
+            return GiveUp(cause=self.closing.cause) if self._since >= GRACE else LastCall(wake=True)
         if self._reminded >= self.reminders:
             message = (
                 f"the session ended without calling submit_result, in spite of {self._reminded} reminders"
@@ -97,6 +116,12 @@ class Ladder:
         self._reminded += 1
         return Remind(n=self._reminded, last=self._reminded == self.reminders)
 
-    def _used_up(self) -> GiveUp:
-        message = f"the session used all its {self.limit} model calls and handed in no result"
-        return GiveUp(cause=Cause(code=CauseCode.STEP_LIMIT, message=message))
+
+def _steps_used(limit: int) -> Closing:
+    message = f"the session used all its {limit} model calls and handed in no result"
+    return Closing(
+        limit="steps",
+        value=limit,
+        why=f"You have used all {limit} model calls of this task.",
+        cause=Cause(code=CauseCode.STEP_LIMIT, message=message),
+    )

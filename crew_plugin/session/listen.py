@@ -73,7 +73,7 @@ class Listener:
                 return await self._tool_ended(event, now)
             case TurnEnded():
                 course.tally.turn_ended()
-                course.deadlines.turn_ended()
+                course.deadlines.turn_ended(now)
                 return course.over or await self._turn_ended()
             case SessionFailed():
                 self._failed(event.error)

@@ -183,7 +183,7 @@ class LiveSession:
         finally:
             self._listener = None
             course.session = course.box.deliver = None
-            course.deadlines.turn_ended()
+            course.deadlines.turn_ended(anyio.current_time())
             course.left.set()
 
     async def _waited_long_enough(self) -> None:

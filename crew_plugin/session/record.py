@@ -137,6 +137,16 @@ class Record:
             await self._progress.wait()
         return values[0]
 
+    async def flush(self, seconds: float) -> None:
+        """Return when all that was said is on the disk, or after so many seconds. What goes wrong is
+        told by `keep_writing`."""
+        target = self._taken + 1
+        self._work.set()
+        self._hurry.set()
+        with anyio.move_on_after(seconds):
+            while self._written < target and self._failure is None:
+                await self._progress.wait()
+
     async def keep_writing(self) -> None:
         """Write whatever is said, until cancelled. Raises what the store raised."""
         try:

@@ -1,7 +1,7 @@
 """The rungs between a session at work and its result."""
 
-from crew_plugin.models.causes import CauseCode
-from crew_plugin.session.ladder import FORCED_CALLS, CloseWays, GiveUp, Ladder, LastCall, Remind, Warn
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.session.ladder import GRACE, CloseWays, Closing, GiveUp, Ladder, LastCall, Remind, Warn
 
 
 def test_three_reminders_of_which_the_last_closes_all_other_ways_then_the_end() -> None:
@@ -34,7 +34,7 @@ def test_a_result_in_the_last_allowed_answer_is_waited_for_and_may_be_corrected(
     ladder = Ladder(limit=1, reminders=3)
     assert ladder.answered(works=True, submits=True) == CloseWays()
     assert ladder.sent_back() == LastCall(wake=False)
-    for _ in range(FORCED_CALLS - 1):
+    for _ in range(GRACE - 1):
         assert ladder.answered(works=True, submits=True) is None
         assert ladder.sent_back() is None
     assert ladder.answered(works=True, submits=True) is None
@@ -43,11 +43,36 @@ def test_a_result_in_the_last_allowed_answer_is_waited_for_and_may_be_corrected(
     assert end.cause.code is CauseCode.STEP_LIMIT
 
 
-def test_whoever_does_anything_else_after_the_last_call_is_given_up() -> None:
-    for works in (True, False):
-        ladder = Ladder(limit=1, reminders=3)
-        ladder.answered(works=True, submits=False)
-        assert isinstance(ladder.answered(works=works, submits=False), GiveUp)
+def test_whoever_calls_other_tools_after_the_last_call_is_given_up_after_the_grace() -> None:
+    ladder = Ladder(limit=1, reminders=3)
+    ladder.answered(works=True, submits=False)
+    moves = [ladder.answered(works=True, submits=False) for _ in range(GRACE)]
+    assert moves[:-1] == [None] * (GRACE - 1)
+    assert isinstance(moves[-1], GiveUp)
+
+
+def test_whoever_only_talks_after_the_last_call_is_asked_again_within_the_grace() -> None:
+    ladder = Ladder(limit=1, reminders=3)
+    ladder.answered(works=False, submits=False)
+    asked = 0
+    while ladder.turn_ended() == LastCall(wake=True):
+        asked += 1
+        if isinstance(ladder.answered(works=False, submits=False), GiveUp):
+            break
+    assert asked == GRACE
+
+
+def test_the_first_reason_for_closing_all_other_ways_is_that_of_the_end() -> None:
+    ladder = Ladder(limit=9, reminders=3)
+    budget = Closing(
+        limit="requests",
+        value=4,
+        why="It cost 4.",
+        cause=Cause(code=CauseCode.REQUEST_LIMIT, message="it cost 4"),
+    )
+    ladder.close(budget)
+    moves = [ladder.answered(works=True, submits=False) for _ in range(GRACE)]
+    assert moves[-1] == GiveUp(cause=budget.cause)
 
 
 def test_a_result_that_is_sent_back_before_the_limit_costs_nothing() -> None:
