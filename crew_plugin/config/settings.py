@@ -23,6 +23,7 @@ __all__ = [
     "DeliverySettings",
     "HookSettings",
     "LimitSettings",
+    "MailSettings",
     "McpServerSettings",
     "McpSettings",
     "ModelOverride",
@@ -289,6 +290,35 @@ class HookSettings(_Section):
     )
 
 
+class MailSettings(_Section):
+    """How sessions of a run talk to each other."""
+
+    reply_seconds: float = _key(
+        60, "Seconds that a session waits for an answer where it names no time.", project="lower", gt=0
+    )
+    reply_max_seconds: float = _key(
+        600, "Seconds that a session may wait for an answer at most.", project="lower", gt=0
+    )
+    keep_seconds: float = _key(
+        420,
+        "Seconds after its end for which a session is called idle; later it is called parked.",
+        project="lower",
+        ge=0,
+    )
+    wakes_session: int = _key(
+        3, "How often an ended session may be woken to read its mail.", project="lower", ge=0, le=1000
+    )
+    wakes_run: int = _key(
+        30, "How often ended sessions of one run may be woken in all.", project="lower", ge=0, le=10_000
+    )
+    follow_up_steps: int = _key(
+        12, "Model calls that a woken session may make each time.", project="lower", ge=1, le=1000
+    )
+    follow_up_seconds: float = _key(
+        300, "Seconds that a woken session may take each time.", project="lower", gt=0
+    )
+
+
 class DeliverySettings(_Section):
     """How results of background runs reach the session that asked for them."""
 
@@ -333,6 +363,7 @@ class Settings(BaseSettings):
         description="What is known of single models, by the name that the provider or the host gives them.",
         json_schema_extra={"project_may": "nothing"},
     )
+    mail: MailSettings = MailSettings()
     delivery: DeliverySettings = DeliverySettings()
     hooks: HookSettings = HookSettings()
     mcp: McpSettings = McpSettings()

@@ -110,12 +110,6 @@ class MailRoom:
             self._over = {place: why for place, why in self._over.items() if place[0] != box.run_id}
             self._sent = {pair: times for pair, times in self._sent.items() if pair[0] != box.run_id}
 
-    def run_over(self, run_id: str) -> None:
-        """Nothing of this run is woken any more: what is known of it can be dropped."""
-        self._waking = {place for place in self._waking if place[0] != run_id}
-        for place in [place for place in self._wakes if place[0] == run_id]:
-            del self._wakes[place]
-
     def admits(self, run_id: str, sender: str, recipient: str) -> bool:
         """Count a message of this pair; False if there were too many lately."""
         now = self._clock()

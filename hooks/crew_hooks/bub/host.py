@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from crew_plugin.host import HostInfo, Offered, ToolContext, ToolSpec
     from crew_plugin.models.records import ParentRef
     from crew_plugin.project import Project
+    from crew_plugin.session.mail import MailPolicy
 
 __all__ = ["PARENT", "BubHost", "CommandHandler", "compose", "host_crew"]
 
@@ -198,6 +199,7 @@ async def compose(
                 jobs_seconds=settings.result.jobs_seconds,
             ),
             table=settings.model_table(),
+            mail=_mail_policy(settings),
         )
         supervisor = Supervisor(
             writer=writer,
@@ -218,6 +220,20 @@ async def compose(
             engine=engine,
             hooks=hooks,
         )
+
+
+def _mail_policy(settings: "Settings") -> "MailPolicy":
+    from crew_plugin.session.mail import MailPolicy
+
+    return MailPolicy(
+        reply_seconds=settings.mail.reply_seconds,
+        reply_max_seconds=settings.mail.reply_max_seconds,
+        keep_seconds=settings.mail.keep_seconds,
+        wakes_session=settings.mail.wakes_session,
+        wakes_run=settings.mail.wakes_run,
+        follow_up_steps=settings.mail.follow_up_steps,
+        follow_up_seconds=settings.mail.follow_up_seconds,
+    )
 
 
 def _import_parts() -> None:
