@@ -138,10 +138,8 @@ class _Translation:
             raise BadDefinition(f"{path}: what a mapping leads to must have properties and not be nullable")
         if form is None:
             return {}
-        if form == "properties":
-            made = self._properties(node, path, tag)
-        else:
-            made = self._makers()[form](node, path)
+        make = self._makers()[form]
+        made = make(node, path) if tag is None else self._properties(node, path, tag)
         return _or_null(made) if nullable else made
 
     def _makers(self) -> Mapping[str, Callable[[Mapping[str, Any], str], dict[str, Any]]]:
@@ -149,6 +147,7 @@ class _Translation:
             "ref": self._ref,
             "type": self._type,
             "enum": self._enum,
+            "properties": lambda node, path: self._properties(node, path, None),
             "elements": lambda node, path: {
                 "type": "array",
                 "items": self._node(node["elements"], f"{path}.elements"),

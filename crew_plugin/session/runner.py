@@ -9,7 +9,7 @@ from crew_plugin.models.states import SessionKind
 from crew_plugin.session.followup import FollowUp
 from crew_plugin.session.live import LiveSession
 from crew_plugin.session.mail import MailPolicy, MailRoom, ToParent
-from crew_plugin.session.scope import Toolbox
+from crew_plugin.session.scope import ResultRules, Toolbox
 from crew_plugin.store.writer import StoreWriter
 
 __all__ = ["SessionRunner"]
@@ -24,7 +24,7 @@ class SessionRunner:
         engine: Engine,
         writer: StoreWriter,
         toolbox: Toolbox,
-        reminders: int = 3,
+        rules: ResultRules | None = None,
         table: ModelTable | None = None,
         mail: MailPolicy | None = None,
         to_parent: ToParent | None = None,
@@ -33,7 +33,7 @@ class SessionRunner:
         self._engine = engine
         self._writer = writer
         self._toolbox = toolbox
-        self._reminders = reminders
+        self._rules = rules or ResultRules()
         self._room = MailRoom(writer, policy=mail, to_parent=to_parent)
         self._live: dict[str, LiveSession] = {}
 
@@ -55,7 +55,7 @@ class SessionRunner:
             writer=self._writer,
             toolbox=self._toolbox,
             room=self._room,
-            reminders=self._reminders,
+            rules=self._rules,
             table=self._table,
         )
         self._live[context.attempt.id] = session

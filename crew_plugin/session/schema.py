@@ -78,8 +78,10 @@ class SchemaChecker:
     def mismatch(self, value: Any) -> Mismatch | None:
         """None if the value fits."""
         errors = self._errors(value)
-        if isinstance(errors, Mismatch) or not errors:
-            return errors or None
+        if isinstance(errors, Mismatch):
+            return errors
+        if not errors:
+            return None
         if value is None:
             return Mismatch(path="data", text="data: it is missing, and the schema requires it")
         return _told(errors)

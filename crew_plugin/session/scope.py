@@ -12,7 +12,7 @@ from crew_plugin.session.mail import MailPolicy
 from crew_plugin.session.prompt import Peer
 from crew_plugin.session.waits import Waited
 
-__all__ = ["Mail", "ResultGate", "SessionScope", "Toolbox"]
+__all__ = ["Mail", "ResultGate", "ResultRules", "SessionScope", "Toolbox"]
 
 
 class Mail(Protocol):
@@ -54,6 +54,17 @@ class ResultGate(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRules:
+    """How a session is held to its result."""
+
+    reminders: int = 3
+    max_bytes: int = 8_000_000
+    """Of the arguments of one submit."""
+    jobs_seconds: float = 600.0
+    """How long a session may wait for its jobs in the background."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionScope:
     """One session, as the tools that are made for it see it."""
 
@@ -62,7 +73,10 @@ class SessionScope:
     """Host-neutral names that the agent lists."""
     cwd: str
     schema: Mapping[str, Any] | None
+    data_kind: str | None = None
+    """The one JSON type that the schema allows at its top; None if there are several or any will do."""
     gate: ResultGate
+    rules: ResultRules = ResultRules()
     mail: Mail
     read_artifact: Callable[[str], Awaitable[bytes]]
     """A body that this run stored, by its hash or the beginning of it. Raises `CrewError`."""

@@ -38,7 +38,7 @@ def joined(sections: "list[Section]", *, as_list: bool = False) -> Any:
     for section in sections:
         before = whole.get(section.label)
         if section.adds:
-            kept = cast("list[Any]", before) if isinstance(before, list) else []
+            kept = before if isinstance(before, list) else []
             whole[section.label] = [*kept, *_items(section.value)]
         else:
             whole[section.label] = section.value
@@ -151,4 +151,4 @@ class Sections:
 
 
 def _items(value: Any) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else [value]
+    return value if isinstance(value, list) else [value]

@@ -20,6 +20,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from crew_plugin.errors import EngineError, EngineErrorKind
 from crew_plugin.host import (
     EngineCapability,
+    Job,
+    JobEnded,
     ModelAnswered,
     ModelRetrying,
     ServerReport,
@@ -46,7 +48,9 @@ from crew_plugin.testing.conversation import Conversation, Fault, Reply, Script,
 __all__ = ["FakeEngine", "FakeSession", "HostTool"]
 
 HostTool = Callable[[Mapping[str, Any]], Awaitable[str]]
-"""A tool of the pretended host: gets the arguments, returns the text."""
+"""A tool of the pretended host: gets the arguments, returns the text. A call with `background` goes
+on as a job of the session, which `bash_kill` ends."""
+_KILL = "bash_kill"
 
 _FAULTS: Mapping[Fault, tuple[EngineErrorKind, bool]] = {
     Fault.RATE_LIMIT: ("rate_limit", True),
@@ -83,6 +87,7 @@ class FakeEngine:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(session.converse)
+                group.start_soon(session.keep_jobs)
                 try:
                     yield session
                 except Exception as error:  # noqa: BLE001 - raised again outside, not wrapped by the group
@@ -133,11 +138,17 @@ class FakeSession:
         self.offered: frozenset[str] = frozenset(tool.name for tool in spec.tools) | frozenset(
             name for name in spec.host_tools if name in engine.host_tools
         )
+        if "bash" in self.offered:
+            self.offered |= {_KILL}
         self.known = self.offered
         self.forced: str | None = None
         self._pending: list[str] = []
         self._prompted = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._jobs: dict[str, tuple[Job, anyio.CancelScope]] = {}
+        self._started = 0
+        self._wanted: list[tuple[Job, anyio.CancelScope, ToolUse]] = []
+        self._wants = anyio.Event()
         self._calls = sum(one.role == "assistant" for one in said)
         streams = anyio.create_memory_object_stream[SessionEvent](inf)
         self._send: MemoryObjectSendStream[SessionEvent] = streams[0]
@@ -169,6 +180,51 @@ class FakeSession:
     def left_running(self) -> tuple[str, ...]:
         """Nothing: a tool of the pretended host is ended by its cancellation."""
         return ()
+
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs that have not ended."""
+        return tuple(job for job, _ in self._jobs.values())
+
+    async def end_jobs(self) -> None:
+        """End all jobs, quietly."""
+        for _, scope in self._jobs.values():
+            scope.cancel()
+        self._jobs.clear()
+
+    async def keep_jobs(self) -> None:
+        """Run the jobs that are started, until cancelled."""
+        async with anyio.create_task_group() as group:
+            while True:
+                await self._wants.wait()
+                self._wants = anyio.Event()
+                for one in self._wanted:
+                    group.start_soon(self._run_job, *one)
+                self._wanted.clear()
+
+    async def _run_job(self, job: Job, scope: anyio.CancelScope, use: ToolUse) -> None:
+        with scope:
+            try:
+                text, ok = await self.engine.host_tools[use.name](use.arguments), True
+            except ToolError as error:
+                text, ok = str(error), False
+            if self._jobs.pop(job.id, None) is not None:
+                self._emit(JobEnded(job=job, text=text, ok=ok))
+
+    def _start_job(self, use: ToolUse) -> str:
+        self._started += 1
+        job = Job(id=f"job-{self._started}", what=str(use.arguments.get("command", use.name)))
+        scope = anyio.CancelScope()
+        self._jobs[job.id] = (job, scope)
+        self._wanted.append((job, scope, use))
+        self._wants.set()
+        return f"Shell started, shell_id: {job.id}"
+
+    def _kill_job(self, use: ToolUse) -> str:
+        found = self._jobs.pop(str(use.arguments.get("shell_id")), None)
+        if found is None:
+            raise ToolError("there is no such job")
+        found[1].cancel()
+        return f"{found[0].id} was ended"
 
     async def abort(self, cause: Cause) -> None:
         """Stop."""
@@ -317,13 +373,20 @@ class FakeSession:
                 return await tool.execute(use.arguments, context)
         return ToolOutput(text=await self._run_host_tool(use))
 
+    async def _host(self, use: ToolUse) -> str:
+        if use.name == _KILL:
+            return self._kill_job(use)
+        if use.arguments.get("background"):
+            return self._start_job(use)
+        return await self.engine.host_tools[use.name](use.arguments)
+
     async def _run_host_tool(self, use: ToolUse) -> str:
         journal = self.spec.journal
         if journal is None:
-            return await self.engine.host_tools[use.name](use.arguments)
+            return await self._host(use)
         entry = await journal.begin(use.name, use.arguments, Effect.EXTERNAL)
         try:
-            text = await self.engine.host_tools[use.name](use.arguments)
+            text = await self._host(use)
         except ToolError as error:
             await journal.end(entry, str(error))
             raise

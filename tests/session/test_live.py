@@ -298,9 +298,7 @@ async def test_a_rejected_result_after_the_step_limit_may_be_corrected_but_not_f
 ) -> None:
     limits = LimitsSpec(steps=1, idle_seconds=20, wall_seconds=40)
     stage = await make_stage(step={"limits": limits, "result_schema": SCHEMA, "schema_mode": "strict"})
-    outcome = await stage.execute(
-        replies(Reply(text="done"), submit(summary="x", data={"n": "one"})), reminders=3
-    )
+    outcome = await stage.execute(replies(Reply(text="done"), submit(summary="x", data={"n": "one"})))
     assert outcome.cause.code is CauseCode.STEP_LIMIT
     assert len(await stage.events("result.rejected")) == 3
 

@@ -131,4 +131,4 @@ def test_the_parameters_are_a_plain_object_that_every_provider_takes(schema: Any
     parameters = submit_result_tool(scope).parameters
     assert parameters["type"] == "object"
     assert {"anyOf", "oneOf", "allOf", "not"}.isdisjoint(parameters)
-    assert list(parameters["properties"]) == ["summary", "data", "artifacts", "error"]
+    assert list(parameters["properties"]) == ["summary", "data", "artifacts", "error", "type"]
