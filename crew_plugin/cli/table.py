@@ -131,6 +131,26 @@ COMMANDS: Final = (
         light=True,
     ),
     Command(
+        "health",
+        "Show how each session of a run is doing: what it waits for, what failed, what it used.",
+        "crew health last --watch",
+        "crew_plugin.cli.health",
+        (
+            _RUN,
+            Param("watch", "Go on until the run is over.", bool, ("--watch", "-w"), False),
+            Param(
+                "stalled_after",
+                "Seconds after which a supervisor that renews nothing counts as stalled.",
+                int,
+                ("--stalled-after",),
+                10,
+                metavar="N",
+            ),
+        ),
+        more="With --watch, --json prints one JSON object for each change, each on a line of its own.",
+        light=True,
+    ),
+    Command(
         "show",
         "Show the results of a run or task in full, or its transcript or prompt.",
         "crew show last explore --transcript",

@@ -71,6 +71,15 @@ _ALL: Final = (
         words=("run_id",),
     ),
     Action(
+        name="health",
+        summary="Show how each session of a run is doing: its rating, what it waits for, its calls, failures, "
+        "tokens and cost.",
+        example='action="health", run_id="last"',
+        cli="crew health last",
+        module="crew_tools.team.health",
+        words=("run_id",),
+    ),
+    Action(
         name="wait",
         summary="Wait for a run that is under way and answer with its results.",
         example='action="wait", run_id="last", timeout=600',

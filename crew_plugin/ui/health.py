@@ -1,0 +1,295 @@
+"""How the sessions of a run are doing, as it is shown: read from the store, plain, ready for JSON."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+from crew_plugin.models.records import AttemptRecord, Counts, TaskRecord, ToolCallRecord, ToolCallState, Usage
+from crew_plugin.models.states import RUN_TERMINAL, TaskState
+from crew_plugin.observe.health import STALLED_SECONDS, Rating, Verdict, rate, silence_limit, worst
+from crew_plugin.store.port import RunStore
+from crew_plugin.ui.text import columns, one_line, seconds_text
+from crew_plugin.ui.views import LOST, RunRow, run_view, tool_target, usage_json
+
+__all__ = ["HealthView", "health_text", "health_view", "usage_text"]
+
+STALLED = "stalled"
+"""Shown for a run whose supervisor's process lives and whose renewals stand still. Derived."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionHealth:
+    """One session: the newest of its task."""
+
+    task: str
+    agent: str
+    state: str
+    verdict: Verdict | None
+    """None for one that is over, or whose supervisor is gone."""
+    doing: str
+    """What it does or waits for; empty for one that is over."""
+    since: float | None
+    """For how many seconds it has been doing that."""
+    silent: float | None
+    """Seconds since its last sign of life."""
+    attempts: int
+    steps: int
+    counts: Counts
+    usage: Usage
+    model: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable shape that `--json` prints."""
+        return {
+            "task": self.task,
+            "agent": self.agent,
+            "state": self.state,
+            "rating": str(self.verdict.rating) if self.verdict else None,
+            "why": list(self.verdict.why) if self.verdict else [],
+            "doing": self.doing,
+            "doing_seconds": self.since,
+            "idle_seconds": self.silent,
+            "attempts": self.attempts,
+            "model": self.model,
+            "model_calls": self.steps,
+            **asdict(self.counts),
+            "usage": usage_json(self.usage),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthView:
+    """One run and all its sessions that were ever opened."""
+
+    row: RunRow
+    sessions: tuple[SessionHealth, ...]
+    usage: Usage
+    still: float
+    """Seconds for which the reader saw its supervisor's renewals stand still."""
+    stalled_after: float
+
+    @property
+    def supervisor(self) -> str:
+        """`alive`, `stalled`, `lost` or `none`."""
+        if self.row.state in RUN_TERMINAL or (self.row.owner is None and self.row.shown_state != LOST):
+            return "none"
+        if self.row.shown_state == LOST:
+            return LOST
+        return STALLED if self.still >= self.stalled_after else "alive"
+
+    @property
+    def shown_state(self) -> str:
+        """The state as it is shown."""
+        return STALLED if self.supervisor == STALLED else self.row.shown_state
+
+    @property
+    def rating(self) -> Rating:
+        """That of its worst session."""
+        return worst([session.verdict.rating for session in self.sessions if session.verdict])
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable shape that `--json` prints."""
+        return {
+            "run_id": self.row.id,
+            "state": str(self.row.state),
+            "shown_state": self.shown_state,
+            "supervisor": self.supervisor,
+            "pid": self.row.owner.pid if self.row.owner else None,
+            "renewals_still_seconds": round(self.still, 1),
+            "rating": str(self.rating),
+            "usage": usage_json(self.usage),
+            "sessions": [session.as_json() for session in self.sessions],
+        }
+
+
+def health_view(
+    store: RunStore,
+    run_id: str,
+    *,
+    still: float = 0.0,
+    stalled_after: float = STALLED_SECONDS,
+    now: float | None = None,
+) -> HealthView:
+    """One run as it stands. `still` is what the reader saw of its renewals. Raises `UnknownName`."""
+    at = time.time() if now is None else now
+    view = run_view(store, run_id, now=at)
+    tasks = store.load_tasks(view.id)
+    sessions = [_session(store, task, lost=view.row.over, now=at) for task in tasks if task.attempt_id]
+    return HealthView(
+        row=view.row, sessions=tuple(sessions), usage=view.usage, still=still, stalled_after=stalled_after
+    )
+
+
+def health_text(view: HealthView, *, width: int | None = None) -> str:
+    """A run's supervisor, what its sessions used, and a line for each of them. What is wrong with
+    one stands below it."""
+    row = view.row
+    lines = [
+        "  ".join(
+            [f"run {row.id}  {view.shown_state}", f"{row.team}/{row.workflow}", seconds_text(row.elapsed)]
+        ),
+        f"supervisor: {_supervisor_text(view)}",
+    ]
+    if not view.sessions:
+        return "\n".join([*lines, "no session was opened yet"])
+    lines.append(f"sessions: {_ratings_text(view.sessions)}")
+    lines.append(f"used: {usage_text(view.usage, [session.counts for session in view.sessions])}")
+    rows = [_cells(session) for session in view.sessions]
+    room = None if width is None else width - 2
+    for session, line in zip(view.sessions, _grouped(rows, room), strict=True):
+        lines += [f"  {part}" for part in line]
+        if session.verdict:
+            lines += [f"      ! {why}" for why in session.verdict.why]
+    return "\n".join(lines)
+
+
+def usage_text(usage: Usage, counts: Sequence[Counts]) -> str:
+    """What sessions used and how often something went wrong: counts that are zero are left out."""
+    cached = f" ({_tokens(usage.cached)} cached)" if usage.cached else ""
+    parts = [f"{_tokens(usage.input)} tokens in{cached}, {_tokens(usage.output)} out"]
+    if usage.cost is not None:
+        parts.append(f"${usage.cost:.4f}")
+    retries, failed = sum(each.retries for each in counts), sum(each.tool_errors for each in counts)
+    tools, compactions = sum(each.tool_calls for each in counts), sum(each.compactions for each in counts)
+    parts.append(_many(usage.calls, "model call") + (f" ({retries} made again)" if retries else ""))
+    if tools:
+        parts.append(_many(tools, "tool call") + (f" ({failed} failed)" if failed else ""))
+    if compactions:
+        parts.append(_many(compactions, "compaction"))
+    return ", ".join(parts)
+
+
+def _session(store: RunStore, task: TaskRecord, *, lost: bool, now: float) -> SessionHealth:
+    attempts = store.list_attempts(task.id)
+    newest = attempts[-1]
+    under_way = task.state in (TaskState.RUNNING, TaskState.WAITING) and newest.ended_at is None
+    total = Usage()
+    for attempt in attempts:
+        total = total + attempt.usage
+    watched = under_way and not lost
+    calls = store.list_tool_calls(newest.id) if watched else []
+    open_calls = [call for call in calls if call.state is ToolCallState.STARTED]
+    silent = max(0.0, now - newest.last_activity_at)
+    doing, since = _doing(task, newest, open_calls, now) if watched else ("", None)
+    limit = silence_limit(_limits(task.spec), in_tool=bool(open_calls))
+    waits = task.state is TaskState.WAITING
+    verdict = rate(newest.counts, silent=0.0 if waits else silent, limit=limit) if watched else None
+    return SessionHealth(
+        task=task.key,
+        agent=task.agent,
+        state=LOST if lost and under_way else str(task.state),
+        verdict=verdict,
+        doing=doing,
+        since=since,
+        silent=silent if watched else None,
+        attempts=len(attempts),
+        steps=newest.steps,
+        counts=newest.counts,
+        usage=total,
+        model=newest.model_used or newest.model_asked,
+    )
+
+
+def _doing(
+    task: TaskRecord, attempt: AttemptRecord, calls: Sequence[ToolCallRecord], now: float
+) -> tuple[str, float]:
+    """Why a session is quiet, and for how long already."""
+    if task.state is TaskState.WAITING:
+        return "waits for an answer to its question", max(0.0, now - attempt.last_activity_at)
+    if task.retry_at is not None:
+        return "waits for its next attempt", max(0.0, now - attempt.last_activity_at)
+    if calls:
+        first = calls[0]
+        more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
+        return _call(first) + more, max(0.0, now - first.started_at)
+    return "waits for its model", max(0.0, now - attempt.last_activity_at)
+
+
+def _call(call: ToolCallRecord) -> str:
+    values = _object(call.arguments)
+    to = values.get("to")
+    peer = ", ".join(map(str, cast("list[object]", to))) if isinstance(to, list) else to
+    if call.tool == "irc" and (values.get("await_reply") or values.get("op") == "wait"):
+        return f"waits for a reply from {peer or 'a peer'}"
+    return f"in {call.tool} {tool_target(call.arguments)}".rstrip()
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    try:
+        parsed: object = json.loads(text)
+    except ValueError:
+        return {}
+    return cast("Mapping[str, Any]", parsed) if isinstance(parsed, dict) else {}
+
+
+def _limits(spec: str) -> Mapping[str, float]:
+    found = _object(spec).get("limits")
+    return cast("Mapping[str, float]", found) if isinstance(found, dict) else {}
+
+
+def _supervisor_text(view: HealthView) -> str:
+    owner = view.row.owner
+    process = f"process {owner.pid}" if owner else "a process"
+    match view.supervisor:
+        case "alive":
+            return f"{process} is alive"
+        case "stalled":
+            return f"{process} is there, but has not renewed its lease for {seconds_text(view.still)}"
+        case "lost":
+            return f"{process} is gone"
+        case _:
+            return "none, the run is over" if view.row.over else "none yet"
+
+
+def _ratings_text(sessions: Sequence[SessionHealth]) -> str:
+    rated = Counter(session.verdict.rating for session in sessions if session.verdict)
+    states = Counter(session.state for session in sessions if session.verdict is None)
+    parts = [f"{rated[rating]} {rating}" for rating in reversed(Rating) if rated[rating]]
+    return ", ".join([*parts, *(f"{count} {state}" for state, count in states.items())])
+
+
+def _cells(session: SessionHealth) -> tuple[str, ...]:
+    counts, cost = session.counts, session.usage.cost
+    doing = f"{one_line(session.doing, 44)}, {seconds_text(session.since)}" if session.doing else ""
+    failed = f" ({counts.tool_errors} failed)" if counts.tool_errors else ""
+    spent = f"{_tokens(session.usage.input)}/{_tokens(session.usage.output)}" if session.usage.calls else ""
+    return (
+        session.task,
+        str(session.verdict.rating) if session.verdict else session.state,
+        doing,
+        _many(session.steps, "call") if session.steps else "",
+        _many(counts.tool_calls, "tool") + failed if counts.tool_calls else "",
+        f"context {counts.context / counts.window:.0%}" if counts.window and counts.context else "",
+        spent + (f" ${cost:.4f}" if cost is not None else ""),
+        session.model or "",
+    )
+
+
+def _grouped(rows: Sequence[tuple[str, ...]], width: int | None) -> list[list[str]]:
+    """The lines of each row: one, or two where the terminal is too narrow for one."""
+    whole = columns(rows)
+    if width is None or max(map(len, whole)) <= width:
+        return [[line] for line in whole]
+    heads = columns([row[:3] for row in rows])
+    rest = columns([row[3:] for row in rows])
+    return [
+        [_within(line, width) for line in (head, f"    {tail}") if line.strip()]
+        for head, tail in zip(heads, rest, strict=True)
+    ]
+
+
+def _within(line: str, width: int) -> str:
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+
+
+def _many(count: int, one: str) -> str:
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+
+
+def _tokens(number: int) -> str:
+    if number < 1000:
+        return str(number)
+    return f"{number / 1000:.1f}k" if number < 1_000_000 else f"{number / 1_000_000:.1f}M"
