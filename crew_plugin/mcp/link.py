@@ -4,9 +4,9 @@ States: a link is idle until its first use, then connected; a connection that is
 by the next call. A server that dies again and again is left alone for a while, with the reason.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -16,9 +16,11 @@ from anyio.abc import TaskGroup
 
 from crew_plugin.mcp.connection import Connection
 from crew_plugin.mcp.content import RemoteTool
-from crew_plugin.mcp.protocol import Refused, Unsent
+from crew_plugin.mcp.protocol import Unsent
 
 __all__ = ["Connector", "Link", "LinkNote", "LinkState", "NotConnected"]
+
+logger = logging.getLogger(__name__)
 
 _PAUSES: Final = (0.0, 0.2, 1.0)
 """Before each attempt of a reconnect."""
@@ -28,6 +30,7 @@ _LOSSES: Final = 5
 _WINDOW_SECONDS: Final = 600.0
 """So many losses in so long a time, and the server is given up for as long again."""
 _CLOSE_SECONDS: Final = 6.0
+_LIST_SECONDS: Final = 2.0
 
 
 class NotConnected(Exception):
@@ -86,7 +89,7 @@ class Link:
         self._losses: deque[float] = deque(maxlen=_LOSSES)
         self._refused_until = 0.0
         self._listeners: list[Callable[[LinkNote], None]] = []
-        self._relisting = False
+        self._relisting: anyio.Event | None = None
         self._stale = False
         self.state = LinkState.IDLE
         self.reason = ""
@@ -195,11 +198,17 @@ class Link:
     def _list_again(self, connection: Connection) -> None:
         """Read the tools anew; what changes meanwhile is read once more."""
         self._stale = True
-        if not self._relisting:
-            self._relisting = True
-            self._group.start_soon(self._relist, connection)
+        if self._relisting is None:
+            self._relisting = anyio.Event()
+            self._group.start_soon(self._relist, connection, self._relisting)
 
-    async def _relist(self, connection: Connection) -> None:
+    async def listed(self) -> None:
+        """Wait a moment for tools that are just being read anew, so that the next step has them."""
+        if self._relisting is not None:
+            with anyio.move_on_after(_LIST_SECONDS):
+                await self._relisting.wait()
+
+    async def _relist(self, connection: Connection, done: anyio.Event) -> None:
         try:
             while self._stale and connection is self._connection:
                 self._stale = False
@@ -211,10 +220,11 @@ class Link:
                 self._tell(LinkState.TOOLS_CHANGED, _difference(before, after))
         except (Unsent, ConnectionError) as error:
             self.lost(connection, str(error))
-        except (Refused, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - told to the server's users; the tools stay as they were
             self._tell(LinkState.TOOLS_CHANGED, f"its tools changed but it does not list them: {error}")
         finally:
-            self._relisting = False
+            self._relisting = None
+            done.set()
 
     def _tell(self, state: LinkState, text: str) -> None:
         note = LinkNote(server=self.server, state=state, text=text)
@@ -230,5 +240,8 @@ def _difference(before: set[str], after: set[str]) -> str:
 
 
 async def _closed(connection: Connection) -> None:
-    with suppress(TimeoutError), anyio.fail_after(_CLOSE_SECONDS, shield=True):
-        await connection.close()
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+        try:
+            await connection.close()
+        except Exception:
+            logger.warning("a connection to an MCP server could not be closed", exc_info=True)

@@ -295,6 +295,7 @@ class SessionTools:
                 raise ToolError(f"{name}: MCP server {link.server!r} refused the call: {error}") from error
             else:
                 text = await render(answer, name, self._keep)
+                await link.listed()
                 if answer.failed:
                     raise ToolError(f"{name} failed: {text}")
                 return text

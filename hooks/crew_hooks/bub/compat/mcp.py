@@ -7,6 +7,7 @@ again. `bounded` puts a limit on each server for Bub's own start too.
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -33,6 +34,7 @@ def bounded(framework: Any, seconds: float) -> None:
     channel = mcp_channel(framework)
     if channel is None or getattr(channel, "_crew_bounded", False):
         return
+    _repair(channel)
     connect = channel._connect_server
 
     async def connect_server(name: str, config: dict[str, Any]) -> Any:
@@ -52,6 +54,7 @@ class BubServers:
     """The servers of one `MCPChannel`."""
 
     def __init__(self, channel: Any) -> None:
+        _repair(channel)
         self._channel = channel
 
     def configured(self) -> dict[str, dict[str, Any]]:
@@ -115,10 +118,22 @@ class BubServers:
             await _finished(task)
 
 
+def _repair(channel: Any) -> None:
+    """Have bub-mcp close the transport of a client whose session failed. fastmcp leaves it open
+    then, and with it the server's process."""
+    if getattr(channel, "_crew_repaired", False):
+        return
+    channel._close_client = _close
+    channel._crew_repaired = True
+
+
 async def _close(client: Any) -> None:
     """End a client and its process."""
-    if client is not None:
-        await sys.modules["bub_mcp.plugin"].MCPChannel._close_client(client)
+    if client is None:
+        return
+    for close in (client.close, client.transport.close):
+        with contextlib.suppress(Exception):
+            await close()
 
 
 async def _finished(task: "asyncio.Task[Any]") -> None:
