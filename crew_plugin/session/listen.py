@@ -15,6 +15,7 @@ from crew_plugin.host import (
     ModelBusy,
     ModelRetrying,
     ModelWaiting,
+    PluginActed,
     ServerNoted,
     Session,
     SessionEvent,
@@ -64,7 +65,7 @@ class Listener:
         """Take note of an event. True if the session is over."""
         course = self._course
         now = anyio.current_time()
-        if not isinstance(event, SteersTaken | ServerNoted):
+        if not isinstance(event, SteersTaken | ServerNoted | PluginActed):
             course.deadlines.alive(now)
         match event:
             case ModelAnswered():
@@ -95,6 +96,8 @@ class Listener:
             case ServerNoted():
                 noted = {"server": event.server, "state": event.state, "text": event.text}
                 course.record.event("session.mcp_server", noted)
+            case PluginActed():
+                course.record.event("session.plugin_acted", asdict(event))
             case ModelBusy():
                 course.progress()
             case JobEnded():
@@ -281,6 +284,8 @@ class Listener:
             message=f"{stuck.answers} steps of the session brought nothing new; the last was {stuck.what}",
         )
         if stuck.rung is None:
+            closing = course.ladder.closing
+            cause = cause if closing is None else closing.cause
             course.record.event(
                 "session.limit_reached", {"limit": "stuck_steps", "value": limit}, cause=cause
             )

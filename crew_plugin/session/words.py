@@ -139,8 +139,8 @@ def repeating(answers: int, what: str, left: int) -> str:
     """When what a session does brings nothing new."""
     return (
         f"Your last {answers} steps brought nothing new; the latest was {what}. Doing it again will not "
-        "help. Take another way to what you need, or hand in with `submit_result` what you have and say what is "
-        f"missing. After {left} more such steps only `submit_result` is left to you."
+        "help. Take another way to what you need, or hand in with `submit_result` what you have and say what "
+        f"is missing. After {left} more such steps only `submit_result` is left to you."
     )
 
 
