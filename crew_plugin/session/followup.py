@@ -98,7 +98,7 @@ class FollowUp:
         self._room = room
         self._record = Record(context, writer)
         self._journal = Journal(self._record, context.lease, context.attempt.id)
-        self._box = room.box(context.run.id, context.task.key, wake=context.wake)
+        self._box = room.box(context.run.id, context.task.key, wake=context.wake, woken=True)
         self._session: Session | None = None
         self._given: list[tuple[str, ...]] = []
         self._steps = 0
@@ -319,23 +319,13 @@ class FollowUp:
     async def _conclude(self) -> None:
         """Write down the end, and tell who woke it what they were not told."""
         context, key = self._context, self._context.task.key
-        closes_mail = self._box.close(f"the further conversation of {key} has ended")
-        if self._fenced is not None:
-            return
-        if self._failure:
-            self._record.entry("note", f"The conversation ended: {self._failure}")
-        if self._steps or self._failure:
-            outcome = "failed" if self._failure else "answered" if self._box.answered else "relayed"
-            self._record.event(
-                "session.rested",
-                {"outcome": outcome, "steps": self._steps, "usage": usage_data(self._usage)},
-            )
+        self._box.leaving = True
+        if self._fenced is None:
+            self._note_end()
         rest = self._record.rest()
 
         def write(store: RunStore) -> list[MessageRecord]:
             rest(store)
-            wakers = self._wakers(store)
-            closes_mail(store)
             return [
                 store.send_message(
                     context.run.id,
@@ -345,17 +335,34 @@ class FollowUp:
                     body=self._relay(),
                     hops=hops + 1,
                 )
-                for waker, hops in wakers.items()
+                for waker, hops in self._wakers(store).items()
             ]
 
+        relays: list[MessageRecord] = []
         try:
-            relays = await self._writer.run(write)
+            if self._fenced is None:
+                relays = await self._writer.run(write)
+                for relay in relays:
+                    await self._room.hand_over(relay)
         except Fenced as error:
             self._fenced = error
-            return
-        for relay in relays:
-            await self._room.hand_over(relay)
-        await self._box.tell_senders()
+        finally:
+            # Only now: a session that waits for this one is to get the relay, not the news of the end.
+            told = {relay.recipient for relay in relays}
+            closes = self._box.close(f"the further conversation of {key} has ended", told=told)
+        if self._fenced is None:
+            await self._writer.run(closes)
+            await self._box.tell_senders()
+
+    def _note_end(self) -> None:
+        if self._failure:
+            self._record.entry("note", f"The conversation ended: {self._failure}")
+        if self._steps or self._failure:
+            outcome = "failed" if self._failure else "answered" if self._box.answered else "relayed"
+            self._record.event(
+                "session.rested",
+                {"outcome": outcome, "steps": self._steps, "usage": usage_data(self._usage)},
+            )
 
     def _wakers(self, store: RunStore) -> dict[str, int]:
         """Who is owed a word, with the hop count of their last one. A failure is told to all, those

@@ -8,7 +8,7 @@ write all the time by a rate limit.
 
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -90,13 +90,17 @@ class MailRoom:
         self._wakes: Counter[tuple[str, str]] = Counter()
         self._sent: dict[tuple[str, str, str], deque[float]] = {}
 
-    def box(self, run_id: str, key: str, *, wake: Wake | None = None) -> "Mailbox":
-        """The mailbox of a task whose session begins. It must be closed."""
-        box = Mailbox(room=self, writer=self._writer, run_id=run_id, key=key, wake=wake)
+    def box(self, run_id: str, key: str, *, wake: Wake | None = None, woken: bool = False) -> "Mailbox":
+        """The mailbox of a task whose session begins, or is woken. It must be closed."""
+        box = Mailbox(room=self, writer=self._writer, run_id=run_id, key=key, wake=wake, woken=woken)
         self._boxes[run_id, key] = box
         self._over.pop((run_id, key), None)
         self._waking.discard((run_id, key))
         return box
+
+    def waking(self, box: "Mailbox") -> bool:
+        """Whether the session of this mailbox is going to be opened again."""
+        return (box.run_id, box.key) in self._waking
 
     def forget(self, box: "Mailbox", reason: str) -> None:
         """The session of this mailbox is over."""
@@ -129,11 +133,12 @@ class MailRoom:
         if key in _OUTSIDE:
             return await self._hand_out(message)
         box = self._boxes.get((message.run_id, key))
-        if box is None:
+        if box is None or box.leaving:
             return await self._hand_to_ended(message, wake)
         if box.deliver is None:
             box.knock()
-            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED)
+            outcome = ReceiptOutcome.WOKEN if box.woken else ReceiptOutcome.QUEUED
+            return Receipt(to=key, outcome=outcome)
         if message.kind is MessageKind.FOLLOW_UP:
             return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason="it sees it when its turn ends")
         if await box.collect():
@@ -211,6 +216,10 @@ class Mailbox:
     run_id: str
     key: str
     wake: Wake | None = None
+    woken: bool = False
+    """It is the further conversation of a session that had ended."""
+    leaving: bool = False
+    """That conversation is over: what comes now is for the next one."""
     deliver: Deliver | None = None
     """Set while the session is open."""
     pause: Callable[[float], None] | None = None
@@ -336,19 +345,22 @@ class Mailbox:
         """The session did something other than writing messages: no echo."""
         self._heard.clear()
 
-    def close(self, reason: str) -> Callable[[RunStore], None]:
+    def close(self, reason: str, *, told: Collection[str] = frozenset[str]()) -> Callable[[RunStore], None]:
         """The session is over. Returns what writes down that its unread mail is dead; what people
-        wanted said after its turn is left. Then `tell_senders`."""
+        wanted said after its turn is left. Then `tell_senders`, but for those who were `told`."""
         self.deliver = None
         self.room.forget(self, reason)
 
         def write(store: RunStore) -> None:
             for message in store.list_messages(self.run_id, unread_by=self.key):
+                if message.state is MessageState.ACCEPTED and self.room.waking(self):
+                    continue
                 if message.kind is MessageKind.FOLLOW_UP and self.wake is not None:
                     self._late = True
                     continue
                 store.settle_message(message.id, MessageState.DEAD, reason=reason)
-                if message.kind is MessageKind.MESSAGE and message.sender not in _OUTSIDE:
+                known = message.sender in _OUTSIDE or message.sender in told
+                if message.kind is MessageKind.MESSAGE and not known:
                     self._returned.append(self._return(store, message, reason))
 
         return write

@@ -104,12 +104,14 @@ async def test_mail_that_was_never_read_is_dead_when_its_session_ends(make_stage
     [receipt] = await alice.send(("bob",), "too early")
     assert receipt.outcome == "queued"
     await stage.writer.run(bob.close("the session of bob ended: it was aborted"))
-    [message] = await stage.writer.read(lambda store: store.list_messages(stage.run.id))
+    message, relay = await stage.writer.read(lambda store: store.list_messages(stage.run.id))
     assert message.state is MessageState.DEAD
     assert "it was aborted" in message.reason
+    assert (relay.recipient, relay.kind, relay.reply_to) == ("alice", MessageKind.RELAY, message.id)
+    assert "did not read your message any more: the session of bob ended" in relay.body
     [receipt] = await alice.send(("bob",), "too late")
-    assert (receipt.outcome, "it was aborted" in receipt.reason) == ("failed", True)
-    [failed, _] = await stage.events("message.failed")
+    assert receipt.outcome == "missed"
+    [failed] = await stage.events("message.failed")
     assert "it was aborted" in failed.data["reason"]
 
 
@@ -123,7 +125,7 @@ async def test_a_message_to_a_session_that_is_just_ending_fails(make_stage: Any)
 
     bob.deliver = takes_nothing
     [receipt] = await alice.send(("bob",), "hello")
-    assert receipt.outcome == "failed"
+    assert (receipt.outcome, receipt.reason) == ("missed", "its session is just ending")
     assert await states(stage) == [("alice", "bob", MessageState.DEAD)]
 
 

@@ -8,7 +8,9 @@ import pytest
 from crew_plugin.errors import UnknownName
 from crew_plugin.host import ToolContext, ToolError
 from crew_plugin.models.records import Receipt, ReceiptOutcome
+from crew_plugin.session.mail import MailPolicy
 from crew_plugin.session.prompt import Peer
+from crew_plugin.session.waits import Waited
 from crew_tools.irc import irc_tool
 
 pytestmark = pytest.mark.anyio
@@ -19,8 +21,17 @@ class Post:
 
     def __init__(self) -> None:
         self.sent: list[tuple[tuple[str, ...], str]] = []
+        self.waits: list[tuple[tuple[str, ...], float]] = []
 
-    async def send(self, to: tuple[str, ...], text: str) -> tuple[Receipt, ...]:
+    policy = MailPolicy(reply_seconds=5, reply_max_seconds=9)
+
+    async def await_reply(self, peers: tuple[str, ...], seconds: float) -> Waited:
+        self.waits.append((peers, seconds))
+        return Waited(reason="no answer came")
+
+    async def send(
+        self, to: tuple[str, ...], text: str, *, reply_within: float | None = None
+    ) -> tuple[Receipt, ...]:
         known = ("explore", "verify", "ended", "all")
         for key in to:
             if key not in known:
@@ -92,7 +103,7 @@ async def test_a_list_of_very_many_tasks_is_bounded_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"op": "shout"}, "op must be one of: send, list; got 'shout'"),
+        ({"op": "shout"}, "op must be one of: send, list, wait; got 'shout'"),
         ({"op": "send", "message": "hi"}, "Tasks: explore, verify"),
         ({"op": "send", "to": "explore", "message": " "}, "`message` is needed"),
         ({"op": "send", "to": "explorer", "message": "hi"}, "did you mean 'explore'"),
@@ -102,3 +113,34 @@ async def test_a_wrong_call_is_told_what_is_right(arguments: dict[str, Any], tol
     with pytest.raises(ToolError) as caught:
         await call(Post(), **arguments)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "waits"),
+    [
+        ({"await_reply": True}, [(("explore",), 5)]),
+        ({"await_reply": "true", "seconds": "3"}, [(("explore",), 3)]),
+        ({"await_reply": True, "seconds": 3600}, [(("explore",), 9)]),
+        ({"await_reply": False, "seconds": 3}, []),
+    ],
+)
+async def test_an_answer_is_waited_for_if_wanted_and_not_for_ever(
+    arguments: dict[str, Any], waits: list[Any]
+) -> None:
+    post = Post()
+    await call(post, op="send", to="explore", message="where?", **arguments)
+    assert post.waits == waits
+
+
+async def test_nobody_is_waited_for_who_cannot_answer() -> None:
+    post = Post()
+    output = await call(post, op="send", to="ended", message="where?", await_reply=True)
+    assert post.waits == []
+    assert "Not waiting" in output.text
+
+
+async def test_waiting_needs_a_task_and_a_time_above_nothing() -> None:
+    with pytest.raises(ToolError, match="the keys of tasks"):
+        await call(Post(), op="wait", to="all")
+    with pytest.raises(ToolError, match="a number above 0"):
+        await call(Post(), op="wait", to="explore", seconds=-1)
