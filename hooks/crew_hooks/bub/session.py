@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,15 +14,19 @@ from loguru import logger
 
 from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.compat import agent as compat
+from crew_hooks.bub.compat.bridge import Bridge
 from crew_hooks.bub.compat.runner import ModelFailed
+from crew_hooks.bub.jobs import Jobs
 from crew_hooks.bub.strays import end_strays
 from crew_hooks.bub.toolset import HostTools, Toolset
 from crew_plugin.errors import EngineError
 from crew_plugin.host import (
+    Job,
     ModelAnswered,
     ModelBusy,
     ModelRetrying,
     ModelWaiting,
+    PluginActed,
     ServerNoted,
     SessionEvent,
     SessionFailed,
@@ -61,8 +65,16 @@ class BubSession:
     is a new prompt, which then stands in the inbox that Bub looks into before it ends a turn.
     """
 
-    def __init__(self, framework: BubFramework, spec: SessionSpec, pool: ClientPool, mcp: McpProxy) -> None:
+    def __init__(
+        self,
+        framework: BubFramework,
+        spec: SessionSpec,
+        pool: ClientPool,
+        mcp: McpProxy,
+        hook_seconds: float,
+    ) -> None:
         self._framework = framework
+        self._bridge = Bridge(framework, self, hook_seconds)
         self._spec = spec
         self._pool = pool
         self._mcp = mcp
@@ -70,6 +82,7 @@ class BubSession:
         self._stack = AsyncExitStack()
         self._events: asyncio.Queue[SessionEvent | None] = asyncio.Queue()
         self._inbox = _Inbox(self._taken)
+        self._jobs = Jobs(self._id, self._emit)
         self._prompted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._only: frozenset[str] | None = None
@@ -78,6 +91,7 @@ class BubSession:
         self._quiet = False
         self._cancelled = False
         self._busy_since = 0.0
+        self._said = ""
         self._steps = 0
 
     # --- the port ---
@@ -110,6 +124,14 @@ class BubSession:
     def left_running(self) -> tuple[str, ...]:
         """Tools that ignored their cancellation, and processes that outlived theirs."""
         return self._left
+
+    def jobs(self) -> tuple[Job, ...]:
+        """The shells that go on in the background."""
+        return self._jobs.running()
+
+    async def end_jobs(self) -> None:
+        """End them, quietly."""
+        await self._jobs.end()
 
     async def abort(self, cause: Cause) -> None:
         """Stop now. What resists keeps being ended when the session is left, unheard."""
@@ -159,6 +181,7 @@ class BubSession:
         self._agent = compat.CrewAgent(
             self._framework,
             inbox=self._inbox,
+            bridge=self._bridge,
             pool=self._pool,
             watch=self,
             system_prompt=spec.system_prompt,
@@ -169,11 +192,12 @@ class BubSession:
         marks = {f"CREW_{name.upper()}": value for name, value in spec.identity.items()}
         self._marks = {**marks, "CREW_SESSION": spec.session_id}
         self._environment = await self._stack.enter_async_context(
-            compat.owned_environment(self._framework, self._id, spec.cwd, self._marks)
+            compat.owned_environment(self._bridge, self._id, spec.cwd, self._marks)
         )
-        loaded = await compat.load_state(self._framework, self._agent, self._id, spec.cwd, spec.identity)
+        identity = {**spec.identity, "agent": spec.agent, "session": spec.session_id}
+        loaded = await compat.load_state(self._bridge, self._agent, self._id, spec.cwd, identity)
         self._state: dict[str, Any] = compat.with_environment(loaded, self._environment)
-        host = HostTools(self._id, spec.cwd, self._agent, self._state, self._environment)
+        host = HostTools(self._id, spec.cwd, self._agent, self._state, self._environment, self._jobs)
         self._host_specs = host.specs(spec.host_tools)
         access = Access(allow=spec.host_tools, deny=spec.denied_tools)
         self._remote = await self._mcp.tools(access, spec.mcp_servers, spec.cwd)
@@ -197,6 +221,8 @@ class BubSession:
                 logger.warning("crew: {} resists its end; left running: {}", self._id, self._left)
             # A shell may have been started while the task was ending.
             await compat.end_shells(self._id)
+            await self._bridge.save_state(self._id, self._state, self._said)
+        await self._jobs.close()
         if self._environment.spawned:
             await self._end_strays(_LATE_SECONDS)
         await self._stack.aclose()
@@ -243,6 +269,7 @@ class BubSession:
             if self._toolset.session_ended:
                 await asyncio.Event().wait()  # until the session is left: its result was accepted
             elif not event.data.get("tool_calls") and not self._inbox:
+                self._said = str(event.data.get("text") or "")
                 self._emit(TurnEnded(text=str(event.data.get("text") or "")))
                 await self._prompted.wait()
 
@@ -259,6 +286,18 @@ class BubSession:
             self._toolset.replace([*self._host_specs, *self._remote.specs()])
             self._offer()
         self._emit(ServerNoted(server=note.server, state=str(note.state), text=note.text))
+
+    # --- what the bridge to other plugins tells ---
+
+    def plugin_acted(self, note: PluginActed) -> None:
+        """A plugin failed, or had a say in what the session does."""
+        self._emit(note)
+
+    async def call_settled(
+        self, tool: str, arguments: Mapping[str, Any], plugin: str, denied: str | None
+    ) -> None:
+        """A plugin answered a call in the tool's place."""
+        await self._toolset.settled(tool, arguments, plugin, denied)
 
     def _taken(self, count: int) -> None:
         self._prompted.clear()

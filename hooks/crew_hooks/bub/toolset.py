@@ -16,6 +16,7 @@ from loguru import logger
 
 from crew_hooks.bub.compat import agent as compat
 from crew_hooks.bub.compat.runner import MALFORMED
+from crew_hooks.bub.jobs import Jobs
 from crew_plugin.errors import CrewError
 from crew_plugin.host import (
     SessionEvent,
@@ -31,6 +32,7 @@ from crew_plugin.host import (
 )
 from crew_plugin.models.records import Effect
 from crew_plugin.session.limits import UNTIMED
+from crew_plugin.ui.text import shorten
 
 __all__ = ["HOST_TOOLS", "HostTools", "Toolset"]
 
@@ -58,6 +60,7 @@ _TELLING: Final = ("path", "command", "pattern", "query", "url", "name", "to", "
 _TARGET_LENGTH: Final = 100
 _SHOWN: Final = 32_000
 """Characters of a command's output that go to the model at once."""
+_NOT_KEPT: Final = "not kept; call the tool again for a smaller part of it"
 _KEPT_OUTPUTS: Final = 8
 _PROGRESS_SECONDS: Final = 2.0
 
@@ -81,6 +84,8 @@ class Toolset:
         self._emit = emit
         self._expected: tuple[ToolCall, ...] = ()
         self._pending: list[ToolCall] = []
+        self._answered: dict[str, bool] = {}
+        """Calls that another plugin answered, and whether it gave a result."""
         self.replace(host)
         self._running: dict[object, str] = {}
         self.session_ended = False
@@ -110,19 +115,34 @@ class Toolset:
     def settle(self, results: Sequence[object]) -> None:
         """Tell of the calls that never reached a tool: unknown names, and what a hook refused."""
         for call, result in zip(self._expected, results, strict=False):
-            if call in self._pending:
+            if call in self._pending or call.id in self._answered:
                 self._emit(ToolStarted(call_id=call.id, name=call.name))
                 self._emit(
                     ToolEnded(
                         call_id=call.id,
                         name=call.name,
                         text=compat.rendered(result),
-                        ok=False,
+                        ok=self._answered.get(call.id, False),
                         milliseconds=0.0,
                         known=call.name in self._tools,
                     )
                 )
         self._pending = []
+        self._answered = {}
+
+    async def settled(self, name: str, arguments: Mapping[str, Any], plugin: str, denied: str | None) -> None:
+        """Another plugin answered a call in the tool's place: it is not made, and that is written
+        down as any call is."""
+        self._answered[self._claim(name, arguments)] = denied is None
+        journal = self._spec.journal
+        if journal is None:
+            return
+        how = "gave a result in its place" if denied is None else f"denied it: {denied}"
+        try:
+            entry = await journal.begin(name, arguments, Effect.PURE)
+            await journal.end(entry, f"not made; the plugin {plugin} {how}")
+        except ToolError as error:
+            logger.warning("crew: a call of {} that {} answered is not journalled: {}", name, plugin, error)
 
     def _bound(self, tool: ToolSpec) -> Tool:
         async def handler(**arguments: Any) -> str:
@@ -254,13 +274,33 @@ class HostTools:
     agent: compat.CrewAgent
     state: dict[str, Any]
     environment: compat.SessionEnvironment
+    jobs: Jobs
     _outputs: OrderedDict[str, str] = field(default_factory=OrderedDict[str, str])
     _made: int = 0
 
     def specs(self, names: Iterable[str]) -> list[ToolSpec]:
-        """The tools behind these host-neutral names; names that Bub has nothing for are left out."""
+        """The tools behind these names: Bub's by their host-neutral names, other plugins' by their own.
+        Names that there is nothing for are left out."""
+        names = tuple(names)
         wanted = dict.fromkeys(bub for name in names for bub in HOST_TOOLS.get(name, ()))
-        return [self._spec(bub, tool) for bub in wanted if (tool := compat.offered_tool(bub)) is not None]
+        found = [self._spec(bub, tool) for bub in wanted if (tool := compat.offered_tool(bub)) is not None]
+        theirs = [compat.plugin_tool(name) for name in names if name not in HOST_TOOLS]
+        return [*found, *(self._plugins(tool) for tool in theirs if tool is not None)]
+
+    def _plugins(self, tool: Tool) -> ToolSpec:
+        """A tool that another plugin brings. It finds in the state which session calls it."""
+
+        async def execute(arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+            answer = await compat.run_host_tool(tool, self.agent, self.state, arguments)
+            return ToolOutput(text=shorten(answer, _SHOWN, _NOT_KEPT))
+
+        return ToolSpec(
+            name=tool.name.replace(".", "_"),
+            description=tool.description,
+            parameters=tool.parameters,
+            execute=execute,
+            effect=Effect.EXTERNAL,
+        )
 
     def _spec(self, bub: str, tool: Tool) -> ToolSpec:
         async def run(arguments: Mapping[str, Any]) -> str:
@@ -285,7 +325,9 @@ class HostTools:
 
     async def _bash(self, arguments: Mapping[str, Any], run: "_Run") -> str:
         try:
-            return self._shortened(await run(arguments))
+            answer = await run(arguments)
+            self.jobs.began(str(arguments.get("command", "")), answer)
+            return self._shortened(answer)
         except RuntimeError as error:  # how Bub tells of an exit code, with the whole output
             raise ToolError(self._shortened(str(error))) from error
 
@@ -301,7 +343,8 @@ class HostTools:
         shell_id = str(arguments.get("shell_id"))
         if compat.shell_of(shell_id) != self.session_id:
             raise ToolError(f"this session has no shell {shell_id!r} that still runs or has output to read")
-        return await run(arguments)
+        with self.jobs.looked_at(shell_id):
+            return await run(arguments)
 
     async def _file(self, arguments: Mapping[str, Any], run: "_Run") -> str:
         path = arguments.get("path")

@@ -3,15 +3,16 @@
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Protocol, cast
 
 from bub.builtin.agent import Agent
-from bub.builtin.context import default_tape_context
 from bub.builtin.environment import LocalEnvironment
 from bub.builtin.shell_manager import shell_manager
 from bub.environment import ENVIRONMENT_STATE_KEY, CallTool, Environment, Process
@@ -25,30 +26,32 @@ from bub.utils import workspace_from_state
 from loguru import logger
 
 from crew_hooks.bub.clients import ClientPool
-from crew_hooks.bub.compat import BUILTIN
+from crew_hooks.bub.compat import OFFERED
+from crew_hooks.bub.compat.bridge import IDENTITY, Bridge
 from crew_hooks.bub.compat.runner import CrewRunner, ModelWatch, as_object
 from crew_plugin.session.history import Said
 
 __all__ = [
-    "IDENTITY",
     "CrewAgent",
     "Inbox",
     "SessionEnvironment",
+    "ShellEnd",
     "end_shells",
     "is_local",
     "load_state",
     "offered_tool",
     "owned_environment",
+    "plugin_tool",
     "quiet_context",
     "rendered",
     "run_host_tool",
+    "shell_end",
     "shell_of",
+    "shell_runs",
     "with_environment",
 ]
 
-IDENTITY: Final = "crew"
-"""Under this key of the state other plugins' hooks find the run, task and role of a session."""
-_HOOK_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 2.0
 _NO_COMMANDS: Final = "\x00no-commands\x00"
 """A command prefix that no text begins with: what a task says is never a command."""
 
@@ -105,9 +108,10 @@ class _Tapes:
 class _SessionFramework:
     """The framework as one session sees it: Bub's own, but for what would end or mix up sessions."""
 
-    def __init__(self, framework: BubFramework, inbox: Inbox) -> None:
+    def __init__(self, framework: BubFramework, inbox: Inbox, bridge: Bridge) -> None:
         self._framework = framework
         self._inbox = _SteeringInbox(inbox)
+        self._bridge = bridge
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._framework, name)
@@ -119,21 +123,13 @@ class _SessionFramework:
         return ()
 
     def build_tape_context(self) -> TapeContext:
-        try:
-            return self._framework.build_tape_context()
-        except Exception as error:  # noqa: BLE001 - another plugin's fault is logged, not ours to die of
-            _log_fault("build_tape_context", "a plugin", error)
-            return default_tape_context()
+        return self._bridge.tape_context()
 
     async def build_prompt(self, message: Any, session_id: str, state: TurnState) -> str:
         return str(message["content"])  # taken literally: no media, no commands, no channel's preface
 
     async def continue_prompt(self, prompt: Any, tape: Tape, state: StreamState) -> str | None:
-        try:
-            return await self._framework.continue_prompt(prompt=prompt, tape=tape, state=state)
-        except Exception as error:  # noqa: BLE001 - as above
-            _log_fault("continue_prompt", "a plugin", error)
-            return None
+        return await self._bridge.continue_prompt(prompt, tape, state)
 
 
 class CrewAgent(Agent):
@@ -144,6 +140,7 @@ class CrewAgent(Agent):
         framework: BubFramework,
         *,
         inbox: Inbox,
+        bridge: Bridge,
         pool: ClientPool,
         watch: ModelWatch,
         system_prompt: str,
@@ -151,16 +148,16 @@ class CrewAgent(Agent):
         retries: int,
         stall_seconds: float,
     ) -> None:
-        session_framework = cast("BubFramework", _SessionFramework(framework, inbox))
+        session_framework = cast("BubFramework", _SessionFramework(framework, inbox, bridge))
         super().__init__(
             session_framework, tools=(), tape_store=_Tapes(), skill_dirs=(), command_prefix=_NO_COMMANDS
         )
-        self._hooks_of = framework
+        self._bridge = bridge
         self._own_prompt = system_prompt
         self._append = append_prompt
         self.model_runner = self.runner = CrewRunner(
             self.settings,
-            framework.get_agent_hooks(),
+            bridge.agent_hooks(),
             pool=pool,
             watch=watch,
             retries=retries,
@@ -191,18 +188,7 @@ class CrewAgent(Agent):
         tools_prompt: str = "",
     ) -> str:
         blocks = [] if self._append else [self._own_prompt]
-        for impl in _hookimpls(self._hooks_of, "system_prompt"):
-            if impl.plugin_name == BUILTIN and not self._append:
-                continue
-            try:
-                block = impl.function(**_arguments(self._hooks_of, impl, prompt=prompt, state=state))
-            except Exception as error:  # noqa: BLE001 - another plugin's fault is logged and left out
-                _log_fault("system_prompt", impl.plugin_name, error)
-                continue
-            if isinstance(block, str) and block:
-                blocks.append(block)
-            elif inspect.iscoroutine(block):
-                block.close()
+        blocks += self._bridge.system_prompts(prompt, state, builtin=self._append)
         if self._append:
             blocks.append(self._own_prompt)
         return "\n\n".join(block for block in (*blocks, tools_prompt) if block)
@@ -225,48 +211,14 @@ def _entries(said: Sequence[Said]) -> Iterable[TapeEntry]:
         yield TapeEntry.tool_result([call.result for call in one.calls])
 
 
-def _hookimpls(framework: BubFramework, name: str) -> list[Any]:
-    """Implementations of a hook from low to high priority."""
-    return list(reversed(framework._hook_runtime._iter_hookimpls(name)))
-
-
-def _arguments(framework: BubFramework, impl: Any, **values: Any) -> dict[str, Any]:
-    return framework._hook_runtime._kwargs_for_impl(impl, values)
-
-
-def _log_fault(hook: str, plugin: object, error: Exception) -> None:
-    logger.warning("crew: {} of {} failed and is left out of a session: {!r}", hook, plugin, error)
-
-
-async def _ask(framework: BubFramework, impl: Any, hook: str, **values: Any) -> Any:
-    """The answer of one hook implementation; None, and a line in the log, if it fails or hangs."""
-    try:
-        answer = impl.function(**_arguments(framework, impl, **values))
-        if inspect.isawaitable(answer):
-            async with asyncio.timeout(_HOOK_SECONDS):
-                answer = await answer
-    except Exception as error:  # noqa: BLE001 - another plugin's fault is logged and left out
-        _log_fault(hook, impl.plugin_name, error)
-        return None
-    return answer
-
-
 async def load_state(
-    framework: BubFramework, agent: CrewAgent, session_id: str, cwd: str, identity: Mapping[str, str]
+    bridge: Bridge, agent: CrewAgent, session_id: str, cwd: str, identity: Mapping[str, str]
 ) -> TurnState:
     """A session's own state: what the hooks of Bub and of other plugins put there, then ours.
 
-    Nothing comes from the parent's turn. bub-mcp is left out: it would wait for all servers and
-    bind all their tools; a session gets only those that its agent lists.
+    Nothing comes from the parent's turn.
     """
-    state: TurnState = {}
-    message = {"session_id": session_id, "content": "", "channel": IDENTITY, "_runtime_agent": agent}
-    for impl in _hookimpls(framework, "load_state"):
-        if type(impl.plugin).__module__ == "bub_mcp.plugin":
-            continue
-        loaded = await _ask(framework, impl, "load_state", message=message, session_id=session_id)
-        if isinstance(loaded, dict):
-            state.update(loaded)
+    state = await bridge.load_state(session_id, agent, identity)
     state |= {
         "session_id": session_id,
         "_runtime_agent": agent,
@@ -317,27 +269,22 @@ def is_local(environment: SessionEnvironment) -> bool:
 
 @asynccontextmanager
 async def owned_environment(
-    framework: BubFramework, session_id: str, cwd: str, marks: Mapping[str, str]
+    bridge: Bridge, session_id: str, cwd: str, marks: Mapping[str, str]
 ) -> AsyncGenerator[SessionEnvironment]:
     """The environment that the hooks provide for a folder, closed on leaving.
 
     Bub keeps one per session id for as long as it runs; this one is the session's own.
     """
-    inner: Environment | None = None
-    for impl in reversed(_hookimpls(framework, "provide_environment")):
-        found = await _ask(framework, impl, "provide_environment", session_id=session_id, workspace=Path(cwd))
-        if isinstance(found, Environment):
-            inner = found
-            break
+    inner = await bridge.environment(session_id, cwd)
     environment = SessionEnvironment(inner or LocalEnvironment(cwd), marks)
     try:
         yield environment
     finally:
         try:
-            async with asyncio.timeout(_HOOK_SECONDS / 5):
+            async with asyncio.timeout(_CLOSE_SECONDS):
                 await environment.close()
-        except Exception as error:  # noqa: BLE001 - as for every hook
-            _log_fault("environment.close", type(environment.inner).__name__, error)
+        except Exception as error:  # noqa: BLE001 - another plugin's fault is logged and left out
+            logger.warning("crew: closing {!r} failed: {!r}", environment.inner, error)
 
 
 def with_environment(state: TurnState, environment: SessionEnvironment) -> TurnState:
@@ -349,6 +296,23 @@ def with_environment(state: TurnState, environment: SessionEnvironment) -> TurnS
 def offered_tool(name: str) -> Tool | None:
     """A tool that Bub offers to everyone."""
     return REGISTRY.get(name)
+
+
+def plugin_tool(name: str) -> Tool | None:
+    """A tool of this name that another plugin offers to everyone: none of Bub's own, none of ours.
+    Where a name has a dot, the model's spelling of it is known too."""
+    for tool in REGISTRY.values():
+        if name in (tool.name, tool.name.replace(".", "_")):
+            own = tool.name in _bubs_own() or tool.name in OFFERED or tool.exposure == "command"
+            return None if own else tool
+    return None
+
+
+@cache
+def _bubs_own() -> frozenset[str]:
+    from bub.builtin import tools
+
+    return frozenset(value.name for value in vars(tools).values() if isinstance(value, Tool))
 
 
 async def run_host_tool(tool: Tool, agent: CrewAgent, state: TurnState, arguments: Mapping[str, Any]) -> str:
@@ -393,13 +357,47 @@ def shell_of(shell_id: str) -> str | None:
     return shell.session_id if shell is not None else None
 
 
-async def end_shells(session_id: str) -> int:
-    """Terminate the shells of a session: TERM, and KILL for what is still there after 3 s.
+def shell_runs(shell_id: str) -> bool:
+    """Whether a shell is known, and nobody is ending it."""
+    shell = shell_manager._shells.get(shell_id)
+    return shell is not None and shell.termination_task is None
+
+
+@dataclass(frozen=True, slots=True)
+class ShellEnd:
+    """How a shell ended."""
+
+    code: int | None
+    output: str
+
+
+async def shell_end(shell_id: str) -> ShellEnd | None:
+    """Wait until a shell has ended by itself and all its output is in. None if it was ended.
+
+    Bub's own `wait_closed` would forget the shell, and its output could not be read any more.
+    """
+    shell = shell_manager._shells.get(shell_id)
+    if shell is None:
+        return None
+    await shell.process.wait()
+    for task in shell.read_tasks:
+        with contextlib.suppress(Exception):  # what could not be read is not part of the output
+            await asyncio.shield(task)
+    return None if shell.termination_task is not None else ShellEnd(shell.returncode, shell.output)
+
+
+async def end_shells(session_id: str, only: Collection[str] | None = None) -> int:
+    """Terminate the shells of a session, or `only` these of them: TERM, and KILL for what is still
+    there after 3 s.
 
     Bub's own `terminate_session` sees only shells started under the same `running()` as its
     caller, which for a session that outlives a turn need not be the same.
     """
-    mine = [shell.shell_id for shell in shell_manager._shells.values() if shell.session_id == session_id]
+    mine = [
+        shell.shell_id
+        for shell in shell_manager._shells.values()
+        if shell.session_id == session_id and (only is None or shell.shell_id in only)
+    ]
     ended = await asyncio.gather(*map(shell_manager.terminate, mine), return_exceptions=True)
     for outcome in ended:
         if isinstance(outcome, Exception) and not isinstance(outcome, KeyError):
