@@ -135,7 +135,7 @@ class Record:
             if self._failure is not None:
                 raise self._failure
             await self._progress.wait()
-        return values[0]
+        return values[-1]
 
     async def flush(self, seconds: float) -> None:
         """Return when all that was said is on the disk, or after so many seconds. What goes wrong is

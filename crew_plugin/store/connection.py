@@ -5,7 +5,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -63,6 +63,16 @@ class Connection:
     def in_transaction(self) -> bool:
         """Whether a transaction is open. SQLite itself ends one after some disk errors."""
         return self._db.in_transaction
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether half of a change stands in the open transaction, which can only be undone."""
+        return self._spoiled
+
+    @property
+    def total_changes(self) -> int:
+        """How many rows were changed so far. It stands still while nothing is written."""
+        return self._db.total_changes
 
     @contextmanager
     def transaction(self) -> Generator[None]:
@@ -128,6 +138,15 @@ class Connection:
                 raise self._in_words(error) from error
         try:
             return _patiently(lambda: self._db.execute(sql, parameters))
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
+
+    def _execute_many(self, sql: str, rows: Sequence[tuple[Value, ...]]) -> None:
+        """The same statement for each row, inside a transaction."""
+        if self._depth and not self._db.in_transaction:
+            raise StateUnwritable(self.path, "an earlier error ended the transaction")
+        try:
+            self._db.executemany(sql, rows)
         except sqlite3.Error as error:
             raise self._in_words(error) from error
 

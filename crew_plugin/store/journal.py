@@ -8,6 +8,7 @@ from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import Effect, Lease, ToolCallRecord, ToolCallState, TranscriptEntry
 from crew_plugin.store.artifacts import INLINE_BYTES, Artifacts
 from crew_plugin.store.attempts import Attempts
+from crew_plugin.store.connection import Value
 from crew_plugin.store.rows import dump, load, text
 
 __all__ = ["Journal"]
@@ -88,23 +89,19 @@ class Journal(Artifacts, Attempts):
             )
             if session is None:
                 raise self._unknown("session", session_id)
+            at = time.time()
+            rows: list[tuple[Value, ...]] = []
             for seq, entry in enumerate(entries, start=(session["last"] or 0) + 1):
                 content, data, body = text(entry.content), dump(dict(entry.data)), None
                 if len(content) + len(data) > INLINE_BYTES:
                     body = self._keep(dump([entry.content, dict(entry.data)]).encode("ascii"))
-                self._execute(
-                    "INSERT INTO transcript (session_id, seq, role, at, content, data, body)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        session_id,
-                        seq,
-                        entry.role,
-                        time.time(),
-                        None if body else content,
-                        None if body else data,
-                        body,
-                    ),
-                )
+                inline = (None, None) if body else (content, data)
+                rows.append((session_id, seq, entry.role, at, *inline, body))
+            self._execute_many(
+                "INSERT INTO transcript (session_id, seq, role, at, content, data, body)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
 
     def read_transcript(self, session_id: str, *, after_seq: int = 0) -> list[TranscriptEntry]:
         """A session's transcript from an entry on, bodies whole."""

@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from crew_plugin.errors import CrewError, Fenced, UnknownName
@@ -15,6 +16,7 @@ from crew_plugin.store.rows import cause_of, dump, dump_cause, load, text
 
 __all__ = ["EventLog"]
 
+_INSERT = "INSERT INTO event (run_id, at, epoch, type, actor, task_id, attempt_id, cause, data) VALUES"
 _HEAD = "state, epoch, owner_pid, background, parent_host, parent_session, parent_route, renewals"
 
 
@@ -29,19 +31,7 @@ class EventLog(Connection):
             if lease is not None and lease.run_id != run_id:
                 raise ValueError(f"a lease of {lease.run_id} is no right to write to {run_id}")
             epoch = self._fence(lease)["epoch"] if lease else self._run_row(run_id)["epoch"]
-            return [
-                self._append(
-                    run_id,
-                    epoch,
-                    event.type,
-                    event.actor,
-                    task_id=event.task_id,
-                    attempt_id=event.attempt_id,
-                    cause=event.cause,
-                    data=event.data,
-                )
-                for event in events
-            ]
+            return self._append_all(run_id, epoch, events)
 
     def tail(self, run_id: str | None, *, after_seq: int = 0, limit: int = 1000) -> list[EventRecord]:
         """Events of a run (or of all runs) after a sequence number, oldest first."""
@@ -80,32 +70,47 @@ class EventLog(Connection):
         cause: Cause | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> EventRecord:
-        if type not in EVENT_TYPES:
-            raise ValueError(f"there is no event type {type!r}; the vocabulary is in models.events")
+        event = NewEvent(
+            type=type, actor=actor, task_id=task_id, attempt_id=attempt_id, cause=cause, data=data or {}
+        )
+        return self._append_all(run_id, epoch, (event,))[0]
+
+    def _append_all(self, run_id: str, epoch: int, events: Sequence[NewEvent]) -> list[EventRecord]:
+        """Append events in one statement, whose rows SQLite numbers one after the other."""
+        if not events:
+            return []
         at = time.time()
-        actor = text(actor)
-        content = dump(dict(data)) if data else "{}"
-        cursor = self._execute(
-            "INSERT INTO event (run_id, at, epoch, type, actor, task_id, attempt_id, cause, data)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (run_id, at, epoch, type, actor, task_id, attempt_id, dump_cause(cause), content),
-        )
-        if cursor.lastrowid is None:  # pragma: no cover - SQLite always gives the row's number
+        values: list[Value] = []
+        kept: list[tuple[str, str]] = []
+        for event in events:
+            if event.type not in EVENT_TYPES:
+                raise ValueError(f"there is no event type {event.type!r}; the vocabulary is in models.events")
+            actor = text(event.actor)
+            content = dump(dict(event.data)) if event.data else "{}"
+            ids = (event.task_id, event.attempt_id)
+            values += (run_id, at, epoch, event.type, actor, *ids, dump_cause(event.cause), content)
+            kept.append((actor, content))
+        rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(events))
+        last = self._execute(f"{_INSERT} {rows}", tuple(values)).lastrowid
+        if last is None:  # pragma: no cover - SQLite always gives the last row's number
             raise CrewError("the store did not number an event")
-        event = EventRecord(
-            seq=cursor.lastrowid,
-            run_id=run_id,
-            at=at,
-            epoch=epoch,
-            type=type,
-            actor=actor,
-            task_id=task_id,
-            attempt_id=attempt_id,
-            cause=cause,
-            data=load(content) if data else {},
-        )
-        self._fresh.append(event)
-        return event
+        appended = [
+            EventRecord(
+                seq=seq,
+                run_id=run_id,
+                at=at,
+                epoch=epoch,
+                type=event.type,
+                actor=actor,
+                task_id=event.task_id,
+                attempt_id=event.attempt_id,
+                cause=event.cause,
+                data=load(content) if event.data else {},
+            )
+            for seq, event, (actor, content) in zip(count(last - len(events) + 1), events, kept, strict=False)
+        ]
+        self._fresh += appended
+        return appended
 
     def _run_row(self, run_id: str) -> sqlite3.Row:
         """What changes look at; the goal and the specification may be long and stay where they are."""

@@ -1,8 +1,8 @@
 """The store for event loops: one writing thread and one reading thread of a process.
 
-Writes that wait together share one transaction, each in a savepoint of its own, and are answered
-after the commit. The loop hands operations over and is told of their end; it never waits for a
-lock or a disk.
+Writes that wait together share one transaction and are answered after the commit. If one fails
+after it wrote something, all of them are done once more, each in a savepoint of its own. The loop
+hands operations over and is told of their end; it never waits for a lock or a disk.
 """
 
 import asyncio
@@ -101,7 +101,8 @@ class StoreWriter:
 
     async def run[T](self, work: Callable[[RunStore], T], *, patient: bool = False) -> T:
         """Do `work` on the writing thread; returns once it is committed. With `patient` it lets
-        pass what others bring later, so that many such operations hold nobody up.
+        pass what others bring later, so that many such operations hold nobody up. `work` may be
+        done twice, and only the second time count: it must change nothing but the store.
 
         It happens even if the caller is cancelled while it waits. What it raises undoes it alone.
 
@@ -147,8 +148,13 @@ class StoreWriter:
             events: list[EventRecord] = []
             try:
                 store = self._writable()
-                with store.transaction():
-                    answers = _do(store, group)
+                try:
+                    with store.transaction():
+                        answers = _do(store, group)
+                except _Spoiled:
+                    # Savepoints cost a fifth of all statements, so they are made when they are needed.
+                    with store.transaction():
+                        answers = _do_apart(store, group)
                 events = store.take_fresh_events()
             except BaseException as error:  # noqa: BLE001 - handed to everybody whose work was not kept
                 # The commit itself failed, or the store cannot be opened.
@@ -201,6 +207,10 @@ class StoreWriter:
                 self._view.close()
             self._view = SqliteStore.open(self.project, read_only=True)
         return self._view
+
+
+class _Spoiled(Exception):
+    """An operation failed after it had written something, which must be undone alone."""
 
 
 class _Lane:
@@ -256,10 +266,27 @@ class _Lane:
 
 
 def _do(store: SqliteStore, group: list[_Operation]) -> list[_Answer]:
-    """Do the operations of a group, up to one after which SQLite gave the transaction up."""
+    """Do the operations of a group. Raises what the one that spoiled the transaction raised."""
     if len(group) == 1:
         # The transaction around it undoes it as well as a savepoint would.
         return [_Answer(group[0], value=group[0].work(store))]
+    answers: list[_Answer] = []
+    for operation in group:
+        before = store.total_changes
+        try:
+            answers.append(_Answer(operation, value=operation.work(store)))
+        except BaseException as error:
+            if store.total_changes != before or not store.in_transaction:
+                raise _Spoiled from error
+            answers.append(_Answer(operation, error=error))
+        if store.spoiled:
+            raise _Spoiled
+    return answers
+
+
+def _do_apart(store: SqliteStore, group: list[_Operation]) -> list[_Answer]:
+    """Do the operations of a group, each in a savepoint of its own, up to one after which SQLite
+    gave the transaction up."""
     answers: list[_Answer] = []
     for operation in group:
         try:
