@@ -1,6 +1,7 @@
 """How the sessions of a run are doing, as it is shown: read from the store, plain, ready for JSON."""
 
 import json
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -136,7 +137,8 @@ def health_text(view: HealthView, *, width: int | None = None) -> str:
     if not view.sessions:
         return "\n".join([*lines, "no session was opened yet"])
     lines.append(f"sessions: {_ratings_text(view.sessions)}")
-    lines.append(f"used: {usage_text(view.usage, [session.counts for session in view.sessions])}")
+    used = f"used: {usage_text(view.usage, [session.counts for session in view.sessions])}"
+    lines += [used] if width is None else textwrap.wrap(used, width, subsequent_indent="      ")
     rows = [_cells(session) for session in view.sessions]
     room = None if width is None else width - 2
     for session, line in zip(view.sessions, _grouped(rows, room), strict=True):
@@ -274,7 +276,7 @@ def _grouped(rows: Sequence[tuple[str, ...]], width: int | None) -> list[list[st
     if width is None or max(map(len, whole)) <= width:
         return [[line] for line in whole]
     heads = columns([row[:3] for row in rows])
-    rest = columns([row[3:] for row in rows])
+    rest = ["  ".join(cell for cell in row[3:] if cell) for row in rows]
     return [
         [_within(line, width) for line in (head, f"    {tail}") if line.strip()]
         for head, tail in zip(heads, rest, strict=True)

@@ -1,0 +1,106 @@
+"""What is shown of the health of a run."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crew_plugin.models.records import Counts, Usage
+from crew_plugin.models.states import RunState
+from crew_plugin.observe.health import Rating
+from crew_plugin.store.sqlite import SqliteStore
+from crew_plugin.ui.health import health_text, health_view, usage_text
+from tests.ui.runs import DEAD, open_book, play, project_in
+
+COUNTS = Counts(
+    tool_calls=31,
+    tool_errors=7,
+    recent=10,
+    recent_errors=6,
+    retries=2,
+    compactions=1,
+    context=185_000,
+    window=200_000,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    opened = SqliteStore.open(project_in(tmp_path))
+    yield opened
+    opened.close()
+
+
+def test_a_session_in_trouble_is_rated_and_what_is_wrong_is_named(store: SqliteStore) -> None:
+    book = open_book(store)
+    play(book)
+    (attempt,) = store.list_attempts(store.load_task(book.run.id, "code").id)
+    usage = Usage(input=182_300, output=4_200, cached=90_000, calls=14, cost=0.1234)
+    store.touch_attempt(book.lease, attempt.id, usage=usage, steps=14, model_used="gpt-5", counts=COUNTS)
+    view = health_view(store, book.run.id, now=time.time() + 80)
+    (code,) = [session for session in view.sessions if session.task == "code"]
+    assert code.verdict is not None
+    assert code.verdict.rating is view.rating is Rating.ERRORING
+    assert (code.steps, code.model, code.counts) == (14, "gpt-5", COUNTS)
+    for width in (None, 80, 120):
+        text = health_text(view, width=width)
+        assert all(len(line) <= (width or 999) for line in text.splitlines())
+        for wanted in (
+            "31 tools (7 failed)",
+            "context 92%",
+            "182.3k/4.2k $0.1234",
+            "gpt-5",
+            "6 of the last 10",
+        ):
+            assert wanted in text
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        ("bash", '{"command": "pytest -q"}', "in bash pytest -q"),
+        ("irc", '{"op": "send", "to": "code", "await_reply": true}', "waits for a reply from code"),
+        ("irc", '{"op": "wait", "to": ["code", "verify"]}', "waits for a reply from code, verify"),
+        (None, "", "waits for its model"),
+    ],
+)
+def test_it_says_why_a_session_is_quiet(
+    store: SqliteStore, tool: str | None, arguments: str, said: str
+) -> None:
+    book = open_book(store)
+    attempt = book.start("explore")
+    if tool is not None:
+        book.call(attempt, tool, arguments)
+    (session,) = health_view(store, book.run.id, now=time.time() + 70).sessions
+    assert session.doing == said
+    assert session.since == pytest.approx(70, abs=5)
+    assert session.verdict is not None
+    assert session.verdict.rating is Rating.QUIET
+
+
+def test_a_supervisor_whose_renewals_stand_still_shows_as_stalled(store: SqliteStore) -> None:
+    book = open_book(store)
+    play(book)
+    view = health_view(store, book.run.id, still=12.0)
+    assert (view.shown_state, view.supervisor) == ("stalled", "stalled")
+    assert "has not renewed its lease for 12s" in health_text(view)
+    assert health_view(store, book.run.id, still=3.0).supervisor == "alive"
+    book.end(RunState.CANCELLED)
+    assert health_view(store, book.run.id, still=99.0).supervisor == "none"
+
+
+def test_nothing_of_a_lost_run_is_rated(store: SqliteStore) -> None:
+    book = open_book(store, owner=DEAD)
+    book.start("explore")
+    view = health_view(store, book.run.id)
+    assert view.supervisor == view.shown_state == "lost"
+    assert [session.verdict for session in view.sessions] == [None]
+    assert "is gone" in health_text(view)
+
+
+def test_zero_counts_are_not_shown_and_an_unknown_cost_neither() -> None:
+    assert usage_text(Usage(input=10, output=2, calls=1), [Counts()]) == "10 tokens in, 2 out, 1 model call"
+    assert usage_text(Usage(input=10, output=2, calls=2, cost=0.5), [COUNTS]) == (
+        "10 tokens in, 2 out, $0.5000, 2 model calls (2 made again), 31 tool calls (7 failed), 1 compaction"
+    )
