@@ -30,6 +30,7 @@ __all__ = [
     "ModelRetrying",
     "ModelWaiting",
     "Offered",
+    "PluginActed",
     "ServerNoted",
     "ServerReport",
     "Session",
@@ -255,6 +256,18 @@ class JobEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PluginActed:
+    """Another plugin of the host failed inside the session, or had a say in what it does."""
+
+    plugin: str
+    hook: str
+    outcome: str
+    """`failed`, `timed_out`, `changed`, `denied`, `replaced` or `finished`."""
+    tool: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded:
     """The model stopped without calling a tool. The session is idle until `prompt` or its exit."""
 
@@ -279,6 +292,7 @@ SessionEvent = (
     | ToolEnded
     | ServerNoted
     | JobEnded
+    | PluginActed
     | TurnEnded
     | SessionFailed
 )
@@ -310,7 +324,8 @@ class Session(Protocol):
         ...
 
     def jobs(self) -> tuple[Job, ...]:
-        """The background jobs that have not ended. Empty where the engine lacks `JOBS`."""
+        """The background jobs that have not ended, or whose `JobEnded` has not come out of `events`
+        yet. Empty where the engine lacks `JOBS`."""
         ...
 
     async def end_jobs(self) -> None:

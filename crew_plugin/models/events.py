@@ -39,6 +39,18 @@ _ALL = (
         "supervisor",
         ("kind", "requested", "reason", "fallback", "looked_at"),
     ),
+    EventType(
+        "limits.resolved",
+        "How many sessions may be open at once, and where each number comes from.",
+        "supervisor",
+        ("width", "limits", "decisions"),
+    ),
+    EventType(
+        "task.held_back",
+        "The task could start but for resources that others use.",
+        "supervisor",
+        ("key", "resources"),
+    ),
     EventType("task.started", "An attempt of the task began.", "supervisor", ("key", "number")),
     EventType("task.waiting", "The task's session asked a question.", "supervisor", ("question",)),
     EventType("task.resumed", "The question was answered.", "supervisor", ()),
@@ -144,6 +156,12 @@ _ALL = (
     EventType(
         "session.waiting", "The session waits for its jobs in the background.", "session", ("for", "seconds")
     ),
+    EventType(
+        "session.plugin_acted",
+        "Another plugin of the host failed inside the session, or had a say in what it does.",
+        "session",
+        ("plugin", "hook", "outcome", "tool", "text"),
+    ),
     EventType("session.closed", "The session ended.", "session", ("steps", "usage")),
     EventType("result.rejected", "A submitted result did not pass.", "session", ("path", "error", "n")),
     EventType(
@@ -205,7 +223,12 @@ _ALL = (
         "host",
         ("how", "session", "full"),
     ),
-    EventType("hook.executed", "A hook ran.", "supervisor", ("hook", "plugin", "outcome", "ms")),
+    EventType(
+        "hook.executed",
+        "A hook ran.",
+        "supervisor",
+        ("hook", "plugin", "blocking", "outcome", "reason", "changed", "diagnostic", "ms"),
+    ),
     EventType("artifact.stored", "A body was stored.", "supervisor", ("name", "sha256", "size")),
 )
 

@@ -404,6 +404,23 @@ def _attention(event: EventRecord) -> str:
     return "needs attention" + _spent(event) + _because(event)
 
 
+def _plugin_acted(event: EventRecord) -> str:
+    about = " ".join(part for part in (_field(event, "outcome"), _field(event, "tool")) if part)
+    why = _field(event, "text")
+    return f"plugin {_field(event, 'plugin')} ({_field(event, 'hook')}): {about}" + (f": {why}" if why else "")
+
+
+def _hook_executed(event: EventRecord) -> str | None:
+    """What a hook refused, changed, said or did wrong; None for one that let things go on."""
+    outcome = _field(event, "outcome")
+    if outcome == "allowed":
+        return None
+    why = _field(event, "reason") or _field(event, "diagnostic")
+    changed = ", ".join(event.data.get("changed") or ())
+    told = f"{outcome} {changed}".rstrip() + (f": {why}" if why else "")
+    return f"hook {_field(event, 'plugin')} ({_field(event, 'hook')}): {told}"
+
+
 def _task_started(event: EventRecord) -> str:
     number = event.data.get("number", 1)
     return "started" if number == 1 else f"started again (attempt {number})"
@@ -457,6 +474,8 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     ),
     "session.limit_reached": lambda event: f"reached its limit: {_field(event, 'limit')}",
     "session.note": lambda event: _field(event, "text"),
+    "session.plugin_acted": _plugin_acted,
+    "hook.executed": _hook_executed,
     "result.rejected": lambda event: f"result rejected: {_field(event, 'error')}",
     "message.sent": lambda event: f"wrote to {_field(event, 'to')}",
     "message.failed": lambda event: f"message failed: {_field(event, 'reason')}",

@@ -10,7 +10,7 @@ from bub.framework import BubFramework
 from loguru import logger
 
 from crew_hooks.bub.clients import ClientPool
-from crew_hooks.bub.compat.agent import offered_tool
+from crew_hooks.bub.compat.agent import offered_tool, plugin_tool
 from crew_hooks.bub.compat.runner import usual_clients
 from crew_hooks.bub.mcp import BubMcp
 from crew_hooks.bub.session import BubSession
@@ -39,7 +39,7 @@ class BubEngine:
     """Holds conversations in a loaded framework. All its sessions share clients and MCP servers.
 
     `mcp` is how long things with MCP servers may take, `gates` how many requests at once
-    a provider is asked.
+    a provider is asked, `hook_seconds` what one hook of another plugin may take.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class BubEngine:
         *,
         mcp: McpTimes | None = None,
         gates: ProviderGates | None = None,
+        hook_seconds: float = 10.0,
     ) -> None:
         self._framework = framework
+        self._hook_seconds = hook_seconds
         self._pool = ClientPool(gates)
         self._bub_mcp = BubMcp(framework)
         self._mcp = McpProxy(self._bub_mcp, mcp or McpTimes())
@@ -90,7 +92,7 @@ class BubEngine:
 
     def open(self, spec: SessionSpec) -> AbstractAsyncContextManager[Session]:
         """A session, opened on entry. Leaving it ends all that it owns."""
-        return BubSession(self._framework, spec, self._pool, self._mcp)
+        return BubSession(self._framework, spec, self._pool, self._mcp, self._hook_seconds)
 
     async def available_tools(
         self,
@@ -111,6 +113,8 @@ class BubEngine:
         for name in names:
             if name in HOST_TOOLS:
                 found += [name] if all(offered_tool(bub) is not None for bub in HOST_TOOLS[name]) else []
+            elif plugin_tool(name) is not None:
+                found.append(name)
             else:
                 found += [one for one in there if matches(name, one)]
         return tuple(name for name in dict.fromkeys((*found, *there)) if not access.denies(name))

@@ -187,7 +187,12 @@ async def compose(
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(StoreWriter(project))
         gates = ProviderGates(start=settings.provider.start_requests, ceiling=settings.provider.max_requests)
-        engine = BubEngine(framework, gates=gates, mcp=mcp_times(settings.mcp))
+        engine = BubEngine(
+            framework,
+            gates=gates,
+            mcp=mcp_times(settings.mcp),
+            hook_seconds=settings.hooks.seconds,
+        )
         await stack.enter_async_context(engine.running())
         live = SessionRunner(
             engine=engine,

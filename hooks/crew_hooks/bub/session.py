@@ -22,6 +22,7 @@ from crew_hooks.bub.toolset import HostTools, Toolset
 from crew_plugin.errors import EngineError
 from crew_plugin.host import (
     Job,
+    JobEnded,
     ModelAnswered,
     ModelBusy,
     ModelRetrying,
@@ -144,6 +145,8 @@ class BubSession:
     async def events(self) -> AsyncIterator[SessionEvent]:
         """What happens, in order, until the session is over."""
         while (event := await self._events.get()) is not None:
+            if isinstance(event, JobEnded) and not self._jobs.told(event.job):
+                continue  # it was ended before its end was told
             yield event
 
     # --- its life ---

@@ -12,12 +12,14 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-__all__ = ["BUILTIN", "SUPPORTED", "probe", "register_tool"]
+__all__ = ["BUILTIN", "OFFERED", "SUPPORTED", "probe", "register_tool"]
 
 SUPPORTED: Final = ((0, 5, 1), (0, 6))
 """From this version on, and before that one."""
 BUILTIN: Final = "builtin"
 """The name under which Bub registers its own hooks."""
+OFFERED: Final[set[str]] = set()
+"""Names of the tools that we offer to Bub's user: none of them is another plugin's."""
 
 
 def probe(version: str | None = None) -> str | None:
@@ -41,6 +43,7 @@ def _missing() -> str | None:
     from bub.builtin.model_runner import ModelOutputAccumulator, ModelRunner
     from bub.builtin.shell_manager import shell_manager
     from bub.framework import BubFramework
+    from bub.hooks.interception import AgentHooks
     from bub.hooks.runtime import HookRuntime
     from bub.tools import _TOOL_CALL_REPORTER, Tool
 
@@ -53,6 +56,7 @@ def _missing() -> str | None:
         (ModelRunner._completion_events, ("completion", "state", "output")),
         (ModelRunner.iter_llm_clients, ("model",)),
         (HookRuntime._iter_hookimpls, ("hook_name",)),
+        (AgentHooks._safe_call_one, ("hook_name", "impl", "kwargs")),
         (HookRuntime._kwargs_for_impl, ("impl", "kwargs")),
         (Tool, ("name", "handler", "description", "parameters", "context", "exposure", "renderer")),
     )
@@ -72,6 +76,7 @@ def register_tool(
     """Offer a tool to the sessions of Bub's user. `handler` gets `context` and the arguments."""
     from bub.tools import REGISTRY, Tool
 
+    OFFERED.add(name)
     REGISTRY[name] = Tool(
         name=name,
         handler=handler,

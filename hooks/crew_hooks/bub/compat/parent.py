@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from crew_hooks.bub.compat import BUILTIN
+from crew_hooks.bub.compat import BUILTIN, OFFERED
 
 if TYPE_CHECKING:
     from bub.builtin.agent import Agent
@@ -79,6 +79,7 @@ def register_tool(
     `context` and the arguments; its calls are shown in the chat."""
     from bub.tools import REGISTRY, Tool, _add_logging
 
+    OFFERED.add(name)
     REGISTRY[name] = _add_logging(
         Tool(
             name=name,
