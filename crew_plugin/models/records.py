@@ -317,9 +317,8 @@ class SectionRecord:
     label: str
     adds: bool
     """It goes on with the list of this name; otherwise it takes the place of what had the name."""
-    value: Any
-    """JSON."""
     body: ArtifactRef
+    """Its value as JSON."""
     created_at: float
 
 

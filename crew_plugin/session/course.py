@@ -18,14 +18,14 @@ from crew_plugin.session.budget import Budget
 from crew_plugin.session.contract import Accepted, Ended, Held, Submission
 from crew_plugin.session.ending import Ending, ending_of
 from crew_plugin.session.gate import Gate
-from crew_plugin.session.hold import Hold
 from crew_plugin.session.health import Tally
+from crew_plugin.session.hold import Hold
 from crew_plugin.session.journal import Journal
 from crew_plugin.session.ladder import Closing, Ladder
 from crew_plugin.session.limits import Deadlines, Rung
-from crew_plugin.session.progress import Progress
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.memory import Memory
+from crew_plugin.session.progress import Progress
 from crew_plugin.session.record import Entry, Record
 from crew_plugin.session.scope import ResultRules
 from crew_plugin.store.writer import StoreWriter
@@ -233,12 +233,16 @@ class Course:
             self.end(Ending(cause=Cause(code=CauseCode.TOOL_TIMEOUT, message=message)))
 
     def last_ending(self) -> Ending | None:
-        """How it ended, with what still runs."""
-        if self.ending is None or not self.running_on:
-            return self.ending
-        cause = self.ending.cause
-        message = f"{cause.message}; still running: {', '.join(self.running_on)}"
-        return replace(self.ending, cause=replace(cause, message=message), retryable=False)
+        """How it ended, with what still runs, and a result that was held to the end."""
+        ending = self.ending
+        if ending is None:
+            return None
+        if ending.kept is None and self.jobs.payload is not None:
+            ending = replace(ending, kept=self.jobs.payload)
+        if not self.running_on:
+            return ending
+        message = f"{ending.cause.message}; still running: {', '.join(self.running_on)}"
+        return replace(ending, cause=replace(ending.cause, message=message), retryable=False)
 
     # --- tool calls ---
 
@@ -311,7 +315,7 @@ class Course:
 
     async def warn(self, what: str) -> None:
         """Say that a limit is near."""
-        if await self.steer(words.time_warning(what)):
+        if not self.jobs.parked and await self.steer(words.time_warning(what)):
             self.record.event("session.note", {"text": f"warned: it has used {what}"})
 
     def taken(self, count: int) -> None:

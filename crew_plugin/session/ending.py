@@ -9,13 +9,14 @@ from typing import Final
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import CrewError, EngineError
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ArtifactRef, ResultRecord
+from crew_plugin.models.records import ArtifactRef, ResultRecord, SectionRecord
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session.contract import Submission
 from crew_plugin.session.record import Entry
+from crew_plugin.session.sections import Section, joined
 from crew_plugin.store.port import RunStore
 
-__all__ = ["Ending", "Left", "ending_of", "last_write", "outcome_of"]
+__all__ = ["Ending", "Left", "ending_of", "last_write", "outcome_of", "partial_text"]
 
 _DETAIL_LIMIT: Final = 8000
 _WORTH_A_LOOK: Final = frozenset(
@@ -83,6 +84,12 @@ def last_write(
     if attempt.result_id is not None:
         return Left(result=store.load_result(attempt.result_id), text=None)
     key, run_id, task_id = context.task.key, context.run.id, context.task.id
+    parts = store.list_sections(context.attempt.id)
+    if parts:
+        kept_too = ending.kept if ending is not None else None
+        partial = partial_text(store, parts, text, kept_too).encode("utf-8", "replace")
+        kept = store.put_artifact(run_id, f"{key}/partial.md", partial, task_id=task_id)
+        return Left(result=None, text=kept)
     if ending is not None and ending.kept is not None:
         body = json.dumps(asdict(ending.kept), ensure_ascii=False, indent=1, default=str)
         kept = store.put_artifact(
@@ -97,6 +104,24 @@ def last_write(
         return Left(result=None, text=None)
     kept = store.put_artifact(run_id, f"{key}/last-text.md", text.encode("utf-8", "replace"), task_id=task_id)
     return Left(result=None, text=kept)
+
+
+def partial_text(
+    store: RunStore, parts: Sequence[SectionRecord], text: str, kept: Submission | None = None
+) -> str:
+    """What a session leaves that handed in parts and no result."""
+    sections = [
+        Section(label=part.label, value=json.loads(store.read_artifact(part.body.sha256)), adds=part.adds)
+        for part in parts
+    ]
+    whole = json.dumps(joined(sections), ensure_ascii=False, indent=1)
+    said = [f"Parts of a result, handed in before the end; the whole was never handed in:\n\n{whole}"]
+    if kept is not None:
+        refused = json.dumps(asdict(kept), ensure_ascii=False, indent=1, default=str)
+        said.append(f"Handed in last and not accepted:\n\n{refused}")
+    if text.strip():
+        said.append(f"Its last words:\n\n{text}")
+    return "\n\n".join(said)
 
 
 def outcome_of(ending: Ending | None, left: Left, *, touched_the_world: bool) -> Outcome:

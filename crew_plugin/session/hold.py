@@ -16,7 +16,7 @@ __all__ = ["Hold"]
 
 GIVEN_UP: Final = "jobs_ended"
 """Flags a result that was taken although work in the background had to be ended for it."""
-_WALL_SHARE: Final = 0.8
+_WALL_SHARE: Final = 0.7
 """Of the time that is left to the session, so much may be spent waiting."""
 
 

@@ -130,13 +130,11 @@ class Results(Artifacts, Attempts):
         return [self._result(row) for row in rows]
 
     def _section(self, row: sqlite3.Row) -> SectionRecord:
-        body = artifact_ref(load(row["body"]))
         return SectionRecord(
             attempt_id=row["attempt_id"],
             label=row["label"],
             adds=bool(row["adds"]),
-            value=load(self._body(body.sha256)),
-            body=body,
+            body=artifact_ref(load(row["body"])),
             created_at=row["created_at"],
         )
 

@@ -182,7 +182,7 @@ class FakeSession:
         return ()
 
     def jobs(self) -> tuple[Job, ...]:
-        """The jobs that have not ended."""
+        """The jobs whose end was not told."""
         return tuple(job for job, _ in self._jobs.values())
 
     async def end_jobs(self) -> None:
@@ -207,8 +207,7 @@ class FakeSession:
                 text, ok = await self.engine.host_tools[use.name](use.arguments), True
             except ToolError as error:
                 text, ok = str(error), False
-            if self._jobs.pop(job.id, None) is not None:
-                self._emit(JobEnded(job=job, text=text, ok=ok))
+            self._emit(JobEnded(job=job, text=text, ok=ok))
 
     def _start_job(self, use: ToolUse) -> str:
         self._started += 1
@@ -235,6 +234,8 @@ class FakeSession:
     async def events(self) -> AsyncIterator[SessionEvent]:
         """What happens."""
         async for event in self._receive:
+            if isinstance(event, JobEnded) and self._jobs.pop(event.job.id, None) is None:
+                continue  # it was ended before its end was told
             yield event
 
     def close(self) -> None:

@@ -28,8 +28,12 @@ class Jobs:
         self._looks: dict[str, asyncio.Event] = {}
 
     def running(self) -> tuple[Job, ...]:
-        """The jobs that have not ended."""
+        """The jobs whose end was not told and is nobody's doing."""
         return tuple(job for job in self._jobs.values() if compat.shell_runs(job.id))
+
+    def told(self, job: Job) -> bool:
+        """The end of a job is told now. False if it is no news any more."""
+        return self._jobs.pop(job.id, None) is not None
 
     def began(self, command: str, answer: str) -> None:
         """Bub answered a call of bash: a shell that the answer names goes on."""
@@ -75,7 +79,7 @@ class Jobs:
         look = self._looks.get(job.id)
         if look is not None:
             await look.wait()
-        if end is None or self._jobs.pop(job.id, None) is None:
+        if end is None or job.id not in self._jobs:
             return
         text = f"exit code {end.code}\n{end.output[-_TAIL:].strip()}".strip()
         self._emit(JobEnded(job=job, text=text, ok=end.code == 0))
