@@ -21,6 +21,9 @@ from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.testing.conversation import Script
 from crew_plugin.testing.model_server import ScriptedModelServer
 from tests.hosts.bub_engine import Host
+from tests.leftovers import no_task_is_left, nobody_listens, nothing_is_left
+
+__all__ = ["no_task_is_left", "nobody_listens", "nothing_is_left"]
 
 
 @pytest.fixture
@@ -44,7 +47,9 @@ def hosted(
     """Opens a running Bub with an engine. `plugins` are registered after Bub's own hooks."""
 
     @asynccontextmanager
-    async def open_host(script: Script, *plugins: object, running: bool = True) -> AsyncIterator[Host]:
+    async def open_host(
+        script: Script, *plugins: object, running: bool = True, hook_seconds: float = 10
+    ) -> AsyncIterator[Host]:
         folder = tmp_path / "project"
         folder.mkdir(exist_ok=True)
         async with ScriptedModelServer(script) as model:
@@ -56,11 +61,11 @@ def hosted(
             for plugin in plugins:
                 framework.plugin_manager.register(plugin(framework) if isinstance(plugin, type) else plugin)
             gates = ProviderGates(start=64, ceiling=128)
-            engine = BubEngine(framework, gates=gates)
+            engine = BubEngine(framework, gates=gates, hook_seconds=hook_seconds)
             if running:
                 async with framework.running(), engine.running():
                     yield Host(framework, engine, model, folder, gates)
-                    nothing_is_left(framework)
+                    nothing_is_left_in(framework)
             else:
                 async with engine.running():
                     yield Host(framework, engine, model, folder, gates)
@@ -69,7 +74,7 @@ def hosted(
     return open_host
 
 
-def nothing_is_left(framework: BubFramework) -> None:
+def nothing_is_left_in(framework: BubFramework) -> None:
     """No shell, no waiting message and no environment of a session is left in Bub."""
     assert shell_manager._shells == {}
     inbox: Any = framework.get_steering_inbox()
