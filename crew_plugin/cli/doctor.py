@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place
 from crew_plugin.cli.screen import stderr_into
+from crew_plugin.cli.servers import failed, report_facts, report_text, shares_text
 from crew_plugin.errors import CrewError
+from crew_plugin.mcp.names import Access
 from crew_plugin.ui.text import one_line, printable
 from crew_plugin.ui.views import LOST, run_rows
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from crew_plugin.cli.hosting import HostReport
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
+    from crew_plugin.host import ServerReport
     from crew_plugin.project import Project
     from crew_plugin.resources import AgentFile, Catalog
 
@@ -308,36 +311,46 @@ def _runtime(crew: "Crew") -> Finding:
 
 
 async def _ask_servers(crew: "Crew", patient: _Patient) -> list[Finding]:
-    assert patient.host is not None
-    there = await crew.engine.available_tools(("mcp__*",), str(crew.project.root))
-    findings: list[Finding] = []
-    for server in patient.host.servers:
-        tools = [
-            name.removeprefix(f"mcp__{server}__") for name in there if name.startswith(f"mcp__{server}__")
-        ]
-        told = f"{len(tools)} tools: {', '.join(tools)}" if tools else "does not answer, or has no tools"
-        findings.append(Finding(Level.OK if tools else Level.FAIL, f"MCP {server}", one_line(told, 300)))
-    return findings
+    reports = await crew.engine.server_reports(("mcp__*",), str(crew.project.root))
+    return [
+        Finding(_level(report), f"MCP {report.name}", one_line(report_text(report), 300)) for report in reports
+    ]
+
+
+def _level(report: "ServerReport") -> Level:
+    return Level.FAIL if failed(report) else Level.OK
 
 
 async def _resolve(agent: "AgentFile", crew: "Crew", patient: _Patient) -> Finding:
-    own = _own_tools()
-    cwd = str(crew.project.root)
-    ours = tuple(name for name in agent.tools if name in own)
+    """What an agent really gets: of this package, of the host, of the host's servers and its own."""
+    own, cwd = _own_tools(), str(crew.project.root)
+    access = Access(allow=agent.tools, deny=agent.deny_tools)
+    ours = access.within(name for name in agent.tools if name in own)
     asked = tuple(name for name in agent.tools if name not in own)
     known = tuple(name for name in asked if patient.connect or not name.startswith("mcp__"))
-    given = await crew.engine.available_tools(known, cwd)
-    missing = tuple(name for name in known if not name.endswith("*") and name not in given)
-    patient.agents.append(_agent_facts(agent, (*ours, *given), missing, patient))
+    servers = agent.server_specs() if patient.connect else ()
+    given = await crew.engine.available_tools(known, cwd, denied=agent.deny_tools, servers=servers)
+    reports: tuple[ServerReport, ...] = ()
+    if patient.connect:
+        reports = await crew.engine.server_reports(asked, cwd, denied=agent.deny_tools, servers=servers)
+    missing = tuple(
+        name for name in known if "*" not in name and name not in given and not access.denies(name)
+    )
+    patient.agents.append(_agent_facts(agent, (*ours, *given), missing, patient, reports))
     text = f"{', '.join((*ours, *given)) or 'no tools'}; model {_model(agent, patient)}"
     if agent.skills:
         text += f"; skills {', '.join(agent.skills)}"
+    if reports:
+        text += f"; {shares_text(reports)}"
+    unasked = [*(name for name in asked if name not in known)]
+    if not patient.connect:
+        unasked += [f"its MCP server {server.name}" for server in agent.server_specs()]
     if missing:
         return Finding(Level.FAIL, agent.name, f"{text}; the host has no {', '.join(missing)}")
-    unasked = [name for name in asked if name not in known]
     if unasked:
         text += f"; {', '.join(unasked)} not asked for (--connect)"
-    return Finding(Level.OK, agent.name, text)
+    level = Level.FAIL if any(report.own and failed(report) for report in reports) else Level.OK
+    return Finding(level, agent.name, text)
 
 
 def _model(agent: "AgentFile", patient: _Patient) -> str:
@@ -346,7 +359,11 @@ def _model(agent: "AgentFile", patient: _Patient) -> str:
 
 
 def _agent_facts(
-    agent: "AgentFile", tools: tuple[str, ...], missing: tuple[str, ...], patient: _Patient
+    agent: "AgentFile",
+    tools: tuple[str, ...],
+    missing: tuple[str, ...],
+    patient: _Patient,
+    servers: "tuple[ServerReport, ...]" = (),
 ) -> dict[str, Any]:
     return {
         "name": agent.name,
@@ -354,6 +371,8 @@ def _agent_facts(
         "trusted": agent.trusted,
         "tools": list(tools),
         "missing_tools": list(missing),
+        "denied_tools": list(agent.deny_tools),
+        "mcp_servers": [report_facts(report) for report in servers],
         "model": _model(agent, patient),
         "skills": list(agent.skills),
     }

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.cli.terminal import crew, document
 from tests.hosts.bub_terminal import BubHome
+from tests.hosts.mcp_stage import configure, plain, running
 
 pytestmark = [pytest.mark.bub, pytest.mark.timeout(240)]
 SECRET = "sk-do-not-print-me"
@@ -77,19 +77,50 @@ def test_one_broken_thing_does_not_hide_what_the_agents_would_get(broken: Broken
     assert agents["executor"]["skills"] == ["careful-editing"]
 
 
-def test_a_good_set_up_passes_without_printing_the_key_and_a_dead_server_is_found(tmp_path: Path) -> None:
+def test_a_good_set_up_passes_without_printing_the_key(tmp_path: Path) -> None:
     home = BubHome.make(tmp_path, None)
     bub = home.home / "bub"
     bub.mkdir()
-    dead = {"command": sys.executable, "args": ["-c", "raise SystemExit(3)"]}
-    (bub / "mcp.json").write_text(json.dumps({"mcpServers": {"calc": dead}}), encoding="utf-8")
-    env = {"BUB_MODEL": "openai:gpt-x", "BUB_API_KEY": SECRET}
-    good = crew(home, "doctor", env=env)
+    configure(bub, {"calc": {"command": "never-started"}})
+    good = crew(home, "doctor", env={"BUB_MODEL": "openai:gpt-x", "BUB_API_KEY": SECRET})
     assert good.returncode == 0, good.stdout
     assert "calc (not asked; --connect asks them)" in good.stdout
     assert "key: set" in good.stdout
-    asked = crew(home, "doctor", "--connect", env=env)
-    assert asked.returncode == 1
-    assert "FAIL  MCP calc: does not answer, or has no tools" in asked.stdout
-    assert SECRET not in good.stdout + good.stderr + asked.stdout + asked.stderr
+    assert SECRET not in good.stdout + good.stderr
     assert not (home.project / ".crew").exists(), os.listdir(home.project)
+
+
+def test_what_each_agent_gets_of_each_server_is_listed_and_a_dead_server_is_found(tmp_path: Path) -> None:
+    home = BubHome.make(tmp_path, None)
+    (home.home / "bub").mkdir()
+    configure(
+        home.home / "bub", {"plain": plain(tmp_path / "host"), "dead": plain(tmp_path / "dead", "exit")}
+    )
+    own = plain(tmp_path / "own")
+    agents = home.home / "config" / "crew-plugin" / "agents"
+    agents.mkdir(parents=True)
+    (agents / "adder.md").write_text(
+        "---\nname: adder\ntools: mcp__plain__*, bash\ndeny_tools: mcp__*__die*\n"
+        f"mcp_servers: {json.dumps({'mine': own})}\n---\nYou add.\n",
+        encoding="utf-8",
+    )
+    env = {"BUB_MODEL": "openai:gpt-x", "BUB_API_KEY": SECRET}
+    asked = crew(home, "doctor", "--connect", "--json", env=env)
+    assert asked.returncode == 1
+    assert SECRET not in asked.stdout + asked.stderr
+    report = document(asked)
+    found = findings(report)
+    assert found["servers", "MCP plain"][0] == "ok"
+    assert found["servers", "MCP dead"] == ("fail", "failed: Connection closed")
+    (adder,) = (agent for agent in report["agents"] if agent["name"] == "adder")
+    servers = {server["name"]: server for server in adder["mcp_servers"]}
+    assert {name: (server["own"], server["state"]) for name, server in servers.items()} == {
+        "mine": (True, "connected"),
+        "plain": (False, "connected"),
+    }
+    assert servers["plain"]["denied"] == ["mcp__plain__die", "mcp__plain__die_once"]
+    assert servers["plain"]["offered"] == len(servers["plain"]["tools"]) + 2
+    assert {"bash", "mcp__plain__add", "mcp__mine__add"} <= {*adder["tools"]}
+    assert not {"mcp__plain__die", "mcp__mine__die"} & {*adder["tools"]}
+    assert "gives 10 of 12 tools, denied: mcp__plain__die" in found["agents", "adder"][1]
+    assert running(tmp_path / "host") == running(tmp_path / "own") == []
