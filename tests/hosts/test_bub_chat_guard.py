@@ -114,7 +114,7 @@ async def test_a_persons_reset_is_put_off_once_and_done_at_once_with_force(
         await bub.hear("and now?")
         after = bub.server.requests[-1].conversation
         assert not any(GOAL in text for text in after.user_texts), "the history was cut"
-        assert f"<goal>\n{GOAL}\n</goal>" in after.system, "what it must know stands there word for word"
+        assert f"{GOAL}\n</goal>" in after.system, "what it must know stands there word for word"
         assert run in after.system
         assert after.system.count("<crew_runs>") == 1
         assert [event.data["how"] for event in _told(bub, run, "parent.compacted")] == ["tape.reset"]
@@ -155,7 +155,7 @@ async def test_a_history_that_is_nearly_full_is_cut_although_runs_are_active(
         assert run in anchor["state"]["summary"]
         assert GOAL in anchor["state"]["summary"]
         after = bub.server.requests[-1].conversation
-        assert f"<goal>\n{GOAL}\n</goal>" in after.system
+        assert f"{GOAL}\n</goal>" in after.system
         (event,) = _told(bub, run, "parent.compacted")
         assert event.data["full"] == pytest.approx(0.96, abs=0.01)
         bub.server.release()
@@ -198,7 +198,7 @@ async def test_when_bub_drops_an_overlong_history_everything_of_the_crew_is_ther
         await bub.hear("YOU SAID this is too much")
         after = bub.server.requests[-1].conversation
         assert not any(GOAL in text for text in after.user_texts), "Bub dropped the history"
-        assert f"<goal>\n{GOAL}\n</goal>" in after.system
+        assert f"{GOAL}\n</goal>" in after.system
         assert run in after.system
         assert [event.data["how"] for event in _told(bub, run, "parent.compacted")] == ["overflow"]
         bub.server.release()

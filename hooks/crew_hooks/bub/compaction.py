@@ -32,6 +32,8 @@ class PutOff:
     arguments: Mapping[str, Any]
     runs: tuple[str, ...]
     """Those that were active."""
+    step: str = ""
+    """Bub's id of the model's step that asked for it; empty for a person's command."""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Keeps a parent's history from being cut at a bad time, and its runs from being forgotten."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -79,7 +79,7 @@ class Keeper:
         parent, tool = self._parent(state), _as_command(call.tool)
         if parent is None or tool not in CUTS:
             return None
-        cut = await self._to_put_off(parent, tool, call.arguments)
+        cut = await self._to_put_off(parent, tool, call.arguments, step=call.run_id)
         if cut is not None:
             return ToolCallDecision.replace(put_off_text(cut, prefix=None))
         if tool != _HANDOFF:
@@ -89,7 +89,11 @@ class Keeper:
     async def after_tool(self, call: ToolCall, result: ToolCallResult, state: TurnState) -> None:
         """Note a cut that was made."""
         parent, tool = self._parent(state), _as_command(call.tool)
-        if parent is not None and tool in CUTS and result.error is None:
+        if parent is None or tool not in CUTS or result.error is not None:
+            return
+        waiting = (await self._known()).waiting(parent.session)
+        # This hook is called for a call that was answered instead of made, too.
+        if waiting is None or waiting.step != call.run_id:
             await self._was_cut(parent, tool)
 
     async def typed(
@@ -160,13 +164,15 @@ class Keeper:
         fullness = known.fullness(parent.session)
         return asks(fullness, waiting, active=bool(guard.active_runs(store, parent))) if offered else ""
 
-    async def _to_put_off(self, parent: "ParentRef", tool: str, arguments: Any) -> PutOff | None:
+    async def _to_put_off(
+        self, parent: "ParentRef", tool: str, arguments: Mapping[str, Any], *, step: str = ""
+    ) -> PutOff | None:
         """Note a cut for later; None if it is to be made now."""
         known = await self._known()
         runs = await self._active(parent)
         if not runs or known.lets_through(parent.session):
             return None
-        cut = PutOff(tool=tool, arguments=dict(arguments), runs=runs)
+        cut = PutOff(tool=tool, arguments=dict(arguments), runs=runs, step=step)
         known.put_off(parent.session, cut)
         await self._record("parent.compaction_put_off", runs, {"how": tool, "session": parent.session})
         return cut
