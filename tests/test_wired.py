@@ -94,6 +94,8 @@ def test_every_setting_is_read_somewhere() -> None:
             table = TEXTS[ROOT / "crew_plugin" / "config" / "settings.py"].partition("def model_table(")[2]
             read = f"{leaf}=one.{leaf}" in table or f"self.{key}" in table
             return read and any("settings.model_table()" in text for text in texts)
+        if section == "at_once.<name>":
+            return any("settings.at_once" in text and f"each.{leaf}" in text for text in texts)
         if section == "agents.overrides.<name>":
             return f"override.{leaf}" in overrides
         if section == "limits" and f"{leaf}=self.{leaf}" in of_sessions:

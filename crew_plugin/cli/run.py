@@ -14,6 +14,7 @@ from crew_plugin.resources import Catalog
 
 if TYPE_CHECKING:
     from crew_plugin.models.spec import RunSpec, RuntimeMode
+    from crew_plugin.resources.models import OnFailure
 
 __all__ = ["run"]
 
@@ -27,6 +28,7 @@ def run(
     agent: str | None,
     model: str | None,
     width: int | None,
+    on_failure: str | None,
     cwd: str | None,
     dry_run: bool,
     runtime: str | None,
@@ -41,6 +43,7 @@ def run(
     project = place.find()
     settings = load_settings(project.root)
     mode = _mode(runtime, dry_run=dry_run)
+    policy = _policy(on_failure)
 
     def plan(catalog: Catalog) -> "RunSpec":
         from crew_plugin.engine.plan import plan_run
@@ -58,6 +61,7 @@ def run(
             model=model,
             width=width,
             runtime=mode,
+            on_failure=policy,
         )
 
     return supervise(
@@ -83,6 +87,16 @@ def _mode(runtime: str | None, *, dry_run: bool) -> "RuntimeMode | None":
     if dry_run and runtime not in (None, "scaffold"):
         raise InvalidValue("--runtime", runtime, "scaffold, or left out, with --dry-run")
     return "scaffold" if dry_run else modes[runtime] if runtime else None
+
+
+def _policy(word: str | None) -> "OnFailure | None":
+    """What a failure does to the other tasks; None leaves it to the files and the settings."""
+    from crew_plugin.resources.keys import ON_FAILURE
+
+    known: dict[str, OnFailure] = {policy: policy for policy in ON_FAILURE}
+    if word is not None and word not in known:
+        raise InvalidValue("--on-failure", word, known)
+    return None if word is None else known[word]
 
 
 def _team_and_goal(words: list[str], agent: str | None) -> tuple[str | None, str]:

@@ -97,6 +97,13 @@ COMMANDS: Final = (
             Param("agent", "Run this one agent instead of a team.", str, ("--agent",), metavar="NAME"),
             Param("model", "The model of every session.", str, ("--model",), metavar="NAME"),
             Param("width", "How many sessions may be open at once.", int, ("--width",), metavar="N"),
+            Param(
+                "on_failure",
+                "What a failed task does to the others: keep-going or fail-fast, which cancels them.",
+                str,
+                ("--on-failure",),
+                metavar="POLICY",
+            ),
             Param("cwd", "The folder that the agents work in.", str, ("--cwd",), metavar="DIR"),
             Param("dry_run", "Write the prompts, ask no model.", bool, ("--dry-run",), False),
             Param(

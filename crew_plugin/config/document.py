@@ -24,6 +24,7 @@ _IN_TABLE: Final[dict[ProjectMay, str]] = {
 
 _EXAMPLES: Final = {
     "agents.overrides.<name>": "explorer",
+    "at_once.<name>": '"provider:openai"',
     "models.<name>": '"gpt-5-mini"',
     "mcp.servers.<name>": "github",
 }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentOverride",
     "AgentSettings",
+    "AtOnce",
     "ContextSettings",
     "DeliverySettings",
     "HookSettings",
@@ -119,6 +120,13 @@ class LimitSettings(_Section):
         gt=0,
     )
 
+    on_failure: Literal["keep-going", "fail-fast"] | None = _key(
+        None,
+        "What a failed task does to the others of its run: they go on (keep-going), or they are cancelled "
+        "(fail-fast). A call, a workflow or a team may say otherwise; without any word they go on.",
+        project="set",
+    )
+
     def session(self) -> "LimitsSpec":
         """The limits of a session that no agent, step or call says otherwise about."""
         from crew_plugin.models.spec import LimitsSpec
@@ -143,6 +151,20 @@ class ProviderSettings(_Section):
     )
     max_requests: int = _key(
         1024, "Requests under way at once, however well the provider answers.", project="lower", ge=1, le=4096
+    )
+
+
+class AtOnce(_Section):
+    """How many sessions that have something in common may be open at once."""
+
+    sessions: int | None = _key(
+        None,
+        "Sessions that may be open at once with this in common: team:NAME, provider:NAME and resource:NAME "
+        "over all runs of a process, role:NAME and agent:NAME in each run. A resource has room for one if "
+        "nothing is set.",
+        project="lower",
+        ge=1,
+        le=1024,
     )
 
 
@@ -353,6 +375,11 @@ class Settings(BaseSettings):
         project="nothing",
     )
     limits: LimitSettings = LimitSettings()
+    at_once: Annotated[dict[str, AtOnce], "by tag"] = Field(
+        default_factory=dict[str, AtOnce],
+        description="How many sessions that have something in common may be open at once.",
+        json_schema_extra={"project_may": "lower"},
+    )
     provider: ProviderSettings = ProviderSettings()
     result: ResultSettings = ResultSettings()
     runtime: RuntimeSettings = RuntimeSettings()

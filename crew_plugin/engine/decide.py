@@ -6,9 +6,10 @@ a pause before a retry, an answer, or a slot that another run holds.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from crew_plugin.engine.snapshot import (
+    RESOURCE,
     Action,
     Block,
     Cancel,
@@ -23,7 +24,7 @@ from crew_plugin.engine.snapshot import (
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, AttemptState, RunState, TaskState
 
-__all__ = ["decide", "may_retry", "next_due", "run_end", "stopped_state"]
+__all__ = ["decide", "may_retry", "next_due", "resource_waits", "run_end", "stopped_state"]
 
 _STOPPED_BY_SOMEBODY = frozenset(
     {CauseCode.CALLER_CANCELLED, CauseCode.LEADER_INTERRUPTED, CauseCode.SHUTDOWN}
@@ -69,12 +70,13 @@ def next_due(snapshot: Snapshot, now: float) -> float | None:
     return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
 
-def run_end(tasks: Iterable[TaskView], stop: Cause | None = None) -> Finish:
-    """How a run ends whose tasks have all ended; `stop` if it was stopped before they had."""
+def run_end(tasks: Iterable[TaskView], stop: Cause | None = None, *, first: TaskView | None = None) -> Finish:
+    """How a run ends whose tasks have all ended; `stop` if it was stopped before they had, `first`
+    if one failure ended it."""
     tasks = tuple(tasks)
     if stop is not None and any(task.state is TaskState.CANCELLED for task in tasks):
         return Finish(stopped_state(stop), stop)
-    culprit = _culprit(tasks)
+    culprit = first or _culprit(tasks)
     dry = sum(_was_dry(task) for task in tasks)
     if dry and (culprit is None or _was_dry(culprit)):
         # Also where every task is optional: nothing was done, so nothing is completed.
@@ -101,7 +103,7 @@ def _stop(snapshot: Snapshot, now: float) -> Cause | None:
     if snapshot.deadline is not None and now >= snapshot.deadline:
         return Cause(code=CauseCode.WALL_LIMIT, message="the run reached its wall-clock limit")
     if snapshot.fail_fast:
-        culprit = next((task for task in snapshot.tasks if _stops_the_run(task)), None)
+        culprit = _first_failure(snapshot.tasks)
         if culprit is not None:
             return Cause(
                 code=CauseCode.FAIL_FAST,
@@ -110,9 +112,16 @@ def _stop(snapshot: Snapshot, now: float) -> Cause | None:
     return None
 
 
+def _first_failure(tasks: Iterable[TaskView]) -> TaskView | None:
+    """The failure that came first, of those that stop a run."""
+    failures = [task for task in tasks if _stops_the_run(task)]
+    return min(failures, key=lambda task: task.ended_at or 0.0, default=None)
+
+
 def _stops_the_run(task: TaskView) -> bool:
     handed_on = task.state is TaskState.NEEDS_ATTENTION and task.attention_pass
-    return task.state in _BAD and not task.optional and not handed_on
+    follows = task.cause is not None and task.cause.code is CauseCode.FAIL_FAST
+    return task.state in _BAD and not task.optional and not handed_on and not follows
 
 
 def _wind_down(snapshot: Snapshot, stop: Cause) -> list[Action]:
@@ -122,7 +131,7 @@ def _wind_down(snapshot: Snapshot, stop: Cause) -> list[Action]:
     if any(task.state not in TASK_TERMINAL for task in snapshot.tasks):
         return []
     if stop.code is CauseCode.FAIL_FAST:
-        return [run_end(snapshot.tasks)]
+        return [run_end(snapshot.tasks, first=_first_failure(snapshot.tasks))]
     return [run_end(snapshot.tasks, stop)]
 
 
@@ -221,18 +230,59 @@ def _nothing_from(
 
 
 def _starts(snapshot: Snapshot, now: float) -> list[Action]:
-    """As many ready tasks as the limits allow, in the order of the run."""
+    """As many ready tasks as the limits allow: those that wait for a resource by their tickets,
+    then the others in the order of the run."""
+    starts, _ = _allot(snapshot, now)
+    return [Start(key) for key in starts]
+
+
+def resource_waits(snapshot: Snapshot, now: float) -> dict[str, frozenset[str]]:
+    """The tasks that only a resource keeps from starting, with all the resources that each needs."""
+    if snapshot.state in RUN_TERMINAL or _stop(snapshot, now) is not None:
+        return {}
+    return _allot(snapshot, now)[1]
+
+
+def _allot(snapshot: Snapshot, now: float) -> tuple[list[str], dict[str, frozenset[str]]]:
+    """Who starts, and who waits for a resource.
+
+    A task gets all its resources at once or none, so nobody holds one while it waits for another.
+    What somebody waits for goes to nobody who came later, so everybody's turn comes.
+    """
     busy = [task for task in snapshot.tasks if task.busy or task.state is TaskState.WAITING]
     room = min(max(1, snapshot.width) - len(busy), snapshot.free_slots)
-    used = Counter(tag for task in busy for tag in task.tags)
-    starts: list[Action] = []
-    for task in _ready(snapshot, now):
+    used = Counter(snapshot.used)
+    used.update(tag for task in busy for tag in task.tags)
+    starts: list[str] = []
+    waits: dict[str, frozenset[str]] = {}
+    claimed: set[str] = set()
+    for task in sorted(_ready(snapshot, now), key=_by_ticket):
         if len(starts) >= room:
             break
-        if all(used[tag] < max(1, snapshot.tag_limits.get(tag, used[tag] + 1)) for tag in task.tags):
+        needs = frozenset(tag for tag in task.tags if tag.startswith(RESOURCE))
+        if not all(_fits(snapshot, used, tag) for tag in task.tags - needs):
+            continue
+        if all(_fits(snapshot, used, tag) and _its_turn(snapshot, task, tag, claimed) for tag in needs):
             used.update(task.tags)
-            starts.append(Start(task.key))
-    return starts
+            starts.append(task.key)
+        else:
+            waits[task.key] = needs
+            claimed |= needs
+    return starts, waits
+
+
+def _by_ticket(task: TaskView) -> float:
+    return float("inf") if task.ticket is None else task.ticket
+
+
+def _fits(snapshot: Snapshot, used: Mapping[str, int], tag: str) -> bool:
+    limit = snapshot.tag_limits.get(tag, 1 if tag.startswith(RESOURCE) else None)
+    return limit is None or used.get(tag, 0) < max(1, limit)
+
+
+def _its_turn(snapshot: Snapshot, task: TaskView, tag: str, claimed: Collection[str]) -> bool:
+    """Nobody who came earlier waits for it, in this run or in another."""
+    return tag not in claimed and _by_ticket(task) <= snapshot.ahead.get(tag, float("inf"))
 
 
 def _ready(snapshot: Snapshot, now: float) -> list[TaskView]:

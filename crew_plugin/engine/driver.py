@@ -3,7 +3,8 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,14 +13,16 @@ import anyio.abc
 import anyio.lowlevel
 
 from crew_plugin.engine.contact import Contact
-from crew_plugin.engine.decide import decide, may_retry, next_due
+from crew_plugin.engine.decide import decide, may_retry, next_due, resource_waits
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import TaskRunner
 from crew_plugin.engine.requests import Requests
 from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, view_of
-from crew_plugin.engine.slots import Slots
+from crew_plugin.engine.shares import tags_of
+from crew_plugin.engine.slots import Slots, is_shared
 from crew_plugin.engine.snapshot import (
+    RESOURCE,
     Action,
     Block,
     Cancel,
@@ -87,6 +90,8 @@ class Driver:
         self._spec = spec
         self._runner = runner
         self._steps = {step.id: step for step in spec.steps}
+        self._tags = {step.id: tags_of(spec, step) for step in spec.steps}
+        self._needs = any(step.resources for step in spec.steps)
         self._requests = Requests(writer=means.writer, width=spec.width)
         self._hooks = RunHooks(means.hooks, means.writer, run.id)
         self._lease: Lease | None = None
@@ -114,6 +119,7 @@ class Driver:
             logger.warning("run %s could not be driven to its end", self.run.id, exc_info=True)
         finally:
             unlisten()
+            self._means.slots.wait_for(self.run.id, {})
             self.ended.set()
             self.gone.set()
 
@@ -182,7 +188,7 @@ class Driver:
                 lease = store.claim(run_id, self._means.owner)
             except IllegalTransition:
                 return None, store.load_run(run_id)
-            store.append_events(lease, run_id, [_resolved(self._spec)])
+            store.append_events(lease, run_id, [_resolved(self._spec), _limited(self._spec)])
             if not asks_first:
                 store.transition_run(lease, RunState.RUNNING, actor=ACTOR)
             self._tasks = {task.key: task for task in store.load_tasks(run_id)}
@@ -241,6 +247,8 @@ class Driver:
             now = anyio.current_time()
             snapshot = self._snapshot()
             actions = decide(snapshot, now)
+            if self._needs:
+                await self._note_waits(context.lease, resource_waits(snapshot, now))
             if await self._carry_out(actions, group, context):
                 return
             if all(isinstance(action, Start) for action in actions):
@@ -281,6 +289,8 @@ class Driver:
             width=self._requests.width,
             free_slots=self._means.slots.free,
             tag_limits=self._spec.tag_limits,
+            used=self._used_elsewhere(),
+            ahead=self._means.slots.ahead_of(self.run.id) if self._needs else {},
             stop=None if stop is None else stop.cause,
             fail_fast=self._spec.fail_fast,
             deadline=self._deadline,
@@ -297,7 +307,44 @@ class Driver:
             last=self._last.get(task.key),
             retry_at=self._due.get(task.key),
             stop=None if stop is None else stop.cause,
+            tags=self._tags[task.key],
+            ticket=self._means.slots.ticket(self.run.id, task.key) if self._needs else None,
         )
+
+    def _used_elsewhere(self) -> dict[str, int]:
+        """How often the shared tags are in use, without the tasks that the snapshot shows as busy:
+        by other runs, and by sessions of this one that are leaving."""
+        used = Counter(self._means.slots.used)
+        for key in self._work:
+            if self._tasks[key].state not in TASK_TERMINAL:
+                used.subtract(tag for tag in self._tags[key] if is_shared(tag))
+        return used
+
+    def _fits(self, key: str) -> bool:
+        """Whether there still is a slot for a task, and room for what other runs use, too."""
+        slots, limits = self._means.slots, self._spec.tag_limits
+        return slots.free > 0 and all(
+            slots.used.get(tag, 0)
+            < limits.get(tag, 1 if tag.startswith(RESOURCE) else slots.used.get(tag, 0) + 1)
+            for tag in self._tags[key]
+            if is_shared(tag)
+        )
+
+    async def _note_waits(self, lease: Lease, waits: Mapping[str, frozenset[str]]) -> None:
+        """Give those that wait for a resource their places, and say what each waits for."""
+        new = self._means.slots.wait_for(self.run.id, waits)
+        if not new:
+            return
+        events = [
+            NewEvent(
+                type="task.held_back",
+                actor=ACTOR,
+                task_id=self._tasks[key].id,
+                data={"key": key, "resources": sorted(tag.removeprefix(RESOURCE) for tag in waits[key])},
+            )
+            for key in new
+        ]
+        await self._writer.run(lambda store: store.append_events(lease, lease.run_id, events))
 
     # --- carrying out what was decided ---
 
@@ -310,7 +357,7 @@ class Driver:
             match action:
                 case Start(key):
                     # What changed since this was decided wakes us: slots that others took, a stop.
-                    if self._means.slots.free > 0 and self._requests.stop is None:
+                    if self._fits(key) and self._requests.stop is None:
                         await self._start(key, group, context)
                 case Finish(state, cause):
                     await self._finish(context.lease, state, cause)
@@ -343,7 +390,7 @@ class Driver:
         work = Work(context=context, books=self, task=self._tasks[key], step=self._steps[key])
         self._work[key] = work
         self._due.pop(key, None)
-        self._means.slots.take()
+        self._means.slots.take(self._tags[key])
         group.start_soon(self._work_on, work)
         await anyio.lowlevel.checkpoint()
 
@@ -352,7 +399,7 @@ class Driver:
             await work.run()
         finally:
             del self._work[work.task.key]
-            self._means.slots.give_back()
+            self._means.slots.give_back(self._tags[work.task.key])
             self.wake()
 
     def _note_task(self, task: TaskRecord, summary: str = "") -> None:
@@ -390,6 +437,11 @@ class Driver:
                 run_id=self.run.id, host=host, asked_from=parent.session, turns_to=turns_to
             )
             self._hooks.tell("session_before_switch", event)
+
+
+def _limited(spec: RunSpec) -> NewEvent:
+    data = {"width": spec.width, "limits": spec.tag_limits, "decisions": list(spec.limit_notes)}
+    return NewEvent(type="limits.resolved", actor=ACTOR, data=data)
 
 
 def _resolved(spec: RunSpec) -> NewEvent:

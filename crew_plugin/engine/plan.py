@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crew_plugin.config.settings import Settings
+from crew_plugin.engine.shares import Said, lowest, policy, tag_limits, tags_of
 from crew_plugin.errors import CallerError, InvalidPlan, InvalidValue, UnknownName
 from crew_plugin.models.spec import (
     AgentSpec,
@@ -22,7 +23,7 @@ from crew_plugin.models.spec import (
 )
 from crew_plugin.resources.catalog import Catalog
 from crew_plugin.resources.check import step_problems
-from crew_plugin.resources.models import Kind, Role, Skills, Step, TeamFile, WorkflowFile
+from crew_plugin.resources.models import Kind, OnFailure, Role, Skills, Step, TeamFile, WorkflowFile
 from crew_plugin.session.schema import check_schema
 
 __all__ = ["DEFAULT_AGENT", "DEFAULT_TEAM", "ParallelTask", "WantedResult", "plan_parallel", "plan_run"]
@@ -57,6 +58,8 @@ class ParallelTask:
     goal: str
     agent: str | None = None
     cwd: str | None = None
+    resources: tuple[str, ...] = ()
+    """What its session needs for itself while it runs."""
 
 
 def plan_run(
@@ -76,6 +79,7 @@ def plan_run(
     max_turns: int | None = None,
     result: WantedResult = _AS_THEY_SAY,
     runtime: RuntimeMode | None = None,
+    on_failure: OnFailure | None = None,
 ) -> RunSpec:
     """A team's workflow, one role of it, or one agent alone, on a goal.
 
@@ -85,7 +89,14 @@ def plan_run(
     if not goal.strip():
         raise InvalidValue("goal", goal, "some text that says what is to be achieved")
     draft = _Draft(
-        catalog, settings, goal=goal, model=model, skills=skills, max_turns=max_turns, result=result
+        catalog,
+        settings,
+        goal=goal,
+        model=model,
+        skills=skills,
+        max_turns=max_turns,
+        result=result,
+        on_failure=on_failure,
     )
     if agent is not None:
         if team is not None or workflow is not None or role is not None:
@@ -98,7 +109,8 @@ def plan_run(
         if bound is None:
             raise UnknownName(f"role in team {chosen.name!r}", role, chosen.roles)
         draft.add_alone(bound.agent, key=role, task=goal, title=title, role=bound)
-        return draft.finish(team=chosen.name, workflow=role, cwd=cwd, width=1, runtime=runtime)
+        files = _Files(team=chosen, roles=(bound,))
+        return draft.finish(team=chosen.name, workflow=role, cwd=cwd, width=1, runtime=runtime, files=files)
     return _plan_workflow(draft, team, workflow, cwd=cwd, width=width, runtime=runtime)
 
 
@@ -113,12 +125,15 @@ def plan_parallel(
     skills: Skills = None,
     result: WantedResult = _AS_THEY_SAY,
     runtime: RuntimeMode | None = None,
+    on_failure: OnFailure | None = None,
 ) -> RunSpec:
     """One run with an independent step for each task."""
     if not tasks:
         raise InvalidValue("tasks", [], "a list with at least one task")
     goal = f"{len(tasks)} independent tasks side by side; each worker does its own and no other"
-    draft = _Draft(catalog, settings, goal=goal, model=model, skills=skills, result=result)
+    draft = _Draft(
+        catalog, settings, goal=goal, model=model, skills=skills, result=result, on_failure=on_failure
+    )
     for number, task in enumerate(tasks, start=1):
         if not task.goal.strip():
             raise InvalidValue(
@@ -130,6 +145,7 @@ def plan_parallel(
             task=task.goal,
             title=_first_line(task.goal),
             cwd=task.cwd,
+            resources=task.resources,
         )
     return draft.finish(team=PARALLEL, workflow=PARALLEL, cwd=cwd, width=width, runtime=runtime)
 
@@ -169,16 +185,13 @@ def _plan_workflow(
     if problems:
         who = f" with team {chosen.name!r}" if chosen else ""
         raise InvalidPlan(f"workflow {plan.name!r}{who}", problems)
-    limits = [width, plan.max_concurrency, chosen.max_concurrency if chosen else None]
     return draft.finish(
         team=chosen.name if chosen else plan.name,
         workflow=plan.name,
         cwd=cwd,
-        width=min((limit for limit in limits if limit is not None), default=None),
+        width=width,
         runtime=runtime,
-        tag_limits={
-            f"role:{role.name}": role.max_concurrency for role in roles.values() if role.max_concurrency
-        },
+        files=_Files(workflow=plan, team=chosen, roles=tuple(roles.values())),
     )
 
 
@@ -200,6 +213,40 @@ def _team_for(catalog: Catalog, team: str | None, workflow: str | None) -> TeamF
     return catalog.teams.get(workflow) or next(iter(fitting), None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """The files that a run is made from, for what they say of limits and failures."""
+
+    workflow: WorkflowFile | None = None
+    team: TeamFile | None = None
+    roles: tuple[Role, ...] = ()
+
+    def widths(self) -> list[Said]:
+        """How many sessions at once, for each file that says it."""
+        return [Said(who=who, number=file.max_concurrency) for who, file in self._named()]
+
+    def tags(self) -> dict[str, Said]:
+        """What the team says of single roles, and of itself over all runs."""
+        if self.team is None:
+            return {}
+        who = f"team {self.team.name}"
+        said = {f"role:{role.name}": role.max_concurrency for role in self.roles}
+        said[f"team:{self.team.name}"] = self.team.max_concurrency
+        return {tag: Said(who=who, number=number) for tag, number in said.items() if number is not None}
+
+    def policies(self) -> list[tuple[str, OnFailure | None]]:
+        """What a failure does, for each file that says it."""
+        return [(who, file.on_failure) for who, file in self._named()]
+
+    def _named(self) -> list[tuple[str, WorkflowFile | TeamFile]]:
+        named: list[tuple[str, WorkflowFile | TeamFile]] = []
+        if self.workflow is not None:
+            named.append((f"workflow {self.workflow.name}", self.workflow))
+        if self.team is not None:
+            named.append((f"team {self.team.name}", self.team))
+        return named
+
+
 @dataclass(slots=True)
 class _Draft:
     """A plan in the making: its steps, and every agent and skill that they name."""
@@ -211,6 +258,7 @@ class _Draft:
     skills: Skills = field(kw_only=True, default=None)
     max_turns: int | None = field(kw_only=True, default=None)
     result: WantedResult = field(kw_only=True, default=_AS_THEY_SAY)
+    on_failure: OnFailure | None = field(kw_only=True, default=None)
     steps: list[StepSpec] = field(init=False, default_factory=list[StepSpec])
     agents: dict[str, AgentSpec] = field(init=False, default_factory=dict[str, AgentSpec])
     texts: dict[str, SkillText] = field(init=False, default_factory=dict[str, SkillText])
@@ -231,6 +279,7 @@ class _Draft:
         title: str | None = None,
         role: Role | None = None,
         cwd: str | None = None,
+        resources: tuple[str, ...] = (),
     ) -> None:
         """A step without a workflow. Raises where the agent or a skill is missing."""
         spec = self._agent(agent)
@@ -248,6 +297,7 @@ class _Draft:
                 model=self._model(spec, role.model if role else None),
                 skills=skills,
                 limits=self._limits(spec),
+                resources=resources,
                 cwd=cwd,
             )
         )
@@ -283,6 +333,7 @@ class _Draft:
                 schema_form=step.schema_form,
                 schema_mode=step.schema_mode,
                 limits=limits,
+                resources=step.resources,
             )
         )
         return [f"{where}: {self.catalog.missing(Kind.SKILL, name)}" for name in dict.fromkeys(missing)]
@@ -295,16 +346,16 @@ class _Draft:
         cwd: str,
         width: int | None,
         runtime: RuntimeMode | None,
-        tag_limits: dict[str, int] | None = None,
+        files: "_Files | None" = None,
     ) -> RunSpec:
         """The plan, whole. A width can be asked for below the limit of the settings, not above."""
+        files = files or _Files()
         self._apply_wanted()
-        most = self.settings.limits.width
         requested = runtime or self.settings.runtime.mode
         if requested == "scaffold":
             # No step of a dry run has a result, and the prompt of each is wanted.
             self.steps = [step.model_copy(update={"attention": "pass"}) for step in self.steps]
-        return RunSpec(
+        spec = RunSpec(
             goal=self.goal,
             team=team,
             workflow=workflow,
@@ -312,11 +363,37 @@ class _Draft:
             steps=tuple(self.steps),
             agents=self.agents,
             skill_texts=self.texts,
-            width=most if width is None else max(1, min(width, most)),
             wall_seconds=self.settings.limits.run_wall_seconds,
             skills=self.skills,
-            tag_limits=tag_limits or {},
             runtime_requested=requested,
+        )
+        return self._limited(spec, width, files)
+
+    def _limited(self, spec: RunSpec, width: int | None, files: "_Files") -> RunSpec:
+        """The plan with what it may use at once, and what a failure does; each with who said so."""
+        most = self.settings.limits.width
+        allowed, why = lowest(
+            "width",
+            [Said(who="the caller", number=width), *files.widths(), Said(who="the settings", number=most)],
+        )
+        set_at_once = {tag: each.sessions for tag, each in self.settings.at_once.items() if each.sessions}
+        limits, notes = tag_limits(
+            set_at_once, files.tags(), (tag for step in spec.steps for tag in tags_of(spec, step))
+        )
+        fail_fast, policy_why = policy(
+            [
+                ("the caller", self.on_failure),
+                *files.policies(),
+                ("the settings (limits.on_failure)", self.settings.limits.on_failure),
+            ]
+        )
+        return spec.model_copy(
+            update={
+                "width": max(1, allowed or most),
+                "tag_limits": limits,
+                "fail_fast": fail_fast,
+                "limit_notes": (why, *notes, policy_why),
+            }
         )
 
     def _apply_wanted(self) -> None:

@@ -54,6 +54,8 @@ def view_of(
     last: LastAttempt | None = None,
     retry_at: float | None = None,
     stop: Cause | None = None,
+    tags: Collection[str] = (),
+    ticket: int | None = None,
 ) -> TaskView:
     """A task's row as the scheduler sees it, with what only its supervisor knows."""
     return TaskView(
@@ -70,7 +72,9 @@ def view_of(
         stopping=stopping,
         last=last,
         retry_at=retry_at,
-        tags=frozenset((f"role:{task.role}", f"agent:{task.agent}")),
+        tags=frozenset((f"role:{task.role}", f"agent:{task.agent}", *tags)),
+        ticket=ticket,
+        ended_at=task.ended_at,
         stop=stop,
     )
 

@@ -7,6 +7,7 @@ from crew_plugin.models.causes import Cause
 from crew_plugin.models.states import AttemptState, RunState, TaskState
 
 __all__ = [
+    "RESOURCE",
     "Action",
     "Block",
     "Cancel",
@@ -19,6 +20,10 @@ __all__ = [
     "Start",
     "TaskView",
 ]
+
+
+RESOURCE = "resource:"
+"""What the tag of a resource begins with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,11 @@ class TaskView:
     hold: str | None = None
     """Why it may not start until somebody decides."""
     tags: frozenset[str] = frozenset()
-    """`role:reviewer`, `agent:explorer`: what limits by tag count."""
+    """`role:reviewer`, `agent:explorer`, `team:review`, `provider:openai`, `resource:db`: what limits
+    by tag count."""
+    ticket: int | None = None
+    """Its place among all tasks of the process that wait for a resource; None if it does not."""
+    ended_at: float | None = None
     stop: Cause | None = None
     """Somebody asked to stop this one task."""
 
@@ -83,6 +92,12 @@ class Snapshot:
     free_slots: int
     """Sessions that the process may open beyond those it has."""
     tag_limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How many sessions with a tag may be open at once. Resources that are not in it have room for
+    one; other tags that are not in it have no limit."""
+    used: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How many sessions of other runs of the process have a tag that is counted over all of them."""
+    ahead: Mapping[str, int] = field(default_factory=dict[str, int])
+    """For each resource, the lowest ticket of those in other runs that wait for it."""
     stop: Cause | None = None
     """Somebody asked to stop the run."""
     hold: str | None = None

@@ -126,6 +126,8 @@ class StepSpec(_Boundary):
     schema_by_caller: bool = False
     """`result_schema` is the caller's and takes the place of the step's and the agent's."""
     limits: LimitsSpec = LimitsSpec()
+    resources: tuple[str, ...] = ()
+    """What its session needs for itself while it runs: `db`, `port:8080`."""
     cwd: str | None = None
     """The session's folder; None for the run's."""
     continues: str | None = None
@@ -151,7 +153,10 @@ class RunSpec(_Boundary):
     wall_seconds: float | None = Field(default=None, gt=0)
     skills: tuple[str, ...] | Literal[False] | None = None
     tag_limits: dict[str, int] = Field(default_factory=dict[str, int])
-    """How many sessions with a tag (`role:reviewer`, `agent:explorer`) may be open at once."""
+    """How many sessions with a tag (`role:`, `agent:`, `team:`, `provider:`, `resource:`) may be open at
+    once; the last three are counted over all runs of a process."""
+    limit_notes: tuple[str, ...] = ()
+    """Where each limit, and what a failure does to the others, was decided."""
     runtime: SessionKind = SessionKind.LIVE
     runtime_requested: RuntimeMode = "auto"
     """What was asked for; `runtime` is what came of it when the run was submitted."""

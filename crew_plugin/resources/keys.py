@@ -18,6 +18,8 @@ from crew_plugin.resources.yamltext import BadText, Json, Mapped, load_mapping
 
 __all__ = [
     "NAME",
+    "ON_FAILURE",
+    "RESOURCE_NAME",
     "SCHEMA_FORMS",
     "SCHEMA_MODES",
     "Keys",
@@ -32,7 +34,9 @@ __all__ = [
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 _TOOL: Final = re.compile(r"[A-Za-z0-9*][A-Za-z0-9_.*-]{0,127}")
 _OUTPUT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+RESOURCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,79}")
 _NAMED_AS: Final = {
+    RESOURCE_NAME: "letters, digits, and any of . : / - _, at most 80",
     NAME: "letters, digits, '-' and '_', at most 80",
     _TOOL: "a tool's name, such as read or mcp__server__tool",
     _OUTPUT: "letters, digits, '.', '-' and '_', at most 80",
@@ -227,6 +231,10 @@ class Section:
         """Names of shared outputs."""
         return () if self._values.get(key) is False else self._names(key, _OUTPUT) or ()
 
+    def resources(self, key: str) -> tuple[str, ...]:
+        """Names of what a session needs for itself."""
+        return () if self._values.get(key) is False else self._names(key, RESOURCE_NAME) or ()
+
     def tools(self, key: str) -> tuple[str, ...]:
         """Names of tools; `*` in one is any text."""
         return () if self._values.get(key) is False else self._names(key, _TOOL) or ()
@@ -316,6 +324,7 @@ SCHEMA_FORMS: Final[tuple[Literal["auto"], Literal["json-schema"], Literal["jtd"
     "json-schema",
     "jtd",
 )
+ON_FAILURE: Final[tuple[Literal["keep-going"], Literal["fail-fast"]]] = ("keep-going", "fail-fast")
 SCHEMA_MODES: Final[tuple[Literal["permissive"], Literal["strict"]]] = ("permissive", "strict")
 
 

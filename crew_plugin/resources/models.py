@@ -21,6 +21,7 @@ __all__ = [
     "Kind",
     "LimitsPart",
     "McpServer",
+    "OnFailure",
     "Problem",
     "Resource",
     "ResultSchema",
@@ -38,6 +39,8 @@ __all__ = [
 type SchemaMode = Literal["permissive", "strict"]
 type SchemaForm = Literal["auto", "json-schema", "jtd"]
 type Attention = Literal["skip", "pass"]
+type OnFailure = Literal["keep-going", "fail-fast"]
+"""What a failed task does to the others of its run."""
 type Skills = tuple[str, ...] | Literal[False] | None
 """Names of skills; False for none at all; None for what the next one up says."""
 
@@ -228,6 +231,7 @@ class TeamFile(Resource):
     roles: Mapping[str, Role]
     default_workflow: str | None = None
     max_concurrency: int | None = None
+    on_failure: OnFailure | None = None
     notes: str = ""
     """What the body says beside the roles; for people."""
 
@@ -252,6 +256,8 @@ class Step:
     schema_form: SchemaForm = "auto"
     schema_mode: SchemaMode | None = None
     limits: LimitsPart = _NO_LIMITS
+    resources: tuple[str, ...] = ()
+    """What its session needs for itself while it runs."""
     extras: Mapping[str, Json] = field(default_factory=dict[str, Json])
     line: int = field(default=0, compare=False)
 
@@ -262,6 +268,7 @@ class WorkflowFile(Resource):
 
     steps: tuple[Step, ...]
     max_concurrency: int | None = None
+    on_failure: OnFailure | None = None
     notes: str = ""
     """What stands before the first step; for people."""
 

@@ -8,7 +8,7 @@ import re
 from typing import Final
 
 from crew_plugin.resources.agentfile import named
-from crew_plugin.resources.keys import NAME, Keys, Notes, Section, split_front, tidy
+from crew_plugin.resources.keys import NAME, ON_FAILURE, Keys, Notes, Section, split_front, tidy
 from crew_plugin.resources.models import Role, TeamFile
 from crew_plugin.resources.yamltext import BadText, Json, Mapped, dump_given
 
@@ -17,7 +17,7 @@ __all__ = ["TEAM_KEYS", "parse_team", "render_team"]
 _ROUTING: Final = frozenset({"triggers", "use_when", "avoid_when", "cost", "category"})
 
 TEAM_KEYS: Final = Keys(
-    used=frozenset({"name", "description", "default_workflow", "max_concurrency"}),
+    used=frozenset({"name", "description", "default_workflow", "max_concurrency", "on_failure"}),
     waiting=frozenset({"workspace_mode", "source", "observability"}) | _ROUTING,
     aliases={"workflow": "default_workflow", "trigger": "triggers"},
 )
@@ -66,6 +66,7 @@ def parse_team(text: str, notes: Notes) -> TeamFile:
         roles=roles,
         default_workflow=section.name("default_workflow"),
         max_concurrency=section.whole("max_concurrency", 1, 1024),
+        on_failure=section.choice("on_failure", ON_FAILURE),
         notes=tidy("\n".join(rest)),
         extras=section.extras,
         path=place.path,
@@ -131,6 +132,7 @@ def render_team(team: TeamFile) -> str:
         "description": team.description or None,
         "default_workflow": team.default_workflow,
         "max_concurrency": team.max_concurrency,
+        "on_failure": team.on_failure,
     }
     notes = f"{team.notes}\n\n" if team.notes else ""
     roles = "\n".join(_role_line(role) for role in team.roles.values())

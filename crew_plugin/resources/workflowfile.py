@@ -14,6 +14,7 @@ from typing import Final
 
 from crew_plugin.resources.agentfile import limits_values, named
 from crew_plugin.resources.keys import (
+    ON_FAILURE,
     SCHEMA_FORMS,
     SCHEMA_MODES,
     Keys,
@@ -29,7 +30,7 @@ from crew_plugin.resources.yamltext import BadText, Json, dump_given, load_mappi
 __all__ = ["STEP_KEYS", "WORKFLOW_KEYS", "parse_workflow", "render_workflow"]
 
 WORKFLOW_KEYS: Final = Keys(
-    used=frozenset({"name", "description", "max_concurrency"}),
+    used=frozenset({"name", "description", "max_concurrency", "on_failure"}),
     waiting=frozenset({"topology", "coalesce_micro_tasks", "runtime", "budget"}),
 )
 
@@ -49,6 +50,7 @@ STEP_KEYS: Final = Keys(
             "schema_form",
             "schema_mode",
             "limits",
+            "resources",
             "task",
         }
     ),
@@ -99,6 +101,7 @@ def parse_workflow(text: str, notes: Notes) -> WorkflowFile:
             _step(lines[start:end], notes, body_line + start) for start, end in zip(starts, ends, strict=True)
         ),
         max_concurrency=section.whole("max_concurrency", 1, 1024),
+        on_failure=section.choice("on_failure", ON_FAILURE),
         notes=tidy("\n".join(lines[: starts[0]])),
         extras=section.extras,
         path=place.path,
@@ -152,6 +155,7 @@ def _step(lines: list[str], notes: Notes, line: int) -> Step:
         schema_form=section.choice("schema_form", SCHEMA_FORMS) or "auto",
         schema_mode=section.choice("schema_mode", SCHEMA_MODES),
         limits=section.limits("limits"),
+        resources=section.resources("resources"),
         extras=section.extras,
         line=line,
     )
@@ -163,6 +167,7 @@ def render_workflow(workflow: WorkflowFile) -> str:
         "name": workflow.name,
         "description": workflow.description or None,
         "max_concurrency": workflow.max_concurrency,
+        "on_failure": workflow.on_failure,
     }
     parts = [f"---\n{dump_given(values, workflow.extras)}---"]
     if workflow.notes:
@@ -190,6 +195,7 @@ def _render_step(step: Step) -> str:
         "schema_form": step.schema_form if step.schema_form != "auto" else None,
         "schema_mode": step.schema_mode,
         "limits": limits_values(step.limits) or None,
+        "resources": [*step.resources] or None,
         "task": step.task if quoted else None,
     }
     head = f"## {step.id}\n{dump_given(values, step.extras)}".rstrip("\n")

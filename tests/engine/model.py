@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from crew_plugin.engine.decide import decide, may_retry
+from crew_plugin.engine.decide import decide, may_retry, resource_waits
 from crew_plugin.engine.snapshot import (
+    RESOURCE,
     Action,
     Block,
     Cancel,
@@ -47,6 +48,7 @@ class ModelRun:
         self.ends: list[tuple[str, TaskState]] = []
         self.skip_causes: dict[str, Cause] = {}
         self.opened: set[str] = set()
+        self.tickets = 0
 
     @property
     def over(self) -> bool:
@@ -73,10 +75,21 @@ class ModelRun:
         self.snapshot = replace(self.snapshot, free_slots=max(0, self.foreign - busy))
         return decide(self.snapshot, self.now)
 
+    def give_places(self) -> None:
+        """Who waits for a resource gets a ticket and keeps it for as long as it waits."""
+        waits = resource_waits(self.snapshot, self.now)
+        for task in self.snapshot.tasks:
+            if task.key not in waits:
+                self.change(task.key, ticket=None)
+            elif task.ticket is None:
+                self.tickets += 1
+                self.change(task.key, ticket=self.tickets)
+
     def settle(self) -> None:
         """Carry out actions until there are none; the number of rounds is bounded."""
         for _ in range(20 + 4 * len(self.snapshot.tasks)):
             actions = self.decide()
+            self.give_places()
             if not actions:
                 return
             for action in actions:
@@ -151,7 +164,8 @@ class ModelRun:
         busy = [task for task in self.snapshot.tasks if task.busy]
         assert len(busy) <= self.snapshot.width
         assert len(busy) <= self.foreign
-        for tag, limit in self.snapshot.tag_limits.items():
+        for tag in {tag for task in busy for tag in task.tags}:
+            limit = self.snapshot.tag_limits.get(tag, 1 if tag.startswith(RESOURCE) else len(busy))
             assert sum(tag in task.tags for task in busy) <= limit
 
     # --- what happens to a run from outside ---

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from crew_plugin.engine.decide import decide, next_due
+from crew_plugin.engine.decide import decide, next_due, resource_waits
 from crew_plugin.engine.snapshot import (
     Block,
     Cancel,
@@ -202,3 +202,52 @@ def test_tasks_that_wait_for_each_other_are_given_up() -> None:
 
 def test_a_run_that_ended_is_left_alone() -> None:
     assert decide(replace(run(TaskView(key="a")), state=RunState.CANCELLED), 0) == []
+
+
+def needing(key: str, *names: str, ticket: int | None = None, **facts: bool) -> TaskView:
+    tags = frozenset(f"resource:{name}" for name in names)
+    return TaskView(key=key, tags=tags, ticket=ticket, **facts)  # type: ignore[arg-type]
+
+
+def test_a_task_gets_all_its_resources_at_once_or_waits_with_none() -> None:
+    holder = replace(needing("a", "db"), state=TaskState.RUNNING, busy=True)
+    snapshot = run(holder, needing("b", "db", "port"), TaskView(key="d"))
+    assert decide(snapshot, 0) == [Start("d")]
+    assert resource_waits(snapshot, 0) == {"b": frozenset({"resource:db", "resource:port"})}
+
+
+def test_nobody_overtakes_a_task_that_waits_for_the_same_resource() -> None:
+    holder = replace(needing("a", "db"), state=TaskState.RUNNING, busy=True)
+    waiting = needing("c", "db", "port", ticket=1)
+    snapshot = run(holder, needing("b", "port"), waiting)
+    assert decide(snapshot, 0) == []
+    assert list(resource_waits(snapshot, 0)) == ["c", "b"]
+    free = run(needing("b", "port", ticket=2), waiting)
+    assert decide(free, 0) == [Start("c")]
+
+
+def test_whoever_waits_longer_in_another_run_comes_first() -> None:
+    mine = needing("a", "db", ticket=5)
+    snapshot = replace(run(mine), ahead={"resource:db": 3})
+    assert decide(snapshot, 0) == []
+    assert decide(replace(snapshot, ahead={"resource:db": 7}), 0) == [Start("a")]
+
+
+def test_a_resource_that_another_run_uses_is_not_free_and_a_capacity_makes_room() -> None:
+    snapshot = replace(run(needing("a", "db")), used={"resource:db": 1})
+    assert decide(snapshot, 0) == []
+    assert decide(replace(snapshot, tag_limits={"resource:db": 2}), 0) == [Start("a")]
+
+
+def test_a_limit_over_all_runs_counts_what_the_others_use() -> None:
+    tagged = [TaskView(key=key, tags=frozenset({"team:review"})) for key in "ab"]
+    snapshot = replace(run(*tagged), tag_limits={"team:review": 3}, used={"team:review": 2})
+    assert decide(snapshot, 0) == [Start("a")]
+
+
+def test_fail_fast_names_the_failure_that_came_first() -> None:
+    late, early = replace(failed("a"), ended_at=2.0), replace(failed("b"), ended_at=1.0)
+    (finish,) = decide(replace(run(late, early), fail_fast=True), 0)
+    assert isinstance(finish, Finish)
+    assert finish.cause is not None
+    assert finish.cause.message == "task 'b' failed: the provider answered 500"

@@ -42,6 +42,9 @@ steps = st.builds(
 )
 
 
+resources = st.sets(st.sampled_from(["resource:db", "resource:port", "resource:disk"]), max_size=2)
+
+
 @st.composite
 def runs(draw: st.DrawFn) -> ModelRun:
     count = draw(st.integers(1, 12))
@@ -56,7 +59,7 @@ def runs(draw: st.DrawFn) -> ModelRun:
             optional=draw(st.booleans()),
             attention_pass=draw(st.booleans()),
             max_dispatches=draw(st.integers(1, 4)),
-            tags=frozenset({f"role:{draw(st.integers(0, 2))}"}),
+            tags=frozenset({f"role:{draw(st.integers(0, 2))}", *draw(resources)}),
         )
         for index in range(count)
     ]
@@ -65,7 +68,9 @@ def runs(draw: st.DrawFn) -> ModelRun:
         tasks=tuple(tasks[index] for index in order),
         width=draw(st.integers(1, 6)),
         free_slots=0,
-        tag_limits=draw(st.dictionaries(st.sampled_from(["role:0", "role:1"]), st.integers(1, 3))),
+        tag_limits=draw(
+            st.dictionaries(st.sampled_from(["role:0", "role:1", "resource:db"]), st.integers(1, 3))
+        ),
         fail_fast=draw(st.booleans()),
         deadline=draw(st.none() | st.floats(1, 200)),
         retry=RetryPolicy(retries=draw(st.integers(0, 3)), delay=draw(st.floats(0, 5))),

@@ -94,7 +94,7 @@ def test_a_teams_workflow_becomes_steps_with_agents_models_limits_and_skills(fol
         "alpha": "body of alpha",
         "beta": "body of beta",
     }
-    assert spec.tag_limits == {"role:scout": 2}
+    assert spec.tag_limits == {"role:scout": 2, "team:pair": 5}
 
 
 def test_the_model_asked_for_by_the_caller_goes_before_all_others(folder: Path) -> None:

@@ -32,7 +32,8 @@ async def test_a_run_whose_tasks_all_submit_is_completed(project: Project) -> No
         assert (run.state, run.cause) == (RunState.COMPLETED, None)
         assert bench.runner.order == ["a", "b"]
         told = [event.type for event in await bench.events(run.id)]
-        assert told[:4] == ["run.created", "run.claimed", "runtime.resolved", "run.started"]
+        begin = ["run.created", "run.claimed", "runtime.resolved", "limits.resolved", "run.started"]
+        assert told[:5] == begin
         assert told[-1] == "run.completed"
 
 

@@ -79,6 +79,8 @@ MODE = st.none() | st.sampled_from(["permissive", "strict"])
 MODEL = st.none() | TEXT.filter(bool)
 WIDTH = st.none() | st.integers(1, 1024)
 SECONDS = st.none() | st.floats(min_value=1e-6, allow_infinity=False) | st.integers(1, 10**6)
+POLICY = st.none() | st.sampled_from(["keep-going", "fail-fast"])
+RESOURCES = st.lists(NAME | st.sampled_from(["port:8080", "db/main"]), max_size=3, unique=True).map(tuple)
 LIMITS = st.builds(
     LimitsPart,
     steps=st.none() | st.integers(1, 10_000),
@@ -145,6 +147,7 @@ TEAMS = st.builds(
     description=TEXT,
     default_workflow=st.none() | NAME,
     max_concurrency=WIDTH,
+    on_failure=POLICY,
     roles=st.lists(ROLES, min_size=1, max_size=4, unique_by=lambda role: role.name).map(
         lambda roles: {role.name: role for role in roles}
     ),
@@ -169,6 +172,7 @@ STEPS = st.builds(
     schema_form=st.sampled_from(["auto", "json-schema", "jtd"]),
     schema_mode=MODE,
     limits=LIMITS,
+    resources=RESOURCES,
     extras=extras(STEP_KEYS),
 )
 WORKFLOWS = st.builds(
@@ -177,6 +181,7 @@ WORKFLOWS = st.builds(
     description=TEXT,
     steps=st.lists(STEPS, min_size=1, max_size=3).map(tuple),
     max_concurrency=WIDTH,
+    on_failure=POLICY,
     notes=PROSE,
     extras=extras(WORKFLOW_KEYS),
     **{key: st.just(value) for key, value in PLACE.items()},

@@ -67,7 +67,7 @@ def test_loading_the_tool_modules_imports_nothing_heavy() -> None:
         "from crew_tools import team, crew_agent\n"
         "async def crew(): raise AssertionError\n"
         "assert [tool.name for tool in team.tools(crew)] == ['team']\n"
-        "assert len(crew_agent.tools(crew)) == 2\n"
+        "assert len(crew_agent.tools(crew)) == 3\n"
         "heavy = {'pydantic', 'rich', 'typer', 'yaml', 'psutil', 'anyio', 'jsonschema', 'mcp', 'regex',"
         " 'pathspec', 'sqlite3'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"

@@ -1,11 +1,12 @@
 """`parallel`: independent tasks side by side, one run with a step for each."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.spec import RuntimeMode
+from crew_plugin.resources.keys import RESOURCE_NAME
 from crew_tools.params import LooseList, Params, Skills
 from crew_tools.team.launch import folder_inside, launch, planned_by
 from crew_tools.team.runparams import OfResult
@@ -19,6 +20,18 @@ __all__ = ["PARAMETERS", "ParallelParams", "TaskParams", "act"]
 _MOST = 1000
 
 
+def _as_resources(value: object) -> object:
+    """A list of names, also as one text with commas."""
+    parts = value.strip().strip("[]").split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list):
+        raise ValueError("a list of names")
+    names = [str(part).strip().strip("\"'") for part in cast("list[object]", parts)]
+    for name in names:
+        if not RESOURCE_NAME.fullmatch(name):
+            raise ValueError("names of letters, digits, and any of . : / - _, at most 80 of them")
+    return names
+
+
 class TaskParams(Params):
     """One of the tasks."""
 
@@ -28,6 +41,10 @@ class TaskParams(Params):
     )
     agent: str | None = Field(default=None, description="Who does it; executor when left out.")
     cwd: str | None = Field(default=None, description="Its folder, inside the project.")
+    resources: Annotated[list[str], BeforeValidator(_as_resources)] = Field(
+        default_factory=list[str],
+        description="What only one session may use at a time, such as db or port:8080.",
+    )
 
 
 class ParallelParams(OfResult):
@@ -57,6 +74,10 @@ class ParallelParams(OfResult):
         default=None,
         description="How sessions are executed; normally left out. scaffold is a dry run.",
     )
+    on_failure: Literal["keep-going", "fail-fast"] | None = Field(
+        default=None,
+        description="What a failed task does to the others: they go on, or they are cancelled.",
+    )
 
 
 PARAMETERS = ParallelParams
@@ -76,7 +97,12 @@ async def act(crew: "Crew", params: ParallelParams, context: ToolContext) -> Too
             catalog,
             crew.settings,
             tasks=[
-                ParallelTask(goal=task.goal, agent=task.agent, cwd=folders[task.cwd] if task.cwd else None)
+                ParallelTask(
+                    goal=task.goal,
+                    agent=task.agent,
+                    cwd=folders[task.cwd] if task.cwd else None,
+                    resources=tuple(dict.fromkeys(task.resources)),
+                )
                 for task in params.tasks
             ],
             cwd=cwd,
@@ -85,6 +111,7 @@ async def act(crew: "Crew", params: ParallelParams, context: ToolContext) -> Too
             skills=params.skill,
             result=params.wanted(),
             runtime=params.runtime,
+            on_failure=params.on_failure,
         )
 
     spec = await planned_by(plan)

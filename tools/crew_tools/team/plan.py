@@ -34,6 +34,8 @@ def _lines(spec: "RunSpec") -> "Iterator[str]":
     for number, step in enumerate(spec.steps, start=1):
         yield f"{number}. {step.id}: {step.role} ({_who(spec, step)})" + _after(step)
         yield f"   {one_line(step.title or step.task, 200)}"
+    yield "At once, and on failure:"
+    yield from (f"- {note}" for note in spec.limit_notes)
     yield 'Next: the same call with action="run" and a goal starts it.'
 
 
@@ -47,6 +49,8 @@ def _after(step: "StepSpec") -> str:
     facts: list[str] = []
     if step.depends_on:
         facts.append("after " + ", ".join(step.depends_on))
+    if step.resources:
+        facts.append("alone with " + ", ".join(step.resources))
     if step.optional:
         facts.append("optional")
     return "; " + "; ".join(facts) if facts else ""

@@ -38,11 +38,11 @@ PARAMETERS = ResizeParams
 async def act(crew: "Crew", params: ResizeParams, context: ToolContext) -> ToolOutput:
     """Do it and give the receipt."""
     name, width = params.run_id, params.width
-    if width is None:
+    if width is None and name and name.isdecimal():
         # One word in a chat: the number, for the only run there is.
-        if name is None or not name.isdecimal():
-            raise InvalidValue("width", name, "a whole number from 1 to 1024")
-        name, width = None, int(name)
+        width, name = int(name), None
+    if width is None:
+        raise InvalidValue("width", width, "a whole number from 1 to 1024")
     run = await crew.writer.read(lambda store: find_run(store, name))
     report = await crew.supervisor.order(
         Order(

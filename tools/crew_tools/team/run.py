@@ -1,6 +1,6 @@
 """`run`: a team's workflow, or one agent, on a goal."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import AliasChoices, Field
 
@@ -49,6 +49,10 @@ class RunParams(OfResult):
         default=None,
         description="How sessions are executed; normally left out. scaffold is a dry run.",
     )
+    on_failure: Literal["keep-going", "fail-fast"] | None = Field(
+        default=None,
+        description="What a failed task does to the others: they go on, or they are cancelled.",
+    )
 
 
 PARAMETERS = RunParams
@@ -84,6 +88,7 @@ async def planned(crew: "Crew", params: RunParams) -> "RunSpec":
             width=params.width,
             result=params.wanted(),
             runtime=runtime_asked(params.runtime, dry_run=params.dry_run),
+            on_failure=params.on_failure,
         )
 
     return await planned_by(plan)
