@@ -1,9 +1,9 @@
-"""Measure the crew beside a peer and the bare transports, in one run; print the tables.
+"""Measure the crew beside peers and the bare transports, in one run; print the tables.
 
-python -m bench [--rounds 3] [--counts 1,8,32] [--latencies 0,200] [--write]
+python -m bench [--rounds 3] [--counts 1,32,100] [--latencies 0,200] [--many 1000] [--write]
 
 Cases take turns, so that a machine that changes its speed changes it for all of them. `--write`
-puts the tables into docs/performance.md. The peer lives in an environment of its own,
+puts the tables into docs/performance.md. The peers live in an environment of their own,
 .venv-bench, made on first use.
 """
 
@@ -23,8 +23,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-bench"
-PEER_PACKAGES = ("pydantic-ai-slim[openai]>=2.60", "aiohttp>=3.11", "httpx>=0.28")
-CASES = ("bare httpx", "bare aiohttp", "pydantic-ai", "crew")
+PEER_PACKAGES = (
+    "pydantic-ai-slim[openai]>=2.60",
+    "langgraph>=1.0",
+    "langchain-openai>=1.0",
+    "aiohttp>=3.11",
+    "httpx>=0.28",
+)
+CASES = ("bare httpx", "bare aiohttp", "pydantic-ai", "langgraph", "crew")
+MANY_LATENCY_MS = 2000
 WARM = "3"
 START, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 Figures = dict[str, float]
@@ -44,11 +51,13 @@ class Series:
 
 def peer_python() -> str:
     """The Python of the peers' environment, made where it is missing."""
-    python = PEERS / "bin" / "python"
-    if not python.exists():
-        say("Making .venv-bench with the peer that the crew is measured beside ...")
+    python, made = PEERS / "bin" / "python", PEERS / ".made"
+    wanted = "\n".join(PEER_PACKAGES)
+    if not made.exists() or made.read_text(encoding="utf-8") != wanted:
+        say("Making .venv-bench with the peers that the crew is measured beside ...")
         subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *PEER_PACKAGES], check=True)
+        made.write_text(wanted, encoding="utf-8")
     return str(python)
 
 
@@ -65,14 +74,15 @@ def model_server(latency_ms: int) -> Iterator[str]:
         server.stdin.close()
 
 
-def run_case(case: str, url: str, count: int) -> Figures:
+def run_case(case: str, url: str, count: int, *more: str) -> Figures:
     """One round of one case in a fresh process."""
     folder = ROOT / "bench" / "cases"
     commands = {
         "bare httpx": [peer_python(), str(folder / "floor.py"), "httpx", url, str(count)],
         "bare aiohttp": [peer_python(), str(folder / "floor.py"), "aiohttp", url, str(count)],
         "pydantic-ai": [peer_python(), str(folder / "pydantic_ai_case.py"), url, str(count), WARM],
-        "crew": [sys.executable, str(folder / "crew_case.py"), url, str(count), WARM],
+        "langgraph": [peer_python(), str(folder / "langgraph_case.py"), url, str(count), WARM],
+        "crew": [sys.executable, str(folder / "crew_case.py"), url, str(count), WARM, *more],
     }
     figures = measure(commands[case])
     if figures["got"] != count:
@@ -126,14 +136,58 @@ def session_table(series: dict[tuple[str, int], Series], counts: list[int], late
     for case in CASES:
         cells = [f"{series[case, count].median('wall') * 1000:.0f}" for count in counts]
         small, large = series[case, counts[0]], series[case, counts[-1]]
-        share = (large.median("cpu") - small.median("cpu")) / max(1, counts[-1] - counts[0])
-        cells.append(f"{share * 1000:.1f}")
+        cells.append(f"{share(series, case, counts, 'cpu') * 1000:.1f}")
         if ideal:
             cells.append(f"{large.median('wall') / ideal:.2f}x")
         for measured in (small, large):
             start = measured.median("child_start")
             cells.append("" if start != start else f"{start * 1000:.0f}")
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def share(series: dict[tuple[str, int], Series], case: str, counts: list[int], key: str) -> float:
+    """What one more worker costs of something, from the smallest size to the largest."""
+    more = series[case, counts[-1]].median(key) - series[case, counts[0]].median(key)
+    return more / max(1, counts[-1] - counts[0])
+
+
+def crew_table(series: dict[tuple[str, int], Series], counts: list[int], rounds: int) -> str:
+    """What only the crew is asked: memory, and how long it holds up the loop."""
+    most = counts[-1]
+    longest = Series()
+    for _ in range(rounds):
+        with model_server(0) as url:
+            longest.rounds.append(run_case("crew", url, most, "callbacks"))
+    grown = series["crew", most].median("memory") / most
+    return "\n".join(
+        [
+            f"| the crew at N={most}, no latency | |",
+            "|---|---|",
+            f"| memory for each session, MB at the peak | {grown:.3f} |",
+            f"| longest callback of the loop, processor ms | {longest.median('longest') * 1000:.0f} |",
+            f"| the same by the clock, ms | {longest.median('longest_wall') * 1000:.0f} |",
+        ]
+    )
+
+
+def many_table(count: int) -> str:
+    """So many sessions at once in one process, at a slow model."""
+    ideal = 2 * MANY_LATENCY_MS / 1000
+    lines = [
+        f"| {count} at once, {MANY_LATENCY_MS} ms model latency | results | wall s | of ideal | CPU ms each "
+        "| memory MB each |",
+        "|---" * 6 + "|",
+    ]
+    for case in ("bare aiohttp", "crew"):
+        with model_server(MANY_LATENCY_MS) as url:
+            figures = run_case(case, url, count)
+        memory = f"{figures['memory'] / count:.3f}" if "memory" in figures else ""
+        lines.append(
+            f"| {case} | {figures['got']:.0f} | {figures['wall']:.1f} | {figures['wall'] / ideal:.2f}x "
+            f"| {figures['cpu'] / count * 1000:.1f} | {memory} |"
+        )
+        say(f"{case}: {count} at once are done")
     return "\n".join(lines)
 
 
@@ -187,14 +241,19 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each case; medians are printed")
-    parser.add_argument("--counts", type=numbers, default=[1, 8, 32], help="sizes, e.g. 1,8,32,100")
+    parser.add_argument("--counts", type=numbers, default=[1, 32, 100], help="sizes, e.g. 1,8,32")
     parser.add_argument("--latencies", type=numbers, default=[0, 200], help="of the model, in ms")
+    parser.add_argument("--many", type=int, default=1000, help="sessions at once at a slow model; 0 for none")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()
     parts = [f"Measured on {machine()}; medians of {options.rounds} rounds.", import_table(options.rounds)]
     for latency in options.latencies:
         measured = sessions(options.rounds, options.counts, latency)
         parts.append(session_table(measured, options.counts, latency))
+        if latency == 0:
+            parts.append(crew_table(measured, options.counts, options.rounds))
+    if options.many:
+        parts.append(many_table(options.many))
     text = "\n\n".join(parts)
     print(text)
     if options.write:

@@ -4,6 +4,7 @@ Usage: python -m bench.server LATENCY_MS. Prints its base URL; ends with its sta
 """
 
 import asyncio
+import resource
 import sys
 
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
@@ -28,4 +29,6 @@ async def serve(latency: float) -> None:
 
 
 if __name__ == "__main__":
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
     asyncio.run(serve(float(sys.argv[1]) / 1000))

@@ -1,8 +1,9 @@
 """The same work as live sessions of the crew inside a real Bub, durability on.
 
-Usage: crew_case.py URL N WARM. Prints {"wall", "cpu", "got", "started", "memory"}: `started` is
-`time.monotonic()` when the parent's tool would be called, to be compared with the server's first
-request; `memory` is how much the process grew, in MB.
+Usage: crew_case.py URL N WARM [callbacks]. Prints {"wall", "cpu", "got", "started", "memory"}:
+`started` is `time.monotonic()` when the parent's tool would be called, to be compared with the
+server's first request; `memory` is how much the process grew, in MB. With `callbacks` also how
+long the longest callback of the loop took; that makes the other figures a little worse.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import resource
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 AGENT = """---
@@ -28,7 +30,8 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-async def main(url: str, count: int, warm: int) -> dict[str, float]:
+async def main(url: str, count: int, warm: int, *, callbacks: bool = False) -> dict[str, float]:
+    from bench.cases.callbacks import Longest, timed_callbacks
     from crew_hooks.bub.host import host_crew
     from crew_plugin.config import load_settings
     from crew_plugin.engine.plan import ParallelTask, plan_parallel
@@ -59,13 +62,18 @@ async def main(url: str, count: int, warm: int) -> dict[str, float]:
         await batch(range(9000, 9000 + warm))
         before = memory()
         started, wall, cpu = time.monotonic(), time.perf_counter(), time.process_time()
-        got = await batch(range(count))
+        with timed_callbacks() if callbacks else nullcontext(Longest()) as longest:
+            got = await batch(range(count))
+        if longest.what:
+            print(f"longest callback: {longest.what}", file=sys.stderr)
         return {
             "wall": time.perf_counter() - wall,
             "cpu": time.process_time() - cpu,
             "got": got,
             "started": started,
             "memory": memory() - before,
+            "longest": longest.cpu,
+            "longest_wall": longest.wall,
         }
 
 
@@ -79,5 +87,9 @@ if __name__ == "__main__":
             "BUB_API_BASE": sys.argv[1],
             "CREW_LIMITS__PROCESS_SESSIONS": "1000",
             "CREW_LIMITS__WIDTH": "1000",
+            "CREW_PROVIDER__START_REQUESTS": "1000",
         }
-        print(json.dumps(asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
+        url, count, warm, *more = sys.argv[1:]
+        print(json.dumps(asyncio.run(main(url, int(count), int(warm), callbacks="callbacks" in more))))

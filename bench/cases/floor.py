@@ -5,6 +5,7 @@ Usage: floor.py httpx|aiohttp URL N. Prints {"wall": s, "cpu": s, "got": n}.
 
 import asyncio
 import json
+import resource
 import sys
 import time
 from typing import Any
@@ -77,4 +78,6 @@ async def timed(post: Any, count: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
     print(json.dumps(asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))))
