@@ -133,10 +133,11 @@ def _carry_out(place: Place, order: Order, *, as_json: bool, force: bool) -> int
         print_json(report.as_json())
     elif report.refused:
         raise NotAllowed(f"{report.run_id}: {report.receipt.reason}")
+    elif order.task is not None:
+        print(f"{report.run_id}/{receipt_text(report.receipt)}")
     else:
-        print(
-            f"{report.run_id}/{receipt_text(report.receipt)}" if order.task else receipt_text(report.receipt)
-        )
+        done = "done" if report.reached else report.receipt.outcome
+        print(f"run {report.run_id}: {done}; {report.receipt.reason}")
     return Exit.OK if report.reached else Exit.FAILED
 
 

@@ -8,7 +8,6 @@ from crew_plugin.engine.address import find_run
 from crew_plugin.engine.steer import Order, Say
 from crew_plugin.errors import InvalidValue, NotAllowed
 from crew_plugin.host import ToolContext, ToolOutput
-from crew_plugin.ui.receipts import receipt_text
 from crew_tools.params import Params
 from crew_tools.team.launch import actor_of
 
@@ -56,4 +55,4 @@ async def act(crew: "Crew", params: ResizeParams, context: ToolContext) -> ToolO
     )
     if not report.reached:
         raise NotAllowed(f"run {run.id} is not resized: {report.receipt.reason}")
-    return ToolOutput(text=f"run {receipt_text(report.receipt)}", details=report.as_json())
+    return ToolOutput(text=f"run {report.run_id}: done; {report.receipt.reason}", details=report.as_json())
