@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from crew_plugin.project import Project
+from tests.leftovers import no_task_is_left, nobody_listens, nothing_is_left
+
+__all__ = ["no_task_is_left", "nobody_listens", "nothing_is_left"]
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@ from crew_plugin.testing.conversation import Script
 from crew_plugin.testing.fake_engine import FakeEngine
 from crew_tools.irc import irc_tool
 from crew_tools.submit_result import submit_result_tool
+from tests.leftovers import no_task_is_left, nobody_listens, nothing_is_left
+
+__all__ = ["no_task_is_left", "nobody_listens", "nothing_is_left"]
 
 TASK_ENDS = {
     AttemptState.COMPLETED: TaskState.COMPLETED,
@@ -41,13 +44,22 @@ class Stage:
     lease: Lease
     extra_tools: tuple[ToolSpec, ...] = ()
     scopes: list[SessionScope] = field(default_factory=list)
+    runners: list[SessionRunner] = field(default_factory=list)
 
     def toolbox(self, scope: SessionScope) -> tuple[ToolSpec, ...]:
         self.scopes.append(scope)
         return (submit_result_tool(scope), irc_tool(scope), *self.extra_tools)
 
+    def nothing_is_open(self) -> None:
+        """No session, no mailbox, and nobody who listens to the store."""
+        for runner in self.runners:
+            assert runner._live == {}
+            assert runner._room._boxes == {}
+        assert self.writer._subscriptions == ()
+
     def runner(self, engine: FakeEngine, **options: Any) -> SessionRunner:
-        return SessionRunner(engine=engine, writer=self.writer, toolbox=self.toolbox, **options)
+        self.runners.append(SessionRunner(engine=engine, writer=self.writer, toolbox=self.toolbox, **options))
+        return self.runners[-1]
 
     async def attempt(self, key: str = "work") -> AttemptContext:
         """Start an attempt of a task."""
@@ -178,9 +190,13 @@ async def make_stage(tmp_path: Path, limits: LimitsSpec) -> AsyncIterator[MakeSt
                 return store.transition_run(lease, RunState.RUNNING, actor="supervisor"), lease
 
             run, lease = await writer.run(create)
-            return Stage(writer=writer, folder=folder, spec=spec, run=run, lease=lease)
+            stages.append(Stage(writer=writer, folder=folder, spec=spec, run=run, lease=lease))
+            return stages[-1]
 
+        stages: list[Stage] = []
         yield make
+        for stage in stages:
+            stage.nothing_is_open()
 
 
 @pytest.fixture
