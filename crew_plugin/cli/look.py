@@ -27,6 +27,7 @@ from crew_plugin.ui.views import (
     TaskView,
     event_json,
     last_text,
+    mail_to_people,
     result_views,
     run_document,
     run_rows,
@@ -201,6 +202,11 @@ def _results_text(store: RunStore, view: RunView, tasks: tuple[TaskView, ...]) -
         else:
             body = _no_result(store, task)
         parts.append(f"{head}\n{body}".rstrip())
+    parts.extend(
+        f"## {message.sender} wrote to you\n{printable(message.body)}"
+        for message in mail_to_people(store, view.id)
+        if message.sender in {task.key for task in tasks}
+    )
     refs = store.list_artifacts(view.id)
     if len(tasks) != 1 and refs:
         parts.append("artifacts:\n" + artifacts_text(refs, task_names(store, view.id)))

@@ -30,7 +30,7 @@ from crew_plugin.session.waits import Wait, Waited, Waits
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["EVERYBODY", "PARENT", "MailPolicy", "MailRoom", "Mailbox", "ToParent", "Wake"]
+__all__ = ["EVERYBODY", "PARENT", "MailPolicy", "MailRoom", "Mailbox", "Wake"]
 
 EVERYBODY: Final = "all"
 PARENT: Final = "parent"
@@ -48,8 +48,6 @@ Deliver = Callable[[str, str], Awaitable[bool]]
 """Gives a text and the id of its message to an open session; False if it takes nothing more."""
 Wake = Callable[[str], str | None]
 """Has the ended session of a task opened again. Returns why not, None if it will be."""
-ToParent = Callable[[MessageRecord], Awaitable[bool]]
-"""Hands a message to the session that asked for the run; False if that cannot be reached now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +73,11 @@ class MailRoom:
         writer: StoreWriter,
         *,
         policy: MailPolicy | None = None,
-        to_parent: ToParent | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy or MailPolicy()
         self.waits = Waits()
         self._writer = writer
-        self._to_parent = to_parent
         self._clock = clock
         self._boxes: dict[tuple[str, str], Mailbox] = {}
         self._over: dict[tuple[str, str], str] = {}
@@ -131,7 +127,7 @@ class MailRoom:
         if message.state is not MessageState.ACCEPTED:
             return _known(message)
         if key in _OUTSIDE:
-            return await self._hand_out(message)
+            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason="it is shown with the run's results")
         box = self._boxes.get((message.run_id, key))
         if box is None or box.leaving:
             return await self._hand_to_ended(message, wake)
@@ -154,17 +150,6 @@ class MailRoom:
                 store.settle_message(message_id, MessageState.DEAD, reason=reason)
 
         await self._writer.run(write)
-
-    async def _hand_out(self, message: MessageRecord) -> Receipt:
-        """To a person or the parent: now where that can be, else with the result of the run."""
-        if message.recipient == PARENT and self._to_parent is not None and await self._to_parent(message):
-            await self._writer.run(lambda store: store.settle_message(message.id, MessageState.READ))
-            return Receipt(to=message.recipient, outcome=ReceiptOutcome.INJECTED)
-        return Receipt(
-            to=message.recipient,
-            outcome=ReceiptOutcome.QUEUED,
-            reason="it is shown with the result of the run",
-        )
 
     async def _hand_to_ended(self, message: MessageRecord, wake: Wake | None) -> Receipt:
         """To a task without a session: one yet to begin finds it, an ended one is woken."""

@@ -8,7 +8,7 @@ from crew_plugin.models.records import Receipt
 from crew_plugin.models.states import SessionKind
 from crew_plugin.session.followup import FollowUp
 from crew_plugin.session.live import LiveSession
-from crew_plugin.session.mail import MailPolicy, MailRoom, ToParent
+from crew_plugin.session.mail import MailPolicy, MailRoom
 from crew_plugin.session.scope import ResultRules, Toolbox
 from crew_plugin.store.writer import StoreWriter
 
@@ -27,14 +27,13 @@ class SessionRunner:
         rules: ResultRules | None = None,
         table: ModelTable | None = None,
         mail: MailPolicy | None = None,
-        to_parent: ToParent | None = None,
     ) -> None:
         self._table = table or ModelTable()
         self._engine = engine
         self._writer = writer
         self._toolbox = toolbox
         self._rules = rules or ResultRules()
-        self._room = MailRoom(writer, policy=mail, to_parent=to_parent)
+        self._room = MailRoom(writer, policy=mail)
         self._live: dict[str, LiveSession] = {}
 
     @property

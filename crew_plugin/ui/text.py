@@ -163,7 +163,7 @@ def runs_text(rows: Sequence[RunRow], *, width: int | None = None) -> str:
                     row.id,
                     row.shown_state,
                     f"{row.team}/{row.workflow}",
-                    _counts(row.task_counts),
+                    _counts(row.shown_counts),
                     _when(row.created_at),
                     seconds_text(row.elapsed),
                     one_line(row.goal, 60),
@@ -180,7 +180,7 @@ def status_text(view: RunView) -> str:
     row = view.row
     head = [f"run {row.id}  {row.shown_state}", f"{row.team}/{row.workflow}", seconds_text(row.elapsed)]
     used = tokens_text(view.usage)
-    lines = ["  ".join(head), f"goal: {one_line(row.goal, 200)}", f"tasks: {_counts(row.task_counts)}"]
+    lines = ["  ".join(head), f"goal: {one_line(row.goal, 200)}", f"tasks: {_counts(row.shown_counts)}"]
     if used:
         lines.append(f"tokens: {used} ({view.usage.calls} model calls)")
     if row.runtime_note:
@@ -224,8 +224,8 @@ def _why(row: RunRow) -> str:
     return f"cause: {row.cause}" if row.cause is not None else ""
 
 
-def _counts(counts: Mapping[TaskState, int]) -> str:
-    return ", ".join(f"{counts[state]} {state}" for state in TaskState if counts.get(state)) or "none"
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
 
 
 # --- results -------------------------------------------------------------------------------
@@ -285,6 +285,13 @@ def _no_answer(task: TaskView) -> list[str]:
     if task.last_text is not None:
         ref = task.last_text
         lines.append(f"no result; its last text: artifact {ref.sha256[:16]} ({bytes_text(ref.size)})")
+    lines += [
+        f"no result; a part of one, handed in on the way: {one_line(part.label, 60)}, artifact "
+        f"{part.body.sha256[:16]} ({bytes_text(part.body.size)})"
+        for part in task.sections
+    ]
+    if task.steps:
+        lines.append(f"it used {task.steps} model calls ({tokens_text(task.usage) or 'no tokens counted'})")
     return lines
 
 
@@ -407,7 +414,9 @@ def _attention(event: EventRecord) -> str:
 def _plugin_acted(event: EventRecord) -> str:
     about = " ".join(part for part in (_field(event, "outcome"), _field(event, "tool")) if part)
     why = _field(event, "text")
-    return f"plugin {_field(event, 'plugin')} ({_field(event, 'hook')}): {about}" + (f": {why}" if why else "")
+    return f"plugin {_field(event, 'plugin')} ({_field(event, 'hook')}): {about}" + (
+        f": {why}" if why else ""
+    )
 
 
 def _hook_executed(event: EventRecord) -> str | None:
@@ -440,7 +449,6 @@ def _tool_ended(event: EventRecord) -> str | None:
 def _came_of_it(event: EventRecord) -> str:
     said = [str(event.data[key]) for key in ("outcome", "reason") if event.data.get(key)]
     return f": {printable('; '.join(said))}" if said else ""
-
 
 
 _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
@@ -477,6 +485,8 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "session.plugin_acted": _plugin_acted,
     "hook.executed": _hook_executed,
     "result.rejected": lambda event: f"result rejected: {_field(event, 'error')}",
+    "session.woken": lambda event: f"woken by {', '.join(event.data.get('by', ()))}",
+    "session.rested": lambda event: f"rests again ({_field(event, 'outcome')})",
     "message.sent": lambda event: f"wrote to {_field(event, 'to')}",
     "message.failed": lambda event: f"message failed: {_field(event, 'reason')}",
     "control.requested": lambda event: f"{_field(event, 'verb')} requested by {event.actor}",

@@ -8,17 +8,19 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import (
     ArtifactRef,
     AttemptRecord,
     EventRecord,
+    MessageRecord,
     Owner,
     ParentRef,
     ResultRecord,
     RunRecord,
+    SectionRecord,
     TaskRecord,
     ToolCallRecord,
     ToolCallState,
@@ -39,6 +41,7 @@ __all__ = [
     "artifact_json",
     "event_json",
     "last_text",
+    "mail_to_people",
     "result_views",
     "run_document",
     "run_rows",
@@ -54,6 +57,8 @@ LOST = "lost"
 DRY_RUN = "dry run"
 """Shown for what wrote prompts and asked no model: neither a result nor a failure."""
 
+INLINE_LIMIT: Final = 100_000
+"""Characters of a summary, of data or of a last text that stand in JSON."""
 _UNDER_WAY = frozenset({TaskState.RUNNING, TaskState.WAITING})
 _TARGET_KEYS = ("path", "file_path", "cmd", "command", "pattern", "query", "name", "url", "to", "summary")
 
@@ -93,6 +98,8 @@ class TaskView:
     """Of its accepted result; else empty."""
     last_text: ArtifactRef | None
     """The last thing its model said, where no result was handed in."""
+    sections: tuple[SectionRecord, ...]
+    """Parts of a result that it has handed in on the way, where there is no result."""
     session_id: str | None
     started_at: float | None
     ended_at: float | None
@@ -119,8 +126,12 @@ class TaskView:
             "model": self.model,
             "now": self.now,
             "result_id": self.result_id,
-            "summary": self.summary,
+            "summary": self.summary if len(self.summary) <= INLINE_LIMIT else None,
             "last_text_artifact": artifact_json(self.last_text) if self.last_text else None,
+            "sections": [
+                {"label": part.label, "artifact": artifact_json(part.body), "created_at": part.created_at}
+                for part in self.sections
+            ],
             "started_at": self.started_at,
             "ended_at": self.ended_at,
             "elapsed": self.elapsed,
@@ -149,6 +160,17 @@ class RunRow:
     started_at: float | None
     ended_at: float | None
     elapsed: float
+
+    @property
+    def shown_counts(self) -> Mapping[str, int]:
+        """How many tasks are in which shown state. In a dry run, what ended without a result did so
+        because no model was asked."""
+        dry = self.runtime is SessionKind.SCAFFOLD
+        return {
+            DRY_RUN if dry and state is TaskState.NEEDS_ATTENTION else str(state): self.task_counts[state]
+            for state in TaskState
+            if self.task_counts.get(state)
+        }
 
     @property
     def over(self) -> bool:
@@ -217,15 +239,22 @@ class ResultView:
     record: ResultRecord
 
     def as_json(self) -> dict[str, Any]:
-        """The stable shape that `--json` prints. Nothing in it is shortened."""
+        """The stable shape that `--json` prints. Nothing in it is shortened: what is too long to
+        stand in it is left out as a whole, named in `left_out`, and stands in the artifact `body`."""
         record = self.record
+        left_out = [
+            name
+            for name, value in (("summary", record.summary), ("data", record.data))
+            if len(json.dumps(value, ensure_ascii=False, default=str)) > INLINE_LIMIT
+        ]
         return {
             "id": record.id,
             "run_id": record.run_id,
             "task": self.task.key,
             "agent": self.task.agent,
-            "summary": record.summary,
-            "data": record.data,
+            "summary": record.summary if "summary" not in left_out else None,
+            "data": record.data if "data" not in left_out else None,
+            "left_out": left_out,
             "error": record.error,
             "flags": list(record.flags),
             "artifacts": {name: artifact_json(ref) for name, ref in record.artifacts.items()},
@@ -274,6 +303,12 @@ def result_views(store: RunStore, run_id: str) -> list[ResultView]:
     ]
 
 
+def mail_to_people(store: RunStore, run_id: str) -> list[MessageRecord]:
+    """What the tasks of a run have written to whoever started it, oldest first."""
+    messages = store.list_messages(store.load_run(run_id).id)
+    return [message for message in messages if message.recipient in ("parent", "operator")]
+
+
 def run_document(store: RunStore, view: RunView, tasks: Sequence[TaskView]) -> dict[str, Any]:
     """A run with the whole results of these tasks, as `--json` prints it. Nothing is shortened."""
     results = {result.record.task_id: result for result in result_views(store, view.id)}
@@ -283,12 +318,19 @@ def run_document(store: RunStore, view: RunView, tasks: Sequence[TaskView]) -> d
             {
                 **task.as_json(),
                 "result": results[task.id].as_json() if task.id in results else None,
-                "last_text": last_text(store, task),
+                "last_text": inline_text(store, task),
             }
             for task in tasks
         ],
         "artifacts": [artifact_json(ref) for ref in store.list_artifacts(view.id)],
     }
+
+
+def inline_text(store: RunStore, task: TaskView) -> str | None:
+    """The same, None if it is too long to stand in JSON: the task names its artifact."""
+    if task.last_text is None or task.last_text.size > INLINE_LIMIT:
+        return None
+    return last_text(store, task)
 
 
 def last_text(store: RunStore, task: TaskView) -> str | None:
@@ -417,6 +459,7 @@ def _task(
         result_id=result.id if result else None,
         summary=result.summary if result else "",
         last_text=newest.last_text if newest else None,
+        sections=tuple(store.list_sections(newest.id)) if newest and result is None else (),
         session_id=newest.session_id if newest else None,
         started_at=record.started_at,
         ended_at=record.ended_at,

@@ -10,9 +10,11 @@ from crew_plugin.crew import Crew
 from crew_plugin.engine.plan import ParallelTask, plan_parallel
 from crew_plugin.engine.resume import plan_resume
 from crew_plugin.errors import CallerError
+from crew_plugin.host import ToolContext
 from crew_plugin.models.records import MessageKind, MessageState, RunRecord
 from crew_plugin.models.states import RunState
 from crew_plugin.testing.conversation import Conversation, Reply, Script, ToolUse
+from crew_tools.crew_agent import tools
 from tests.hosts.bub_terminal import BubHome
 from tests.hosts.test_bub_crew import hosted
 
@@ -147,6 +149,31 @@ async def test_a_finished_agent_goes_on_with_all_it_knew_in_a_new_run(
         with anyio.fail_after(WAIT):
             last = await crew.supervisor.execute(last.id)
         assert await summaries(crew, last) == ["3 texts, knew port 8080"]
+
+
+async def test_a_model_goes_on_with_an_agent_and_reads_what_agents_wrote_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(conversation: Conversation) -> Reply:
+        if not conversation.new_results:
+            return use("irc", op="send", to="parent", message=f"hello number {len(conversation.user_texts)}")
+        return use("submit_result", summary=conversation.new_results[-1].text)
+
+    async with hosted(home_of(tmp_path), monkeypatch, script) as crew:
+
+        async def source() -> Crew:
+            return crew
+
+        (start,) = (tool for tool in tools(source) if tool.name == "crew_agent")
+        context = ToolContext(session="s", call_id="c")
+        with anyio.fail_after(WAIT):
+            first = await start.execute({"prompt": "say hello", "subagent_type": "talks"}, context)
+            agent_id = first.details["agent_id"]
+            second = await start.execute({"prompt": "and again", "resume": agent_id}, context)
+    assert "parent: queued; it is shown with the run's results." in first.text
+    assert "messages of tasks to you (1):\n[talks]\n| hello number 1" in first.text
+    assert "| hello number 2" in second.text
+    assert second.details["agent_id"] != agent_id
 
 
 async def test_a_run_that_goes_on_or_said_nothing_is_not_gone_on_with(
