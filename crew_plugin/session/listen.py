@@ -35,7 +35,7 @@ from crew_plugin.session.ladder import CloseWays, Closing, GiveUp, LastCall, Mov
 from crew_plugin.session.limits import Rung
 from crew_plugin.session.progress import Stuck
 from crew_plugin.session.prompt import letter
-from crew_plugin.session.record import usage_data
+from crew_plugin.session.record import shortened_call, usage_data
 
 __all__ = ["Listener"]
 
@@ -107,7 +107,7 @@ class Listener:
 
     async def _answered(self, event: ModelAnswered) -> bool:
         course = self._course
-        calls = [asdict(call) for call in event.tool_calls]
+        calls = [{**asdict(call), "arguments": shortened_call(call.arguments)} for call in event.tool_calls]
         usage = course.tally.answered(event.usage, event.model, len(calls))
         self._queued = False
         course.usage += usage
