@@ -10,7 +10,15 @@ from crew_plugin.engine.decide import run_end, stopped_state
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.snapshot import LastAttempt, TaskView
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ControlRecord, Lease, ResultRecord, RunRecord, TaskRecord
+from crew_plugin.models.records import (
+    ArtifactRef,
+    AttemptRecord,
+    ControlRecord,
+    Lease,
+    ResultRecord,
+    RunRecord,
+    TaskRecord,
+)
 from crew_plugin.models.states import ATTEMPT_TERMINAL, TASK_TERMINAL, AttemptState, RunState, TaskState
 from crew_plugin.store.port import RunStore
 
@@ -98,6 +106,8 @@ def settle_attempt(
         return Settled(task=task, last=LastAttempt(state=attempt.state, cause=attempt.cause))
     result = store.load_result(attempt.result_id) if attempt.result_id is not None else None
     judged = _judge(outcome, result, stop)
+    if result is None and judged.last_text is None:
+        judged = replace(judged, last_text=_last_words(store, attempt, task))
     last = LastAttempt(state=judged.state, cause=judged.cause, retryable=judged.retryable and stop is None)
     due_again = again(task, last)
     task = store.end_attempt(
@@ -110,6 +120,16 @@ def settle_attempt(
         last_text=judged.last_text,
     )
     return Settled(task=task, last=last, summary=result.summary if result is not None else "", result=result)
+
+
+def _last_words(store: RunStore, attempt: AttemptRecord, task: TaskRecord) -> ArtifactRef | None:
+    """What a session said last that could not tell so itself: it was stopped for good, or lost."""
+    said = (entry.content for entry in store.read_transcript(attempt.session_id) if entry.role == "assistant")
+    text = next((text for text in reversed(list(said)) if text.strip()), None)
+    if text is None:
+        return None
+    body = text.encode("utf-8", "replace")
+    return store.put_artifact(task.run_id, f"{task.key}/last-text.md", body, task_id=task.id)
 
 
 def _judge(outcome: Outcome, result: ResultRecord | None, stop: Stop | None) -> Outcome:
