@@ -1,6 +1,7 @@
 """The crew's own hooks for one run: asked and told, and every call of them written down."""
 
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
@@ -45,11 +46,11 @@ class RunHooks:
         self._lease = lease
         async with anyio.create_task_group() as group:
             self._group = group
-            unsubscribe = self._subscribe()
+            stop = self._hear_of_sessions(group)
             try:
                 yield
             finally:
-                unsubscribe()
+                stop()
                 self._group = None
 
     def decides(self, name: HookName) -> bool:
@@ -123,14 +124,39 @@ class RunHooks:
 
     # --- telling ---
 
-    def _subscribe(self) -> Callable[[], None]:
-        if not any(self._hooks.watched(name) for name in ("session_connected", "session_disconnected")):
+    def _hear_of_sessions(self, group: anyio.abc.TaskGroup) -> Callable[[], None]:
+        """Tell of sessions that are opened and left, where somebody watches. Returns what ends that;
+        what was seen before is still told."""
+        names: tuple[HookName, ...] = ("session_connected", "session_disconnected")
+        if not any(self._hooks.watched(name) for name in names):
             return lambda: None
-        return self._writer.subscribe(self._saw)
+        sender, receiver = anyio.create_memory_object_stream[tuple[HookName, Telling]](math.inf)
 
-    def _saw(self, event: EventRecord) -> None:
+        def saw(event: EventRecord) -> None:
+            # Not called by a task: nothing can be started here.
+            told = self._of_session(event)
+            if told is not None:
+                sender.send_nowait(told)
+
+        async def tell_all() -> None:
+            with receiver:
+                async for name, event in receiver:
+                    if self._hooks.watched(name):
+                        group.start_soon(self._tell, name, event)
+
+        group.start_soon(tell_all)
+        unsubscribe = self._writer.subscribe(saw)
+
+        def stop() -> None:
+            unsubscribe()
+            sender.close()
+
+        return stop
+
+    def _of_session(self, event: EventRecord) -> tuple[HookName, Telling] | None:
+        """What a written event says of a session of this run."""
         if event.run_id != self._run_id:
-            return
+            return None
         key = event.actor if event.task_id is not None else None
         if event.type == "session.opened":
             opened = SessionOpened(
@@ -142,12 +168,13 @@ class RunHooks:
                 agent=str(event.data.get("agent")),
                 model=event.data.get("model"),
             )
-            self.tell("session_connected", opened)
-        elif event.type == "session.closed":
+            return "session_connected", opened
+        if event.type == "session.closed":
             closed = SessionClosed(
                 run_id=event.run_id, task_id=event.task_id, key=key, attempt_id=event.attempt_id
             )
-            self.tell("session_disconnected", closed)
+            return "session_disconnected", closed
+        return None
 
     async def _tell(self, name: HookName, event: Telling) -> None:
         await self._note(Answer(events=await self._hooks.tell(name, event)))

@@ -13,6 +13,8 @@ from crew_plugin.hookspecs import (
     Cancelling,
     RunEnded,
     RunStarting,
+    SessionClosed,
+    SessionOpened,
     TaskEnded,
     TaskResult,
     TaskStarting,
@@ -21,6 +23,7 @@ from crew_plugin.hookspecs import (
     non_blocking,
 )
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import NewEvent
 from crew_plugin.models.spec import StepSpec
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.plugins import build_hooks
@@ -383,3 +386,36 @@ def test_each_manager_has_its_own_plugins() -> None:
     first.register(watcher)
     assert first.is_registered(watcher)
     assert not second.is_registered(watcher)
+
+
+async def test_watchers_are_told_when_a_session_is_opened_and_left(project: Project) -> None:
+    told: list[tuple[str, str | None]] = []
+
+    class Watches:
+        @hookimpl
+        async def session_connected(self, event: SessionOpened) -> None:
+            told.append((f"{event.agent} by {event.kind}", event.key))
+
+        @hookimpl
+        def session_disconnected(self, event: SessionClosed) -> None:
+            told.append(("left", event.key))
+
+    async def talks(attempt: FakeAttempt) -> Outcome:
+        context = attempt.context
+        opened = {"kind": "live", "agent": "worker", "model": None, "tools": []}
+        for kind, data in (("session.opened", opened), ("session.closed", {})):
+            event = NewEvent(
+                type=kind,
+                actor=context.task.key,
+                task_id=context.task.id,
+                attempt_id=context.attempt.id,
+                data=data,
+            )
+            await attempt.writer.run(
+                lambda store, event=event: store.append_events(context.lease, context.run.id, [event])
+            )
+        return await submits()(attempt)
+
+    async with open_bench(project, {"a": talks}, plugins=(Watches(),)) as bench:
+        await bench.execute(spec_of(step("a")))
+    assert sorted(told, key=str) == [("left", "a"), ("worker by live", "a")]
