@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from importlib import import_module
 
 from bub.framework import BubFramework
 from loguru import logger
@@ -13,6 +12,7 @@ from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.compat.agent import offered_tool, plugin_tool
 from crew_hooks.bub.compat.runner import usual_clients
 from crew_hooks.bub.mcp import BubMcp
+from crew_hooks.bub.parts import import_parts
 from crew_hooks.bub.session import BubSession
 from crew_hooks.bub.toolset import HOST_TOOLS
 from crew_plugin.config.settings import McpSettings
@@ -84,7 +84,7 @@ class BubEngine:
 
     async def _warm(self) -> None:
         try:
-            await asyncio.to_thread(import_module, "crew_hooks.bub.lean")
+            await asyncio.to_thread(import_parts, "crew_hooks.bub.lean")
             for provider, arguments in usual_clients():
                 await self._pool.get(provider, arguments)
         except Exception as error:  # noqa: BLE001 - a session that needs the client tells what is wrong

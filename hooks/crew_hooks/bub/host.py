@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from crew_hooks.bub.compat.parent import register_tool
+from crew_hooks.bub.parts import import_parts
 from crew_plugin.errors import HostUnsupported
 
 if TYPE_CHECKING:
@@ -34,6 +34,18 @@ CommandHandler = Callable[[tuple[str, ...], dict[str, Any], "BubContext"], Await
 
 _FROM_CHAT: Final = "run_command"
 """What Bub gives as the run's id of a tool that a person called by a chat command."""
+
+
+_PARTS: Final = (
+    "crew_hooks.bub.engine",
+    "crew_plugin.config",
+    "crew_plugin.crew",
+    "crew_plugin.engine.supervisor",
+    "crew_plugin.session.runner",
+    "crew_plugin.session.scaffold",
+    "crew_tools.team.dispatch",
+    "crew_tools.toolbox",
+)
 
 
 class BubHost:
@@ -166,7 +178,7 @@ async def compose(
     """A crew inside a running framework. On leaving, its runs are cancelled and its sessions
     quiet before the clients and connections that they use are closed."""
     # Importing takes longer than the host's loop may be held up.
-    await asyncio.to_thread(_import_parts)
+    await asyncio.to_thread(import_parts, *_PARTS)
     from crew_hooks.bub.engine import BubEngine, mcp_times
     from crew_plugin.config import load_settings
     from crew_plugin.crew import Crew
@@ -239,20 +251,6 @@ def _mail_policy(settings: "Settings") -> "MailPolicy":
         follow_up_steps=settings.mail.follow_up_steps,
         follow_up_seconds=settings.mail.follow_up_seconds,
     )
-
-
-def _import_parts() -> None:
-    for module in (
-        "crew_hooks.bub.engine",
-        "crew_plugin.config",
-        "crew_plugin.crew",
-        "crew_plugin.engine.supervisor",
-        "crew_plugin.session.runner",
-        "crew_plugin.session.scaffold",
-        "crew_tools.team.dispatch",
-        "crew_tools.toolbox",
-    ):
-        import_module(module)
 
 
 @asynccontextmanager
