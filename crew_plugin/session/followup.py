@@ -32,10 +32,10 @@ from crew_plugin.models.records import MessageKind, MessageRecord, MessageState,
 from crew_plugin.session import words
 from crew_plugin.session.compact import cut
 from crew_plugin.session.contract import Submission, Verdict
+from crew_plugin.session.equip import Equipment
 from crew_plugin.session.history import HISTORY_CHARS
 from crew_plugin.session.journal import Journal
 from crew_plugin.session.mail import MailRoom
-from crew_plugin.session.material import artifact_of
 from crew_plugin.session.prepare import folder_of
 from crew_plugin.session.prompt import letter, system_of
 from crew_plugin.session.record import Entry, Record, usage_data
@@ -176,25 +176,30 @@ class FollowUp:
         context, step = self._context, self._context.step
         agent = context.spec.agents[step.agent]
         cwd = folder_of(context)
+        equipment = Equipment(context=context, engine=self._engine, writer=self._writer)
         scope = SessionScope(
             context=context,
-            tools=agent.tools,
+            tools=equipment.ours,
             cwd=cwd,
             schema=None,
             gate=_Closed(),
             mail=self._box,
-            read_artifact=self._read_artifact,
+            read_artifact=equipment.read_artifact,
         )
         tools = tuple(self._journal.wrapped(tool) for tool in self._toolbox(scope) if tool.name != _SUBMIT)
         ours = [tool.name for tool in tools]
         wanted = tuple(name for name in agent.tools if name not in ours)
+        theirs = await equipment.theirs(wanted, cwd)
         return SessionSpec(
             session_id=context.attempt.session_id,
             agent=agent.name,
             system_prompt=past.system,
             cwd=cwd,
             tools=tools,
-            host_tools=await self._engine.available_tools(wanted, cwd) if wanted else (),
+            host_tools=(*theirs, *(name for name in wanted if "*" in name)),
+            denied_tools=agent.deny_tools,
+            mcp_servers=agent.mcp_servers,
+            keep=equipment.keep,
             limits=step.limits,
             model=context.attempt.model_asked,
             append_prompt=agent.append_prompt,
@@ -202,10 +207,6 @@ class FollowUp:
             identity={"run": context.run.id, "task": context.task.key, "role": step.role},
             history=past.history,
         )
-
-    async def _read_artifact(self, ref: str) -> bytes:
-        run_id = self._context.run.id
-        return await self._writer.read(lambda store: artifact_of(store, run_id, ref))
 
     # --- the conversation ---
 
@@ -320,6 +321,8 @@ class FollowUp:
         """Write down the end, and tell who woke it what they were not told."""
         context, key = self._context, self._context.task.key
         self._box.leaving = True
+        if self._failure:
+            self._journal.cut_off(self._failure)
         if self._fenced is None:
             self._note_end()
         rest = self._record.rest()

@@ -9,21 +9,19 @@ import anyio
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import Fenced
 from crew_plugin.host import Engine, Session, SessionSpec
-from crew_plugin.mcp.names import Access
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.facts import ModelTable
 from crew_plugin.models.records import TranscriptEntry
-from crew_plugin.models.spec import AgentSpec
 from crew_plugin.models.states import AttemptState, SessionKind
 from crew_plugin.session import words
 from crew_plugin.session.contract import ResultContract
 from crew_plugin.session.course import Course, Reopening
 from crew_plugin.session.ending import Ending, ending_of, last_write, outcome_of
+from crew_plugin.session.equip import Equipment
 from crew_plugin.session.gate import Gate
 from crew_plugin.session.guard import Guard
 from crew_plugin.session.listen import Listener
 from crew_plugin.session.mail import MailRoom
-from crew_plugin.session.material import artifact_of
 from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare
 from crew_plugin.session.record import usage_data
 from crew_plugin.session.scope import ResultRules, SessionScope, Toolbox
@@ -208,7 +206,7 @@ class LiveSession:
         context, step, course = self._context, self._context.step, self._course
         agent = context.spec.agents[step.agent]
         cwd = folder_of(context)
-        access = Access(allow=agent.tools, deny=agent.deny_tools)
+        equipment = Equipment(context=context, engine=self._engine, writer=self._writer)
         course.wants_data = contract.schema is not None
         course.gate = Gate(
             context=context,
@@ -221,19 +219,19 @@ class LiveSession:
         )
         scope = SessionScope(
             context=context,
-            tools=access.within(agent.tools),
+            tools=equipment.ours,
             cwd=cwd,
             schema=contract.schema,
             data_kind=contract.kind,
             gate=course.gate,
             rules=self._rules,
             mail=course.box,
-            read_artifact=self._read_artifact,
+            read_artifact=equipment.read_artifact,
         )
         tools = tuple(course.journal.wrapped(tool) for tool in self._toolbox(scope))
         ours = [tool.name for tool in tools]
         wanted = tuple(name for name in agent.tools if name not in ours)
-        theirs = await self._theirs(wanted, agent, cwd)
+        theirs = await equipment.theirs(wanted, cwd)
         prepared = await prepare(context, self._writer, course.box, [*ours, *theirs])
         spec = SessionSpec(
             session_id=context.attempt.session_id,
@@ -245,7 +243,7 @@ class LiveSession:
             host_tools=(*theirs, *(name for name in wanted if "*" in name)),
             denied_tools=agent.deny_tools,
             mcp_servers=agent.mcp_servers,
-            keep=self._keep,
+            keep=equipment.keep,
             history=prepared.history,
             limits=course.limits,
             model=context.attempt.model_asked,
@@ -254,25 +252,6 @@ class LiveSession:
             identity={"run": context.run.id, "task": context.task.key, "role": step.role},
         )
         return spec, prepared
-
-    async def _theirs(self, wanted: tuple[str, ...], agent: AgentSpec, cwd: str) -> tuple[str, ...]:
-        """The host's tools for this agent, and those of its own servers."""
-        if not wanted and not agent.mcp_servers:
-            return ()
-        return await self._engine.available_tools(
-            wanted, cwd, denied=agent.deny_tools, servers=agent.mcp_servers
-        )
-
-    async def _keep(self, name: str, body: bytes) -> str:
-        """Keep what a session is not shown whole; says how `read` gets it."""
-        run, task = self._context.run.id, self._context.task
-        path = f"{task.key}/{name}"
-        kept = await self._writer.run(lambda store: store.put_artifact(run, path, body, task_id=task.id))
-        return f"artifact:{kept.sha256[:12]} ({kept.name}, {kept.size} bytes; `read` takes it for a path)"
-
-    async def _read_artifact(self, ref: str) -> bytes:
-        run_id = self._context.run.id
-        return await self._writer.read(lambda store: artifact_of(store, run_id, ref))
 
     def _opened(self, session: Session, spec: SessionSpec, prepared: Prepared) -> None:
         context, record = self._context, self._course.record
