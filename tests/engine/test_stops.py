@@ -11,7 +11,7 @@ from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.settle import finish_run
 from crew_plugin.errors import Fenced
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ControlRecord, ControlVerb, ParentRef
+from crew_plugin.models.records import ControlRecord, ControlVerb, ParentRef, TranscriptEntry
 from crew_plugin.models.states import AttemptState, RunState, TaskState
 from crew_plugin.project import Project
 from crew_plugin.store.liveness import current_owner
@@ -99,6 +99,58 @@ async def test_a_cancel_that_races_a_submitted_result_keeps_the_result(project: 
         assert await bench.states(run.id) == {"a": TaskState.COMPLETED}
         (result,) = await bench.writer.read(lambda store: store.list_results(run.id))
         assert result.summary == "found it"
+
+
+@pytest.mark.parametrize("how", ["another process", "the run's time"])
+async def test_a_stop_from_outside_that_races_a_submitted_result_keeps_the_result(
+    project: Project, how: str
+) -> None:
+    async def submits_then_lingers(attempt: FakeAttempt) -> Outcome:
+        await attempt.submit("found it")
+        return await hangs()(attempt)
+
+    spec = spec_of(step("a"), wall_seconds=0.3 if how == "the run's time" else None)
+    async with open_bench(project, {"a": submits_then_lingers}) as bench:
+        run = await bench.submit(spec)
+        accepted = anyio.Event()
+        unsubscribe = bench.writer.subscribe(
+            lambda event: accepted.set() if event.type == "result.accepted" else None
+        )
+        with anyio.fail_after(10):
+            bench.supervisor.start(run.id)
+            await accepted.wait()
+            if how == "another process":
+                await bench.writer.run(
+                    lambda store: store.request_control(run.id, ControlVerb.CANCEL, actor="operator")
+                )
+            ended = await bench.supervisor.wait(run.id, timeout=9)
+        unsubscribe()
+        assert ended.state is RunState.COMPLETED
+        assert await bench.states(run.id) == {"a": TaskState.COMPLETED}
+
+
+async def test_a_session_that_could_not_tell_its_last_words_has_them_kept(project: Project) -> None:
+    said = anyio.Event()
+
+    async def talks_and_hangs(attempt: FakeAttempt) -> Outcome:
+        context = attempt.context
+        entry = TranscriptEntry(seq=0, role="assistant", content="so far: nothing bad")
+        session_id = context.attempt.session_id
+        await attempt.writer.run(lambda store: store.append_transcript(context.lease, session_id, [entry]))
+        said.set()
+        return await hangs(stubborn=True)(attempt)
+
+    async with open_bench(project, {"a": talks_and_hangs}) as bench:
+        run = await bench.submit(spec_of(step("a")))
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(10):
+            await said.wait()
+            await bench.supervisor.cancel(run.id, cause=ENOUGH, actor="test")
+        task = (await bench.tasks(run.id))["a"]
+        attempt = await bench.writer.read(lambda store: store.load_attempt(task.attempt_id or ""))
+        assert attempt.last_text is not None
+        sha256 = attempt.last_text.sha256
+        assert await bench.writer.read(lambda store: store.read_artifact(sha256)) == b"so far: nothing bad"
 
 
 async def test_cancelling_one_task_leaves_the_others_alone(project: Project) -> None:
