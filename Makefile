@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: each sets up what it uses.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-wheel check bench clean generate
+.PHONY: help demo test test-wheel check bench soak clean generate
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,9 @@ check: $(VENV)/.dev ## Lint, format and type checks
 
 bench: $(VENV)/.dev ## Measure against peers and floors; prints the tables of docs/performance.md
 	@$(BIN)/python -m bench $(ARGS)
+
+soak: $(VENV)/.dev ## Waves of runs for two hours: memory, tasks and descriptors must stay flat
+	@$(BIN)/python -m pytest tests/hosts/test_bub_soak.py -q -s --soak-seconds $(or $(SECONDS),7200)
 
 generate: $(VENV)/.dev ## Write the generated files anew (tool schemas, tables in docs)
 	@$(BIN)/python tests/generate.py

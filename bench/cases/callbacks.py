@@ -30,7 +30,7 @@ def timed_callbacks() -> Iterator[Longest]:
         if cpu > longest.cpu:
             longest.cpu, longest.what = cpu, repr(handle)[:300]
 
-    asyncio.Handle._run = timed  # type: ignore[method-assign]
+    asyncio.Handle._run = timed  # type: ignore[assignment, method-assign]
     try:
         yield longest
     finally:
