@@ -54,6 +54,10 @@ class Woken:
         self.calls: list[str] = []
         self._stage, self._runner, self._group = stage, runner, group
         self.contexts: dict[str, AttemptContext] = {}
+        self.slot = anyio.Event()
+        """Woken sessions wait for this."""
+        self.slot.set()
+        self._one = {"alice": anyio.Lock(), "bob": anyio.Lock()}
 
     def __call__(self, key: str) -> str | None:
         self.calls.append(key)
@@ -61,7 +65,9 @@ class Woken:
         return None
 
     async def _follow(self, key: str) -> None:
-        await self._runner.follow_up(self.contexts[key])
+        await self.slot.wait()
+        async with self._one[key]:
+            await self._runner.follow_up(self.contexts[key])
 
     async def attempt(self, key: str) -> AttemptContext:
         self.contexts[key] = replace(await self._stage.attempt(key), wake=self)
@@ -225,6 +231,7 @@ async def test_messages_that_come_at_once_wake_a_session_once(make_stage: Any) -
         async with anyio.create_task_group() as group:
             wake = Woken(stage, runner, group)
             await wake.execute("bob")
+            wake.slot = anyio.Event()
 
             def send(store: Any) -> list[MessageRecord]:
                 return [
@@ -238,6 +245,7 @@ async def test_messages_that_come_at_once_wake_a_session_once(make_stage: Any) -
                 await runner.deliver(wake.contexts["bob"], message.id)
                 for message in await stage.writer.run(send)
             ]
+            wake.slot.set()
     assert [receipt.outcome for receipt in receipts] == [ReceiptOutcome.WOKEN] * 3
     assert wake.calls == ["bob"]
     prompt = engine.sessions[-1].messages[-2]["content"]
