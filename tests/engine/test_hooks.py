@@ -402,18 +402,18 @@ async def test_watchers_are_told_when_a_session_is_opened_and_left(project: Proj
 
     async def talks(attempt: FakeAttempt) -> Outcome:
         context = attempt.context
-        opened = {"kind": "live", "agent": "worker", "model": None, "tools": []}
-        for kind, data in (("session.opened", opened), ("session.closed", {})):
-            event = NewEvent(
+        opened: dict[str, object] = {"kind": "live", "agent": "worker", "model": None, "tools": []}
+        told_of = [
+            NewEvent(
                 type=kind,
                 actor=context.task.key,
                 task_id=context.task.id,
                 attempt_id=context.attempt.id,
                 data=data,
             )
-            await attempt.writer.run(
-                lambda store, event=event: store.append_events(context.lease, context.run.id, [event])
-            )
+            for kind, data in (("session.opened", opened), ("session.closed", {}))
+        ]
+        await attempt.writer.run(lambda store: store.append_events(context.lease, context.run.id, told_of))
         return await submits()(attempt)
 
     async with open_bench(project, {"a": talks}, plugins=(Watches(),)) as bench:
