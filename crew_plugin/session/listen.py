@@ -65,45 +65,62 @@ class Listener:
         """Take note of an event. True if the session is over."""
         course = self._course
         now = anyio.current_time()
-        if not isinstance(event, SteersTaken | ServerNoted | PluginActed):
-            course.deadlines.alive(now)
         match event:
             case ModelAnswered():
+                course.deadlines.alive(now)
                 return await self._answered(event)
             case ToolEnded():
+                course.deadlines.alive(now)
                 return await self._tool_ended(event, now)
             case TurnEnded():
-                course.tally.turn_ended()
+                course.deadlines.alive(now)
                 course.deadlines.turn_ended(now)
+                course.tally.turn_ended()
                 return course.over or await self._turn_ended()
             case SessionFailed():
                 self._failed(event.error)
                 return True
-            case ToolStarted():
-                course.call_began(event.call_id, event.name, now)
-                course.record.event("session.tool_started", {"tool": event.name, "target": event.target})
             case ModelRetrying():
                 course.deadlines.alive(now, pause=event.delay)
                 self._retrying(event)
                 return await self._spend()
+            case JobEnded():
+                course.deadlines.alive(now)
+                course.jobs.ended(event)
+                return course.jobs.parked and (course.over or await self._stand_by() is True)
+            case ToolStarted() | ToolProgress() | ModelWaiting() | ModelBusy():
+                self._sign(event, now)
+            case SteersTaken() | ServerNoted() | PluginActed():
+                self._note(event)
+        return False
+
+    def _sign(self, event: ToolStarted | ToolProgress | ModelWaiting | ModelBusy, now: float) -> None:
+        """The session is alive; nothing follows from it."""
+        course = self._course
+        course.deadlines.alive(now)
+        match event:
+            case ToolStarted():
+                course.call_began(event.call_id, event.name, now)
+                course.record.event("session.tool_started", {"tool": event.name, "target": event.target})
+            case ToolProgress():
+                course.record.event("session.tool_progress", {"tool": event.name, "text": event.text})
             case ModelWaiting():
                 course.deadlines.alive(now, pause=SIGN_SECONDS)
                 self._waiting(event)
+            case ModelBusy():
+                course.progress()
+
+    def _note(self, event: SteersTaken | ServerNoted | PluginActed) -> None:
+        """Something happened that is no sign of life of the model."""
+        course = self._course
+        match event:
             case SteersTaken():
                 course.taken(event.count)
-            case ToolProgress():
-                course.record.event("session.tool_progress", {"tool": event.name, "text": event.text})
             case ServerNoted():
                 noted = {"server": event.server, "state": event.state, "text": event.text}
                 course.record.event("session.mcp_server", noted)
             case PluginActed():
                 course.record.event("session.plugin_acted", asdict(event))
-            case ModelBusy():
-                course.progress()
-            case JobEnded():
-                course.jobs.ended(event)
-                return course.jobs.parked and (course.over or await self._stand_by() is True)
-        return False
 
     async def _answered(self, event: ModelAnswered) -> bool:
         course = self._course
@@ -181,6 +198,7 @@ class Listener:
 
     async def _tool_ended(self, event: ToolEnded, now: float) -> bool:
         course = self._course
+        course.jobs.call_ended(event.call_id)
         course.call_ended(self._session, event.call_id, event.name, now, ok=event.ok)
         course.record.entry(
             "tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok}

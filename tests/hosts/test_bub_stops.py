@@ -179,6 +179,7 @@ async def test_a_tool_that_ignores_its_cancellation_ends_the_session_and_is_name
         released.set()
         with anyio.fail_after(5):
             await ended.wait()
+    assert outcome.cause is not None
     assert (outcome.state, outcome.cause.code) == (AttemptState.FAILED, CauseCode.TOOL_TIMEOUT)
     assert outcome.cause.message.endswith("still running: the tool stubborn")
     assert not outcome.retryable
