@@ -148,6 +148,10 @@ class ResultContract:
             return self._over
         if submission.labels and not last:
             return self._part(submission)
+        if submission.labels and submission.data is not None:
+            for part in self._sections.read(submission.labels, submission.data)[0]:
+                self._sections.keep(part)
+                submission = replace(submission, data=None)
         if submission.empty and submission.label is not None and self._checker is None:
             submission = replace(submission, summary=prose.strip() or None)
         if submission.empty and not self._sections.labels:
@@ -184,8 +188,7 @@ class ResultContract:
     # --- the whole ---
 
     def _whole(self, submission: Submission) -> Verdict:
-        label = submission.label if len(submission.labels) == 0 else None
-        given = submission.data
+        label, given = submission.label, submission.data
         if self._checker is None:
             return self._take(submission, self._sections.with_rest(label, given), ("unchecked",))
         data, mismatch = self._fitting(given, self._checker)

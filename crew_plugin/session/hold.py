@@ -40,6 +40,8 @@ class Hold:
         self._seconds = seconds
         self._wall = anyio.current_time() + wall_seconds
         self._untold: dict[str, JobEnded] = {}
+        self._calls: dict[str, str] = {}
+        """Calls under way, with their arguments."""
         self._waiting: _Waiting | None = None
         self._until = 0.0
         self._changed = anyio.Event()
@@ -52,14 +54,20 @@ class Hold:
     # --- what happens ---
 
     def ended(self, event: JobEnded) -> None:
-        """A job came to its end."""
-        self._untold[event.job.id] = event
+        """A job came to its end. It is no news to a session that is about to look at it."""
+        if not any(event.job.id in arguments for arguments in self._calls.values()):
+            self._untold[event.job.id] = event
         self._record.event("session.job_ended", {"job": event.job.id, "what": event.job.what, "ok": event.ok})
 
     def looked(self, calls: Sequence[ToolCall]) -> None:
         """The session asks for these calls: an ended job that one of them names is not news to it."""
+        self._calls = {call.id: call.arguments for call in calls}
         for job_id in [job for job in self._untold if any(job in call.arguments for call in calls)]:
             del self._untold[job_id]
+
+    def call_ended(self, call_id: str) -> None:
+        """A call has its result."""
+        self._calls.pop(call_id, None)
 
     def unpark(self) -> None:
         """The session was given something to do."""

@@ -1,11 +1,12 @@
 """From names and a goal to a run with nothing left to look up, or all that is wrong with it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from crew_plugin.config.settings import LimitSettings, RuntimeSettings, Settings
-from crew_plugin.engine.plan import ParallelTask, plan_parallel, plan_run
+from crew_plugin.config.settings import AtOnce, LimitSettings, RuntimeSettings, Settings
+from crew_plugin.engine.plan import ParallelTask, WantedResult, plan_parallel, plan_run
 from crew_plugin.engine.supervisor import Supervisor
 from crew_plugin.errors import InvalidPlan, InvalidValue, UnknownName
 from crew_plugin.models.causes import CauseCode
@@ -14,6 +15,8 @@ from crew_plugin.plugins import build_hooks
 from crew_plugin.project import Project
 from crew_plugin.resources.catalog import Catalog
 from crew_plugin.resources.discovery import discover
+from crew_plugin.resources.models import OnFailure
+from crew_plugin.session.prompt import wanted_of
 from crew_plugin.session.scaffold import ScaffoldRunner
 from crew_plugin.store.writer import StoreWriter
 
@@ -126,6 +129,53 @@ def test_a_width_can_be_lowered_by_the_caller_and_not_raised_above_the_settings(
         for width in (None, 2, 100)
     ]
     assert widths == [4, 2, 4]
+
+
+def test_for_each_limit_the_lowest_number_holds_and_the_plan_says_whose_it_is(folder: Path) -> None:
+    at_once = {
+        "role:scout": AtOnce(sessions=9),
+        "team:pair": AtOnce(sessions=3),
+        "provider:host": AtOnce(sessions=6),
+        "provider:elsewhere": AtOnce(sessions=1),
+    }
+    spec = plan_run(catalog_of(folder), Settings(at_once=at_once), goal="g", cwd="/p", team="pair", width=7)
+    assert spec.tag_limits == {"provider:host": 6, "role:scout": 2, "team:pair": 3}
+    assert spec.limit_notes == (
+        "width: 5 from team pair (the lowest; the caller 7, the settings 8)",
+        "provider:host: 6 from the settings (at_once)",
+        "role:scout: 2 from team pair (the lowest; the settings (at_once) 9)",
+        "team:pair: 3 from the settings (at_once) (the lowest; team pair 5)",
+        "on failure: keep-going, as nobody says otherwise",
+    )
+
+
+@pytest.mark.parametrize(
+    ("caller", "workflow", "team", "settings", "fails_fast", "who"),
+    [
+        (None, None, None, None, False, "as nobody says otherwise"),
+        (None, None, None, "fail-fast", True, "from the settings"),
+        (None, None, "fail-fast", "keep-going", True, "from team pair"),
+        (None, "keep-going", "fail-fast", None, False, "from workflow look"),
+        ("fail-fast", "keep-going", None, None, True, "from the caller"),
+    ],
+)
+def test_what_a_failure_does_is_said_by_caller_workflow_team_or_settings_in_this_order(
+    folder: Path,
+    caller: OnFailure | None,
+    workflow: OnFailure | None,
+    team: OnFailure | None,
+    settings: OnFailure | None,
+    fails_fast: bool,
+    who: str,
+) -> None:
+    found = catalog_of(folder)
+    look = replace(found.workflows["look"], on_failure=workflow)
+    pair = replace(found.teams["pair"], on_failure=team)
+    catalog = replace(found, workflows={"look": look}, teams={"pair": pair})
+    chosen = Settings(limits=LimitSettings(on_failure=settings))
+    spec = plan_run(catalog, chosen, goal="g", cwd="/p", team="pair", on_failure=caller)
+    assert spec.fail_fast is fails_fast
+    assert who in spec.limit_notes[-1]
 
 
 def test_one_agent_alone_is_one_step(folder: Path) -> None:
@@ -295,3 +345,64 @@ def test_a_team_whose_workflow_is_not_there_is_refused_with_its_file(folder: Pat
     with pytest.raises(InvalidPlan, match="there is no workflow 'loook'; did you mean 'look'") as refused:
         plan_run(catalog, Settings(), goal="g", cwd="/p", team="pair")
     assert str(folder / "teams/pair.team.md") in str(refused.value)
+
+
+ASKED = {"properties": {"found": {"elements": {"type": "string"}}}}
+OF_STEP = {"type": "object", "required": ["step"]}
+OF_AGENT = {"type": "object", "required": ["agent"]}
+
+
+def with_schemas(folder: Path) -> Path:
+    """Both agents have a schema and a mode, and the last step has its own of one of them."""
+    more = 'schema: {{"type": "object", "required": ["agent"]}}\nschema_mode: {}\n'
+    write(folder, "agents/mapper.md", AGENT.format(name="mapper", more=more.format("strict")))
+    write(folder, "agents/critic.md", AGENT.format(name="critic", more=more.format("permissive")))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("keys", "asked", "schema", "mode", "by_caller"),
+    [
+        ("", WantedResult(), OF_AGENT, "permissive", False),
+        ("schema_mode: strict\n", WantedResult(), OF_AGENT, "strict", False),
+        ("schema: {type: object, required: [step]}\n", WantedResult(), OF_STEP, "permissive", False),
+        ("schema: {type: object, required: [step]}\n", WantedResult(mode="strict"), OF_STEP, "strict", False),
+        ("schema_mode: strict\n", WantedResult(schema=ASKED), ASKED, "strict", True),
+        ("schema_mode: strict\n", WantedResult(schema=ASKED, mode="permissive"), ASKED, "permissive", True),
+        ("", WantedResult(mode="strict"), OF_AGENT, "strict", False),
+    ],
+)
+def test_schema_and_mode_come_from_the_caller_the_step_or_the_agent_each_for_itself(
+    folder: Path, keys: str, asked: WantedResult, schema: object, mode: str, by_caller: bool
+) -> None:
+    with_schemas(folder)
+    write(folder, "workflows/look.workflow.md", WORKFLOW.replace("reads: map\n", f"reads: map\n{keys}"))
+    spec = plan_run(load(folder), Settings(), goal="g", cwd="/", team="pair", result=asked)
+    first, last = (wanted_of(spec, step) for step in spec.steps)
+    assert (last.schema, last.mode, last.by_caller) == (schema, mode, by_caller)
+    assert (first.schema, first.by_caller) == (OF_AGENT, False)
+    assert first.mode == (asked.mode or "strict")
+
+
+@pytest.mark.parametrize(
+    ("asked", "place"),
+    [
+        (WantedResult(schema={"type": "nonsense"}), "$.type"),
+        (WantedResult(schema={"properties": {"n": {"$ref": "http://example.com/x"}}}), "complete in itself"),
+        (WantedResult(schema={"elements": {"type": "uint9"}}, form="jtd"), "$.elements.type"),
+        (WantedResult(schema={"elements": {"ref": "there"}}), "$.elements.ref"),
+    ],
+)
+def test_a_schema_of_the_caller_that_cannot_be_used_is_refused_with_its_place(
+    folder: Path, asked: WantedResult, place: str
+) -> None:
+    with pytest.raises(InvalidPlan) as caught:
+        plan_run(load(folder), Settings(), goal="g", cwd="/", team="pair", result=asked)
+    assert "the schema that was given" in str(caught.value)
+    assert place in str(caught.value)
+
+
+def test_a_schema_of_an_agent_that_cannot_be_used_is_refused_with_its_file(folder: Path) -> None:
+    write(folder, "agents/critic.md", AGENT.format(name="critic", more="schema: {type: nonsense}\n"))
+    with pytest.raises(InvalidPlan, match=r"agent 'critic' \(.*critic\.md\)"):
+        plan_run(load(folder), Settings(), goal="g", cwd="/", team="pair")

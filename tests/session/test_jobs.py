@@ -7,6 +7,7 @@ import pytest
 
 from crew_plugin.host import ToolError
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import MessageKind
 from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session.scope import ResultRules
@@ -209,7 +210,9 @@ async def test_a_message_wakes_a_session_that_stands_by(stage: Any) -> None:
     context = await stage.attempt()
     runner = stage.runner(engine)
     waits = anyio.Event()
-    stage.writer.subscribe(lambda event: waits.set() if event.type == "session.waiting" else None)
+    unsubscribe = stage.writer.subscribe(
+        lambda event: waits.set() if event.type == "session.waiting" else None
+    )
     outcomes: list[Any] = []
 
     async def run() -> None:
@@ -219,9 +222,19 @@ async def test_a_message_wakes_a_session_that_stands_by(stage: Any) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(run)
             await waits.wait()
-            session = runner._live[context.attempt.id]  # noqa: SLF001 - what mail does to it
-            assert await session.steer("look at auth.py")
-    assert outcomes[0].state is AttemptState.COMPLETED
+            message = await stage.writer.run(
+                lambda store: store.send_message(
+                    stage.run.id,
+                    sender="parent",
+                    recipient="work",
+                    kind=MessageKind.STEER,
+                    body="look at auth.py",
+                )
+            )
+            await runner.deliver(context, message.id)
+            await heard.wait()
+            group.cancel_scope.cancel()
+    unsubscribe()
 
 
 async def test_the_wall_limit_comes_before_the_end_of_a_wait(make_stage: Any) -> None:
@@ -239,7 +252,9 @@ async def test_a_session_that_is_stopped_while_it_stands_by_keeps_the_held_resul
     context = await stage.attempt()
     runner = stage.runner(engine)
     waits = anyio.Event()
-    stage.writer.subscribe(lambda event: waits.set() if event.type == "session.waiting" else None)
+    unsubscribe = stage.writer.subscribe(
+        lambda event: waits.set() if event.type == "session.waiting" else None
+    )
     outcomes: list[Any] = []
 
     async def run() -> None:
@@ -250,5 +265,6 @@ async def test_a_session_that_is_stopped_while_it_stands_by_keeps_the_held_resul
             group.start_soon(run)
             await waits.wait()
             await runner.abort(context.attempt.id, Cause(code=CauseCode.CALLER_CANCELLED, message="enough"))
+    unsubscribe()
     assert outcomes[0].state is AttemptState.CANCELLED
     assert "held words" in await stage.text_of(outcomes[0])

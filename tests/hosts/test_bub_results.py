@@ -1,0 +1,228 @@
+"""Results of sessions in a real Bub: jobs that hold them, parts, schemas of callers, and megabytes."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from crew_hooks.bub import host_crew
+from crew_plugin.config import load_settings
+from crew_plugin.crew import Crew
+from crew_plugin.engine.plan import ParallelTask, WantedResult, plan_parallel
+from crew_plugin.models.records import EventRecord, ResultRecord, RunRecord
+from crew_plugin.models.states import RunState
+from crew_plugin.project import find_project
+from crew_plugin.testing.conversation import Conversation, Reply, Script, ToolUse
+from crew_plugin.testing.model_server import ScriptedModelServer
+from crew_plugin.ui.views import run_document, run_view
+from tests.hosts.bub_terminal import BubHome
+
+pytestmark = [pytest.mark.bub, pytest.mark.anyio]
+
+WAIT = 40
+PLAIN = "---\nname: plain\ntools: bash\n---\nYou do what you are told.\n"
+AS_THEY_SAY = WantedResult()
+Play = Callable[..., Any]
+
+
+class Told:
+    """A run that is over, and what is on record of it."""
+
+    def __init__(self, crew: Crew, run: RunRecord, model: ScriptedModelServer) -> None:
+        self.crew = crew
+        self.run = run
+        self.model = model
+
+    async def results(self) -> list[ResultRecord]:
+        return await self.crew.writer.read(lambda store: store.list_results(self.run.id))
+
+    async def events(self, *types: str) -> list[EventRecord]:
+        events = await self.crew.writer.read(lambda store: store.tail(self.run.id))
+        return [event for event in events if event.type in types]
+
+
+@asynccontextmanager
+async def played(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: Script,
+    *,
+    result: WantedResult = AS_THEY_SAY,
+    max_bytes: int = 8_000_000,
+) -> AsyncIterator[Told]:
+    """One task that a crew in this process has executed with a scripted model."""
+    for name in [name for name in os.environ if name.startswith(("BUB_", "OPENAI_", "ANTHROPIC_", "CREW_"))]:
+        monkeypatch.delenv(name)
+    home = BubHome.make(folder, None)
+    agents = home.project / ".crew" / "agents"
+    agents.mkdir(parents=True)
+    (agents / "plain.md").write_text(PLAIN, encoding="utf-8")
+    async with ScriptedModelServer(script) as model:
+        for name, value in BubHome(project=home.project, home=home.home, base_url=model.base_url).env.items():
+            monkeypatch.setenv(name, value)
+        project = find_project(home.project)
+        settings = load_settings(home.project)
+        of_results = settings.result.model_copy(update={"max_bytes": max_bytes})
+        settings = settings.model_copy(update={"result": of_results})
+        async with host_crew(project, settings) as crew:
+            spec = plan_parallel(
+                await crew.catalog(),
+                crew.settings,
+                tasks=[ParallelTask(goal="do it", agent="plain")],
+                cwd=str(project.root),
+                result=result,
+            )
+            run = await crew.supervisor.submit(spec, parent=None, background=True, actor="tester")
+            with anyio.fail_after(WAIT):
+                await crew.supervisor.execute(run.id)
+            yield Told(crew, await crew.writer.read(lambda store: store.load_run(run.id)), model)
+
+
+def use(name: str, **arguments: Any) -> Reply:
+    return Reply(calls=(ToolUse(name=name, arguments=arguments),))
+
+
+async def test_a_result_waits_for_a_shell_in_the_background_and_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(said: Conversation) -> Reply:
+        if not said.tool_results:
+            return use(
+                "bash", command="while [ ! -e go ]; do sleep 0.02; done; echo built 42", background=True
+            )
+        if len(said.tool_results) == 1:
+            return use("submit_result", summary="before the build")
+        if "built 42" in said.last_user:
+            return use("submit_result", summary="the build says 42")
+        Path(said.find(r"Your working folder is (\S+);") or "", "go").touch()
+        return Reply(text="I stand by.")
+
+    async with played(tmp_path, monkeypatch, script) as told:
+        assert told.run.state is RunState.COMPLETED
+        assert [result.summary for result in await told.results()] == ["the build says 42"]
+        [held] = await told.events("result.held")
+        assert held.data["reason"] == "running"
+        [ended] = await told.events("session.job_ended")
+        assert (ended.data["ok"], ended.data["what"][:5]) == (True, "while")
+
+
+async def test_jobs_that_the_session_kills_let_its_result_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(said: Conversation) -> Reply:
+        shell = said.find(r"shell_id: (bash-\w+)")
+        match len(said.tool_results):
+            case 0:
+                return use("bash", command="sleep 300", background=True)
+            case 1:
+                return use("submit_result", summary="done")
+            case 2:
+                return use("bash_kill", shell_id=shell)
+            case _:
+                return Reply(text="That was all.")
+
+    async with played(tmp_path, monkeypatch, script) as told:
+        assert told.run.state is RunState.COMPLETED
+        assert [result.flags for result in await told.results()] == [("unchecked",)]
+        assert await told.events("session.job_ended") == []
+
+
+async def test_a_shell_that_the_session_saw_ending_is_no_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(said: Conversation) -> Reply:
+        last = said.tool_results[-1].text if said.tool_results else ""
+        shell = said.find(r"shell_id: (bash-\w+)")
+        if not said.tool_results:
+            return use("bash", command="echo quick", background=True)
+        if "status: exited" in last:
+            return use("submit_result", summary="quick")
+        return use("bash_output", shell_id=shell)
+
+    async with played(tmp_path, monkeypatch, script) as told:
+        assert told.run.state is RunState.COMPLETED
+        assert await told.events("result.held") == []
+
+
+async def test_parts_make_up_a_result_in_the_caller_s_jtd_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = {
+        "properties": {"found": {"elements": {"type": "string"}}, "score": {"type": "uint8"}},
+        "optionalProperties": {"note": {"type": "string"}},
+    }
+    replies = [
+        use("submit_result", type=["found"], data=["a"]),
+        use("submit_result", type=["found"], data="b"),
+        use("submit_result", type=["colour"], data="red"),
+        use("submit_result", type=["score"], data=300),
+        use("submit_result", type=["score"], data=30),
+        use("submit_result", summary="all of it"),
+    ]
+    wanted = WantedResult(schema=schema, mode="strict")
+    async with played(tmp_path, monkeypatch, lambda _: replies.pop(0), result=wanted) as told:
+        assert told.run.state is RunState.COMPLETED
+        [result] = await told.results()
+        assert (result.data, result.flags) == ({"found": ["a", "b"], "score": 30}, ())
+        assert [event.data["path"] for event in await told.events("result.rejected")] == [
+            "type",
+            "data.score",
+        ]
+        first = told.model.requests[0].conversation.first_user
+        assert "JSON Type Definition" in first
+        assert "takes the place of any output format" in first
+
+
+async def test_what_a_session_handed_in_on_the_way_is_shown_when_it_never_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(said: Conversation) -> Reply:
+        if not said.tool_results:
+            return use("submit_result", type=["found"], data=["a leak in pool.py"])
+        return Reply(text="I would rather not.")
+
+    async with played(tmp_path, monkeypatch, script) as told:
+        assert told.run.state is RunState.FAILED
+        view = await told.crew.writer.read(lambda store: run_view(store, told.run.id))
+        [task] = view.tasks
+        assert [part.label for part in task.sections] == ["found"]
+        document = await told.crew.writer.read(lambda store: run_document(store, view, view.tasks))
+        assert "a leak in pool.py" in document["tasks"][0]["last_text"]
+        assert "I would rather not." in document["tasks"][0]["last_text"]
+
+
+async def test_megabytes_of_arguments_are_kept_once_and_named_where_they_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "line of a log\n" * 60_000
+    replies = [use("submit_result", summary="see the log", artifacts={"log.txt": body})]
+    async with played(tmp_path, monkeypatch, lambda _: replies.pop(0)) as told:
+        assert told.run.state is RunState.COMPLETED
+        [result] = await told.results()
+        assert result.artifacts["log.txt"].size == len(body)
+        view = await told.crew.writer.read(lambda store: run_view(store, told.run.id))
+        document = await told.crew.writer.read(lambda store: run_document(store, view, view.tasks))
+        assert len(str(document)) < 100_000
+        attempt = await told.crew.writer.read(
+            lambda store: store.load_attempt(str(store.load_task(told.run.id, "t1").attempt_id))
+        )
+        entries = await told.crew.writer.read(lambda store: store.read_transcript(attempt.session_id))
+        assert sum(len(str(entry.data)) for entry in entries) < 100_000
+
+
+async def test_arguments_above_the_limit_are_refused_and_the_limit_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = [
+        use("submit_result", summary="x" * 20_001),
+        use("submit_result", summary="short"),
+    ]
+    async with played(tmp_path, monkeypatch, lambda _: replies.pop(0), max_bytes=20_000) as told:
+        assert told.run.state is RunState.COMPLETED
+        [rejected] = await told.events("result.rejected")
+        assert "20,000 characters" in rejected.data["error"]
+        assert "result.max_bytes" in rejected.data["error"]
