@@ -13,7 +13,7 @@ from crew_plugin.models.states import RUN_TERMINAL, TaskState
 from crew_plugin.observe.health import STALLED_SECONDS, Rating, Verdict, rate, silence_limit, worst
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import columns, one_line, seconds_text
-from crew_plugin.ui.views import LOST, RunRow, run_view, tool_target, usage_json
+from crew_plugin.ui.views import LOST, RunRow, call_text, run_view, usage_json
 
 __all__ = ["HealthView", "health_text", "health_view", "usage_text"]
 
@@ -206,17 +206,12 @@ def _doing(
     if calls:
         first = calls[0]
         more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
-        return _call(first) + more, max(0.0, now - first.started_at)
+        return _within_tool(call_text(first)) + more, max(0.0, now - first.started_at)
     return "waits for its model", max(0.0, now - attempt.last_activity_at)
 
 
-def _call(call: ToolCallRecord) -> str:
-    values = _object(call.arguments)
-    to = values.get("to")
-    peer = ", ".join(map(str, cast("list[object]", to))) if isinstance(to, list) else to
-    if call.tool == "irc" and (values.get("await_reply") or values.get("op") == "wait"):
-        return f"waits for a reply from {peer or 'a peer'}"
-    return f"in {call.tool} {tool_target(call.arguments)}".rstrip()
+def _within_tool(text: str) -> str:
+    return text if text.startswith("waits ") else f"in {text}"
 
 
 def _object(text: str) -> Mapping[str, Any]:

@@ -39,6 +39,7 @@ __all__ = [
     "TaskName",
     "TaskView",
     "artifact_json",
+    "call_text",
     "event_json",
     "last_text",
     "mail_to_people",
@@ -59,6 +60,7 @@ DRY_RUN = "dry run"
 
 INLINE_LIMIT: Final = 100_000
 """Characters of a summary, of data or of a last text that stand in JSON."""
+_A_MOMENT = 10.0
 _UNDER_WAY = frozenset({TaskState.RUNNING, TaskState.WAITING})
 _TARGET_KEYS = ("path", "file_path", "cmd", "command", "pattern", "query", "name", "url", "to", "summary")
 
@@ -455,7 +457,7 @@ def _task(
         steps=newest.steps if newest else 0,
         usage=_sum(attempts),
         model=(newest.model_used or newest.model_asked) if newest else None,
-        now=_doing(store, newest) if newest and under_way and not lost else "",
+        now=_doing(store, newest, now) if newest and under_way and not lost else "",
         result_id=result.id if result else None,
         summary=result.summary if result else "",
         last_text=newest.last_text if newest else None,
@@ -488,14 +490,28 @@ def _elapsed(record: TaskRecord, newest: AttemptRecord | None, *, lost: bool, no
     return max(0.0, end - record.started_at)
 
 
-def _doing(store: RunStore, attempt: AttemptRecord) -> str:
+def _doing(store: RunStore, attempt: AttemptRecord, now: float) -> str:
+    """What a session does or waits for, and for how long if that is more than a moment."""
     running = [call for call in store.list_tool_calls(attempt.id) if call.state is ToolCallState.STARTED]
-    return _call_text(running[-1]) if running else ""
+    since = running[-1].started_at if running else attempt.last_activity_at
+    long = f", {now - since:.0f}s" if now - since >= _A_MOMENT else ""
+    if running:
+        return call_text(running[-1]) + long
+    return f"waits for its model{long}" if long else ""
 
 
-def _call_text(call: ToolCallRecord) -> str:
-    target = tool_target(call.arguments)
-    return f"{call.tool} {target}" if target else call.tool
+def call_text(call: ToolCallRecord) -> str:
+    """A tool call under way: the tool and what it works on, or whose reply is waited for."""
+    try:
+        parsed: object = json.loads(call.arguments)
+    except ValueError:
+        parsed = None
+    values = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
+    if call.tool == "irc" and (values.get("await_reply") or values.get("op") == "wait"):
+        to = values.get("to")
+        peers = ", ".join(map(str, cast("list[object]", to))) if isinstance(to, list) else to
+        return f"waits for a reply from {peers or 'a peer'}"
+    return f"{call.tool} {tool_target(call.arguments)}".rstrip()
 
 
 def _sum(attempts: list[AttemptRecord]) -> Usage:

@@ -185,7 +185,7 @@ async def test_the_model_is_told_of_its_runs_at_every_call(
         await bub.hear("TOOL SAID")
         await bub.until(lambda: bub.server.in_flight == 1)
         run = bub.store(lambda store: store.load_run("last"))
-        await bub.say(",tape.handoff name=cut")
+        await bub.say(",tape.handoff name=cut force=true")
         await bub.hear("anchor added")
         await bub.say("what are you doing?")
         await bub.hear("what are you doing?")
