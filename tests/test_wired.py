@@ -97,6 +97,8 @@ def test_every_setting_is_read_somewhere() -> None:
             return read and any("settings.model_table()" in text for text in texts)
         if section == "at_once.<name>":
             return any("settings.at_once" in text and f"each.{leaf}" in text for text in texts)
+        if section == "mcp.servers.<name>":
+            return any("settings.mcp.servers" in text and f"server.{leaf}" in text for text in texts)
         if section == "agents.overrides.<name>":
             return f"override.{leaf}" in overrides
         if section == "limits" and f"{leaf}=self.{leaf}" in of_sessions:

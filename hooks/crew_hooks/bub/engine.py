@@ -15,7 +15,7 @@ from crew_hooks.bub.mcp import BubMcp
 from crew_hooks.bub.parts import import_parts
 from crew_hooks.bub.session import BubSession
 from crew_hooks.bub.toolset import HOST_TOOLS
-from crew_plugin.config.settings import McpSettings
+from crew_plugin.config.settings import Settings
 from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.host import EngineCapability, ServerReport, Session, SessionSpec
 from crew_plugin.mcp.names import Access, matches
@@ -25,13 +25,13 @@ from crew_plugin.models.spec import McpServerSpec
 __all__ = ["BubEngine", "mcp_times"]
 
 
-def mcp_times(settings: McpSettings) -> McpTimes:
+def mcp_times(settings: Settings) -> McpTimes:
     """What the settings say about MCP servers."""
     return McpTimes(
-        call_seconds=settings.call_seconds,
-        connect_seconds=settings.connect_seconds,
-        idle_seconds=settings.idle_seconds,
-        calls={name: server.call_seconds for name, server in settings.servers.items()},
+        call_seconds=settings.mcp.call_seconds,
+        connect_seconds=settings.mcp.connect_seconds,
+        idle_seconds=settings.mcp.idle_seconds,
+        calls={name: server.call_seconds for name, server in settings.mcp.servers.items()},
     )
 
 

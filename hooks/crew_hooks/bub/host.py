@@ -202,7 +202,7 @@ async def compose(
         engine = BubEngine(
             framework,
             gates=gates,
-            mcp=mcp_times(settings.mcp),
+            mcp=mcp_times(settings),
             hook_seconds=settings.hooks.seconds,
         )
         await stack.enter_async_context(engine.running())
@@ -224,6 +224,7 @@ async def compose(
             hooks=hooks.manager,
             hook_seconds=settings.hooks.seconds,
             process_width=settings.limits.process_sessions,
+            run_width=settings.limits.width,
             max_dispatches=settings.limits.max_dispatches,
             capabilities=engine.capabilities,
             host=identify(framework),
