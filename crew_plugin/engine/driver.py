@@ -70,6 +70,8 @@ class Means:
     slots: Slots
     owner: Owner
     retry: RetryPolicy
+    most: int
+    """Sessions that one run may have open at once, whatever it is asked for."""
 
 
 class Driver:
@@ -92,7 +94,7 @@ class Driver:
         self._steps = {step.id: step for step in spec.steps}
         self._tags = {step.id: tags_of(spec, step) for step in spec.steps}
         self._needs = any(step.resources for step in spec.steps)
-        self._requests = Requests(writer=means.writer, width=spec.width)
+        self._requests = Requests(writer=means.writer, width=spec.width, most=means.most)
         self._hooks = RunHooks(means.hooks, means.writer, run.id)
         self._lease: Lease | None = None
         self._tasks: dict[str, TaskRecord] = {}

@@ -42,6 +42,8 @@ class Requests:
 
     writer: StoreWriter
     width: int
+    most: int
+    """What a run may be widened to."""
     stop: Stop | None = None
     task_stops: dict[str, Stop] = field(default_factory=dict[str, Stop])
     _cancels: dict[str, ControlRecord] = field(default_factory=dict[str, ControlRecord])
@@ -105,8 +107,8 @@ class Requests:
 
     def _resize(self, control: ControlRecord) -> _Answer:
         width = control.payload.get("width")
-        if not isinstance(width, int) or not 1 <= width <= 1024:
-            return _Answer(refused="width must be a number from 1 to 1024")
+        if not isinstance(width, int) or not 1 <= width <= self.most:
+            return _Answer(refused=f"the settings allow 1 to {self.most} sessions of one run (limits.width)")
         before, self.width = self.width, width
         return _Answer(note=f"{width} sessions at once instead of {before}")
 

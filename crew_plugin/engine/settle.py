@@ -15,6 +15,8 @@ from crew_plugin.models.records import (
     AttemptRecord,
     ControlRecord,
     Lease,
+    MessageState,
+    ReceiptOutcome,
     ResultRecord,
     RunRecord,
     TaskRecord,
@@ -33,6 +35,7 @@ _TASK_ENDS = {
 }
 _SAID_LESS = {AttemptState.COMPLETED, AttemptState.CANCELLED, AttemptState.LOST}
 """Outcomes that say less than a result in which the agent reports an error."""
+_ARRIVED = {MessageState.DELIVERED, MessageState.READ}
 _DONE_TO_IT = {AttemptState.CANCELLED, AttemptState.LOST}
 
 
@@ -168,12 +171,23 @@ def finish_run(
     """End a run whose tasks have all ended, answering first what it was still asked. Requests that
     are `under_way` are answered by whoever carries them out."""
     for control, refused in answers:
-        store.answer_control(lease, control.id, refused=refused, actor="supervisor")
+        _answer_at_last(store, lease, control, refused)
     too_late = f"the run had already ended: {state}"
     for control in store.pending_controls(lease.run_id):
         if control.id not in under_way:
-            store.answer_control(lease, control.id, refused=too_late, actor="supervisor")
+            _answer_at_last(store, lease, control, too_late)
     return store.transition_run(lease, state, actor=actor, cause=cause)
+
+
+def _answer_at_last(store: RunStore, lease: Lease, control: ControlRecord, refused: str | None) -> None:
+    """Answer a request at the end of its run. A message that was handed over stays handed over, even
+    if whoever did it died before it could say so."""
+    outcome = None
+    if control.message_id is not None:
+        arrived = store.load_message(control.message_id).state in _ARRIVED
+        outcome = ReceiptOutcome.INJECTED if arrived else ReceiptOutcome.FAILED
+        refused = None if arrived else refused
+    store.answer_control(lease, control.id, refused=refused, actor="supervisor", outcome=outcome)
 
 
 def close_run(store: RunStore, lease: Lease, cause: Cause, *, actor: str) -> RunRecord:

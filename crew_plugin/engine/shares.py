@@ -58,7 +58,7 @@ def tag_limits(
     notes: list[str] = []
     for tag in sorted(set(used)):
         said = [files[tag]] if tag in files else []
-        said.append(Said(who=f"the settings (limits.at_once.{tag!r})", number=settings.get(tag)))
+        said.append(Said(who="the settings (at_once)", number=settings.get(tag)))
         number, note = lowest(tag, said)
         if number is None and tag.startswith(RESOURCE):
             number, note = 1, f"{tag}: 1, as nobody says more"

@@ -66,6 +66,7 @@ class Supervisor:
         hooks: pluggy.PluginManager,
         hook_seconds: float = HOOK_SECONDS,
         process_width: int = 32,
+        run_width: int = 1024,
         max_dispatches: int = 3,
         retry: RetryPolicy | None = None,
         capabilities: frozenset[EngineCapability] = frozenset(EngineCapability),
@@ -86,6 +87,7 @@ class Supervisor:
             slots=Slots(process_width),
             owner=self._owner,
             retry=retry or RetryPolicy(),
+            most=run_width,
         )
         self._drivers: dict[str, Driver] = {}
         self._submitted: dict[str, _Submitted] = {}

@@ -34,6 +34,7 @@ from crew_plugin.models.records import (
     NewTask,
     Owner,
     ParentRef,
+    ReceiptOutcome,
     RunRecord,
     TaskRecord,
     ToolCallState,
@@ -882,6 +883,44 @@ class RunStoreContract:
         with pytest.raises(IllegalTransition):
             store.answer_control(lease, second.id, refused=None, actor="supervisor")
         assert types(store.tail(lease.run_id))[-2:] == ["control.applied", "control.refused"]
+
+    def test_the_answer_to_a_request_says_what_became_of_its_message(self, store: RunStore) -> None:
+        lease = running(store)
+        message = store.send_message(
+            lease.run_id, sender="operator", recipient="a", kind=MessageKind.STEER, body="go"
+        )
+        asked = store.request_control(
+            lease.run_id, ControlVerb.STEER, actor="cli", message_id=message.id, payload={"force": True}
+        )
+
+        store.answer_control(
+            lease, asked.id, refused=None, actor="x", outcome=ReceiptOutcome.QUEUED, note="it has not begun"
+        )
+
+        now = store.load_control(asked.id)
+        assert (now.outcome, now.answer, now.message_id) == (
+            ReceiptOutcome.QUEUED,
+            "it has not begun",
+            message.id,
+        )
+        requested, applied = store.tail(lease.run_id)[-2:]
+        assert (requested.data["force"], requested.data["message_id"]) == (True, message.id)
+        assert (applied.data["outcome"], applied.data["reason"]) == ("queued", "it has not begun")
+        assert store.load_message(message.id) == message
+        for load in (store.load_control, store.load_message):
+            with pytest.raises(UnknownName):
+                load("nothing")
+
+    def test_what_sessions_of_a_run_started_is_found(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        store.open_session(lease, attempt.id, host_session="temp/child", prompt=None)
+        parent = ParentRef(host="bub", session="temp/child")
+        new = NewRun(goal="g", team="t", workflow="w", cwd="/", spec="{}", parent=parent)
+        started = store.create_run(new, [NewTask(key="a", title="", role="r", agent="a")], actor="x")
+
+        assert store.list_started(lease.run_id) == [started]
+        assert store.list_started(started.id) == []
 
     @pytest.mark.parametrize("state", sorted(RUN_TERMINAL - {RunState.COMPLETED}))
     def test_nothing_can_be_asked_of_an_ended_run(self, store: RunStore, state: RunState) -> None:

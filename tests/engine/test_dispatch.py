@@ -18,9 +18,11 @@ pytestmark = pytest.mark.anyio
 
 
 class Meter:
-    """Notes how many sessions that have a name in common are open at once."""
+    """Notes how many sessions that have a name in common are open at once. Those with a name in `reach`
+    go on only when so many were."""
 
-    def __init__(self) -> None:
+    def __init__(self, **reach: int) -> None:
+        self._reach = {name: (count, anyio.Event()) for name, count in reach.items()}
         self.open: dict[str, int] = {}
         self.most: dict[str, int] = {}
         self.order: list[str] = []
@@ -32,6 +34,12 @@ class Meter:
         for name in names:
             self.open[name] = self.open.get(name, 0) + 1
             self.most[name] = max(self.most.get(name, 0), self.open[name])
+        for name in names:
+            count, reached = self._reach.get(name, (0, None))
+            if reached is not None:
+                if self.open[name] >= count:
+                    reached.set()
+                await reached.wait()
         for _ in range(5):
             await anyio.lowlevel.checkpoint()
         for name in names:
@@ -51,7 +59,7 @@ async def start(bench: Bench, *steps: object, **facts: object) -> str:
 
 
 async def test_a_team_and_a_provider_are_limited_over_all_runs_of_the_process(project: Project) -> None:
-    meter = Meter()
+    meter = Meter(review=3, openai=2)
     async with open_bench(project, default=meter) as bench:
         facts = {"tag_limits": {"team:review": 3, "provider:openai": 2}}
         many = [step(f"t{n}", model="openai:m" if n % 2 else "other:m") for n in range(8)]
@@ -78,7 +86,7 @@ async def test_a_resource_is_used_by_one_session_at_a_time_over_all_runs(project
 
 
 async def test_a_resource_has_as_much_room_as_the_settings_say(project: Project) -> None:
-    meter = Meter()
+    meter = Meter(db=2)
     async with open_bench(project, default=meter) as bench:
         many = [step(f"t{n}", resources=("db",)) for n in range(6)]
         with anyio.fail_after(20):

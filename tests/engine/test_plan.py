@@ -377,7 +377,7 @@ def test_schema_and_mode_come_from_the_caller_the_step_or_the_agent_each_for_its
 ) -> None:
     with_schemas(folder)
     write(folder, "workflows/look.workflow.md", WORKFLOW.replace("reads: map\n", f"reads: map\n{keys}"))
-    spec = plan_run(load(folder), Settings(), goal="g", cwd="/", team="pair", result=asked)
+    spec = plan_run(catalog_of(folder), Settings(), goal="g", cwd="/", team="pair", result=asked)
     first, last = (wanted_of(spec, step) for step in spec.steps)
     assert (last.schema, last.mode, last.by_caller) == (schema, mode, by_caller)
     assert (first.schema, first.by_caller) == (OF_AGENT, False)
@@ -397,7 +397,7 @@ def test_a_schema_of_the_caller_that_cannot_be_used_is_refused_with_its_place(
     folder: Path, asked: WantedResult, place: str
 ) -> None:
     with pytest.raises(InvalidPlan) as caught:
-        plan_run(load(folder), Settings(), goal="g", cwd="/", team="pair", result=asked)
+        plan_run(catalog_of(folder), Settings(), goal="g", cwd="/", team="pair", result=asked)
     assert "the schema that was given" in str(caught.value)
     assert place in str(caught.value)
 
@@ -405,4 +405,4 @@ def test_a_schema_of_the_caller_that_cannot_be_used_is_refused_with_its_place(
 def test_a_schema_of_an_agent_that_cannot_be_used_is_refused_with_its_file(folder: Path) -> None:
     write(folder, "agents/critic.md", AGENT.format(name="critic", more="schema: {type: nonsense}\n"))
     with pytest.raises(InvalidPlan, match=r"agent 'critic' \(.*critic\.md\)"):
-        plan_run(load(folder), Settings(), goal="g", cwd="/", team="pair")
+        plan_run(catalog_of(folder), Settings(), goal="g", cwd="/", team="pair")

@@ -7,12 +7,23 @@ import anyio.lowlevel
 import pytest
 
 from crew_plugin.engine.ports import Outcome
+from crew_plugin.engine.settle import close_run
 from crew_plugin.engine.steer import Order, Say
 from crew_plugin.errors import InvalidValue, UnknownName
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import MessageKind, MessageState, ParentRef, ReceiptOutcome
+from crew_plugin.models.records import (
+    ControlRecord,
+    ControlState,
+    ControlVerb,
+    MessageKind,
+    MessageState,
+    ParentRef,
+    ReceiptOutcome,
+)
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.project import Project
+from crew_plugin.store.liveness import current_owner
+from crew_plugin.store.port import RunStore
 from crew_plugin.testing.fake_runner import FakeAttempt, gate, hangs, submits
 from tests.engine.bench import Bench, open_bench, spec_of, step
 
@@ -224,3 +235,34 @@ async def test_a_task_that_does_not_exist_is_named_with_those_that_do(project: P
             await bench.supervisor.order(
                 Order(run_id=run.id, say=Say.STEER, actor="operator", task="exlore", text="x")
             )
+
+
+async def test_what_was_handed_over_before_a_crash_is_not_said_to_be_undone(project: Project) -> None:
+    async with open_bench(project) as bench:
+        run = await bench.submit(spec_of(step("a"), step("b")))
+
+        def crash(store: RunStore) -> list[ControlRecord]:
+            """A supervisor that handed over one of two messages and died before it said so."""
+            task = {task.key: task for task in store.load_tasks(run.id)}
+            lease = store.claim(run.id, current_owner())
+            asked: list[ControlRecord] = []
+            for key in "ab":
+                message = store.send_message(
+                    run.id, sender="operator", recipient=key, kind=MessageKind.STEER, body="x"
+                )
+                asked.append(
+                    store.request_control(
+                        run.id,
+                        ControlVerb.STEER,
+                        actor="operator",
+                        task_id=task[key].id,
+                        message_id=message.id,
+                    )
+                )
+            store.take_messages(run.id, "a")
+            close_run(store, lease, ENOUGH, actor="operator")
+            return [store.load_control(control.id) for control in asked]
+
+        handed, waiting = await bench.writer.run(crash)
+        assert (handed.outcome, handed.state) == (ReceiptOutcome.INJECTED, ControlState.APPLIED)
+        assert (waiting.outcome, waiting.answer) == (ReceiptOutcome.FAILED, "enough")

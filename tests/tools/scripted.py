@@ -94,6 +94,7 @@ async def scripted_crew(root: Path, settings: Settings | None = None) -> AsyncIt
             runners={SessionKind.LIVE: runner, SessionKind.SCAFFOLD: dry},
             hooks=build_hooks(),
             process_width=chosen.limits.process_sessions,
+            run_width=chosen.limits.width,
         )
         async with supervisor.running():
             crew = Crew(

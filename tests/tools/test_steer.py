@@ -12,6 +12,7 @@ import pytest
 from crew_plugin.config import Settings
 from crew_plugin.crew import Crew
 from crew_plugin.engine.ports import Outcome
+from crew_plugin.errors import NotAllowed
 from crew_plugin.host import ToolContext, ToolError, ToolOutput
 from crew_plugin.models.records import ParentRef
 from crew_plugin.models.states import RunState
@@ -139,6 +140,8 @@ async def test_a_run_is_resized_by_the_model_and_in_the_chat(scripted: Scripted)
     with anyio.fail_after(10):
         while len(scripted.runner.open) < 3:
             await anyio.lowlevel.checkpoint()
+    with pytest.raises(NotAllowed, match="the settings allow 1 to 8 sessions of one run"):
+        await team(scripted, caller(later=True), action="resize", run_id=run_id, width=9)
     await call(scripted, agent_id=run_id, stop="tree")
 
 
