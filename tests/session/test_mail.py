@@ -111,7 +111,7 @@ async def test_mail_that_was_never_read_is_dead_when_its_session_ends(make_stage
     assert "did not read your message any more: the session of bob ended" in relay.body
     [receipt] = await alice.send(("bob",), "too late")
     assert receipt.outcome == "missed"
-    [failed] = await stage.events("message.failed")
+    failed, _ = await stage.events("message.failed")
     assert "it was aborted" in failed.data["reason"]
 
 
