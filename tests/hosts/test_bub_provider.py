@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 from any_llm.exceptions import RateLimitError
@@ -134,7 +135,7 @@ async def test_what_breaks_off_gives_its_place_back_and_the_session_goes_on(
     assert gate.flow.held == 0
 
 
-def test_a_pause_is_understood_in_seconds_and_as_a_date() -> None:
+async def test_a_pause_is_understood_in_seconds_and_as_a_date() -> None:
     assert refusal(RateLimitError("slow down", retry_after="7")) == Refused(7.0)
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     said = refusal(RateLimitError("slow down", retry_after=date))
@@ -147,6 +148,25 @@ def test_a_pause_is_understood_in_seconds_and_as_a_date() -> None:
     assert refusal(RateLimitError("slow down", retry_after="inf")) == Refused(None)
 
 
-def test_a_provider_that_asks_for_too_long_a_pause_is_not_waited_for() -> None:
+async def test_a_provider_that_asks_for_too_long_a_pause_is_not_waited_for() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     assert not engine_error(RateLimitError("slow down", retry_after=date), "m").retryable
+
+
+async def test_sessions_at_once_share_one_pool_of_connections_that_outlive_their_tools(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    def play(conversation: Conversation) -> Reply:
+        if conversation.tool_results:
+            return Reply(text="done", delay=0.02)
+        return Reply(calls=(ToolUse(name="look", arguments={}),), delay=0.02)
+
+    async with hosted(play) as host:
+        specs = [spec_of(host, tools=(tool("look"),)) for _ in range(120)]
+        heard = await asyncio.gather(*(converse(host, spec) for spec in specs))
+        pool: Any = next(iter(host.engine._pool._clients.values())).result()
+        transport = pool.client._client._transport
+    assert [events[-1] for events in heard] == [TurnEnded(text="done")] * 120
+    assert "aiohttp" in type(transport).__module__
+    assert host.model.peak <= 64
+    assert host.model.connections <= 64

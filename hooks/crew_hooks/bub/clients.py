@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["ClientPool", "back_off", "engine_error", "refusal"]
 
 _CLOSE_SECONDS: Final = 2.0
+_CONNECTIONS: Final = 4096
+"""As many as a gate may ever let through. None would mean aiohttp's own 100."""
+_KEPT_SECONDS: Final = 60.0
+"""How long a connection that nobody uses stays open."""
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 30.0
 _TOO_MUCH: Final = frozenset({429, 503, 529})
@@ -126,8 +130,13 @@ def _transport(client: "type[AnyLLM]", arguments: Mapping[str, Any]) -> dict[str
 
     if "http_client" in arguments or not issubclass(client, BaseOpenAIProvider):
         return {}
+    import httpx2
+
+    # Sized for a fan-out: a session waits at its gate, not for a connection. And a connection lives
+    # through a tool call, so that the next request needs no handshake.
+    limits = httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEPT_SECONDS)
     try:
-        return {"http_client": openai.DefaultAioHttpClient()}
+        return {"http_client": openai.DefaultAioHttpClient(limits=limits)}
     except RuntimeError:  # the SDK's word for "there is no aiohttp transport here"
         return {}
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Seque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from bub.builtin.agent import Agent
@@ -105,6 +106,14 @@ class _Tapes:
         self._store.append(tape, entry)
 
 
+class _SessionTape(Tape):
+    """A tape that is named without a look at the disk: Bub resolves the folder at every naming, on
+    the loop. Only one session ever uses the store of such a tape."""
+
+    def session_tape(self, session_id: str, workspace: Path, context: TapeContext | None = None) -> Tape:
+        return self.scoped(f"crew__{session_id}", context=context)
+
+
 class _SessionFramework:
     """The framework as one session sees it: Bub's own, but for what would end or mix up sessions."""
 
@@ -152,6 +161,7 @@ class CrewAgent(Agent):
         super().__init__(
             session_framework, tools=(), tape_store=_Tapes(), skill_dirs=(), command_prefix=_NO_COMMANDS
         )
+        self.tape = _SessionTape(self.tape.archive_path, self.tape.store, self.tape.context)
         self._bridge = bridge
         self._own_prompt = system_prompt
         self._append = append_prompt
