@@ -46,14 +46,22 @@ class Guard:
             case WallNear(limit=limit):
                 await course.warn(f"four fifths of the {limit:.0f} s for this task")
             case TurnOver(limit=limit):
-                if course.session is not None and course.can_go_on:
-                    await course.leave(course.force(_turn_over(limit)))
+                await self._hand_in(_turn_over(limit))
             case Standstill(tool=None):
                 await self._silence(due)
             case Standstill(tool=str(tool)):
                 course.stalled(due.rung, f"waits for {tool}", due.seconds, due.limit)
                 if due.rung is Rung.NUDGED:
                     await course.steer(words.slow_tool(tool, due.seconds, due.limit))
+
+    async def _hand_in(self, closing: Closing) -> None:
+        """Stop the turn and leave nothing but submit_result; where the engine cannot go on with a
+        conversation, from its next model call on."""
+        course = self._course
+        reopening = course.force(closing)
+        if not await course.leave(reopening) and course.session is not None and not course.over:
+            course.restrict(course.session)
+            await course.steer(reopening.text)
 
     async def _silence(self, due: Standstill) -> None:
         """The model says nothing: make its call again, at last with nothing but submit_result."""
@@ -66,7 +74,7 @@ class Guard:
         if due.rung is Rung.NARROWED:
             why = f"No answer came from you for {due.seconds:.0f} s, and the time for one is nearly over."
             closing = Closing(limit="idle_seconds", value=due.limit, why=why, cause=cause)
-            await course.leave(course.force(closing))
+            await self._hand_in(closing)
         else:
             await course.leave(Reopening(cause=cause, text=words.silent(due.seconds)))
 

@@ -1,12 +1,13 @@
 """How a session is warned, narrowed, interrupted and stopped, and what is kept of it."""
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
 from crew_plugin.engine.ports import Outcome
-from crew_plugin.host import ToolContext, ToolOutput, ToolSpec
+from crew_plugin.host import EngineCapability, ToolContext, ToolOutput, ToolSpec
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import Effect, EventRecord, ToolCallState
 from crew_plugin.models.spec import LimitsSpec
@@ -46,6 +47,11 @@ def tool(name: str, execute: Any, effect: Effect = Effect.PURE) -> ToolSpec:
 
 async def rungs(stage: Any) -> list[str]:
     return [event.data["rung"] for event in await stage.events("session.stalled")]
+
+
+def _slowly(script: Script) -> Script:
+    """The same answers, each after a moment."""
+    return lambda said: replace(script(said), delay=0.05)
 
 
 def unanswered(messages: list[dict[str, Any]]) -> list[str]:
@@ -274,6 +280,21 @@ async def test_a_turn_that_lasts_too_long_is_stopped_and_made_to_hand_in(make_st
         outcome = await stage.execute(engine.script, engine=engine)
     assert outcome.state is AttemptState.COMPLETED
     assert engine.sessions[1].offered == {"submit_result"}
+
+
+async def test_an_engine_that_cannot_go_on_with_a_conversation_is_narrowed_within_it(
+    make_stage: Any,
+) -> None:
+    stage = await make_stage(step={"limits": LimitsSpec(turn_seconds=0.2, wall_seconds=30)})
+    engine = FakeEngine(
+        script=lambda said: submit(summary="x") if said.forced else call("irc", op="list"),
+        capabilities=frozenset(EngineCapability) - {EngineCapability.HISTORY},
+    )
+    engine.script = _slowly(engine.script)
+    with anyio.fail_after(10):
+        outcome = await stage.execute(engine.script, engine=engine)
+    assert outcome.state is AttemptState.COMPLETED
+    assert len(engine.sessions) == 1
 
 
 async def test_a_second_turn_that_lasts_too_long_ends_the_session(make_stage: Any) -> None:
