@@ -191,6 +191,48 @@ async def test_an_engine_that_cannot_narrow_the_tools_is_only_reminded(stage: An
     assert len(engine.sessions[0].offered) == 2
 
 
+async def test_after_the_last_reminder_other_tools_are_refused_even_where_they_are_still_offered(
+    make_stage: Any,
+) -> None:
+    stage = await make_stage(agent={"tools": ("bash",)})
+    called: list[Any] = []
+
+    async def bash(arguments: Any) -> str:
+        called.append(arguments)
+        return "done"
+
+    script = replies(
+        Reply(text="hm"),
+        Reply(text="hm"),
+        Reply(text="hm"),
+        call("bash", command="ls"),
+        submit(summary="well"),
+    )
+    engine = FakeEngine(
+        script=script, host_tools={"bash": bash}, capabilities=frozenset({EngineCapability.STEER})
+    )
+    outcome = await stage.execute(script, engine=engine)
+    assert outcome.state is AttemptState.COMPLETED
+    assert called == []
+    assert "only submit_result is left" in engine.sessions[0].messages[-3]["content"]
+
+
+async def test_when_only_the_result_is_left_a_part_of_it_is_its_end(stage: Any) -> None:
+    part = {"type": ["found"], "data": ["a leak"]}
+    outcome = await stage.execute(replies(*[Reply(text="hm")] * 3, submit(**part)))
+    assert outcome.state is AttemptState.COMPLETED
+    [result] = await stage.writer.read(lambda store: store.list_results(stage.run.id))
+    assert result.data == {"found": ["a leak"]}
+
+
+async def test_a_submit_after_the_contract_has_ended_is_no_result(stage: Any) -> None:
+    empty = ToolUse(name="submit_result", arguments={})
+    late = ToolUse(name="submit_result", arguments={"summary": "late"})
+    outcome = await stage.execute(replies(Reply(calls=(empty, empty, empty, empty, late))))
+    assert outcome.cause.code is CauseCode.EMPTY_SUBMITS
+    assert await stage.writer.read(lambda store: store.list_results(stage.run.id)) == []
+
+
 # --- the result contract ---
 
 

@@ -63,10 +63,10 @@ def test_rows_are_the_newest_first_and_bounded(store: SqliteStore) -> None:
     assert [row.id for row in run_rows(store, limit=2)] == [ids[2], ids[1]]
 
 
-def test_the_document_of_a_run_is_json_and_leaves_nothing_out(store: SqliteStore) -> None:
+def test_the_document_of_a_run_is_json_with_whole_results(store: SqliteStore) -> None:
     book = open_book(store)
     play(book)
-    long = "x" * 100_000
+    long = "x" * 90_000
     book.finish(book.store.load_task(book.run.id, "code").attempt_id or "", NewResult(summary=long))
     view = run_view(store, book.run.id)
     document = json.loads(json.dumps(run_document(store, view, view.tasks)))
@@ -77,6 +77,19 @@ def test_the_document_of_a_run_is_json_and_leaves_nothing_out(store: SqliteStore
     assert verify["waits_for"] == []
     assert document["shown_state"] == "running"
     assert {artifact["name"] for artifact in document["artifacts"]} >= {"prompt-explore", "last-text"}
+
+
+def test_what_is_too_long_for_a_document_is_left_out_whole_and_its_artifact_named(store: SqliteStore) -> None:
+    book = open_book(store)
+    play(book)
+    result = NewResult(summary="s" * 2_000_000, data={"log": "d" * 3_000_000})
+    book.finish(book.store.load_task(book.run.id, "code").attempt_id or "", result)
+    view = run_view(store, book.run.id)
+    document = run_document(store, view, view.tasks)
+    assert len(json.dumps(document)) < 100_000
+    shown = document["tasks"][1]["result"]
+    assert (shown["summary"], shown["data"], shown["left_out"]) == (None, None, ["summary", "data"])
+    assert len(store.read_artifact(shown["body"]["sha256"])) > 5_000_000
 
 
 def test_results_come_with_the_names_of_their_tasks(store: SqliteStore) -> None:
