@@ -104,7 +104,7 @@ def _within(seconds: float, load: Callable[[], None]) -> "Callable[[Path], HookF
         else:
             said.append(None)
 
-    thread = threading.Thread(target=work, name="crew hook file", daemon=True)
+    thread = threading.Thread(target=work, name="hook file", daemon=True)
     thread.start()
     thread.join(seconds)
     if not said:

@@ -49,7 +49,7 @@ CALLED_FROM_OUTSIDE = {
     # hooks of Bub, and what Bub asks of an agent, an inbox and a channel
     *("load_state", "save_state", "system_prompt", "provide_lifespan", "provide_channels", "admit_message"),
     *("before_llm_call", "after_llm_call", "before_tool_call", "after_tool_call", "register_cli_commands"),
-    *("drain_messages", "enqueue_message", "message_count", "get_tape_sidecars"),
+    *("drain_messages", "enqueue_message", "message_count", "get_tape_sidecars", "build_tape_context"),
     # our own hooks: called by their names
     *("before_run_start", "before_task_start", "after_task_end", "after_run_end", "non_blocking"),
     *("before_cancel", "task_result", "session_connected", "session_disconnected", "session_before_switch"),

@@ -206,7 +206,7 @@ class _Threads:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(give)
 
-        name = f"crew hook {plugin} {next(self._numbers)}"
+        name = f"hook of {plugin}, call {next(self._numbers)}"
         threading.Thread(target=work, name=name, daemon=True).start()
         return await answer
 

@@ -11,6 +11,7 @@ from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.hookspecs import (
     Cancelling,
+    ConversationChanging,
     RunEnded,
     RunStarting,
     SessionClosed,
@@ -23,12 +24,12 @@ from crew_plugin.hookspecs import (
     non_blocking,
 )
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import NewEvent
+from crew_plugin.models.records import NewEvent, ParentRef
 from crew_plugin.models.spec import StepSpec
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.plugins import build_hooks
 from crew_plugin.project import Project
-from crew_plugin.testing.fake_runner import FakeAttempt, fails, hangs, submits
+from crew_plugin.testing.fake_runner import FakeAttempt, fails, gate, hangs, submits
 from tests.engine.bench import open_bench, spec_of, step
 
 pytestmark = pytest.mark.anyio
@@ -156,7 +157,7 @@ async def test_a_hook_that_sleeps_refuses_at_its_deadline_and_holds_no_pooled_th
 
     with anyio.fail_after(5):
         answer = await hooks_of(Slow(), seconds=0.01).ask("before_run_start", STARTING)
-    asleep = [thread for thread in threading.enumerate() if thread.name.startswith("crew hook")]
+    asleep = [thread for thread in threading.enumerate() if thread.name.startswith("hook of")]
     assert asleep
     assert all(thread.daemon for thread in asleep), "the end of the process does not wait for it"
     enough.set()
@@ -380,7 +381,7 @@ async def test_a_process_that_ends_asks_no_hook(project: Project) -> None:
     assert keeper.asked == []
 
 
-def test_each_manager_has_its_own_plugins() -> None:
+async def test_each_manager_has_its_own_plugins() -> None:
     first, second = build_hooks(), build_hooks()
     watcher = Watcher()
     first.register(watcher)
@@ -419,3 +420,27 @@ async def test_watchers_are_told_when_a_session_is_opened_and_left(project: Proj
     async with open_bench(project, {"a": talks}, plugins=(Watches(),)) as bench:
         await bench.execute(spec_of(step("a")))
     assert sorted(told, key=str) == [("left", "a"), ("worker by live", "a")]
+
+
+async def test_watchers_are_told_when_the_host_turns_to_another_conversation(project: Project) -> None:
+    told: list[ConversationChanging] = []
+    heard = anyio.Event()
+
+    class Watches:
+        @hookimpl
+        async def session_before_switch(self, event: ConversationChanging) -> None:
+            told.append(event)
+            heard.set()
+
+    async with open_bench(project, {"a": gate(heard, submits())}, plugins=(Watches(),)) as bench:
+        run = await bench.supervisor.submit(
+            spec_of(step("a")), parent=ParentRef(host="bub", session="one"), background=True, actor="test"
+        )
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(10):
+            while await bench.states(run.id) != {"a": TaskState.RUNNING}:  # noqa: ASYNC110 - as others see it
+                await anyio.sleep(0.01)
+            bench.supervisor.conversation_changed("bub", "one")
+            bench.supervisor.conversation_changed("bub", "two")
+            await bench.supervisor.wait(run.id, None)
+    assert [(event.run_id, event.asked_from, event.turns_to) for event in told] == [(run.id, "one", "two")]

@@ -314,7 +314,7 @@ async def test_a_plugins_tool_is_offered_only_where_the_agent_lists_it(
     assert host.model.requests[2].conversation.tools == {}
 
 
-def test_the_crews_own_hooks_for_a_chat_are_not_called_for_its_sessions(
+async def test_the_crews_own_hooks_for_a_chat_are_not_called_for_its_sessions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from crew_hooks.bub import plugin
