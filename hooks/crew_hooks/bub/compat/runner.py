@@ -350,9 +350,11 @@ def _usage(usage: dict[str, Any] | None) -> Usage:
     if usage is None:
         return Usage(calls=1)
     details: dict[str, Any] = usage.get("prompt_tokens_details") or {}
+    cost = usage.get("cost")  # some gateways tell it, in US dollars
     return Usage(
         input=int(usage.get("prompt_tokens") or usage.get("input_tokens") or 0),
         output=int(usage.get("completion_tokens") or usage.get("output_tokens") or 0),
         cached=int(details.get("cached_tokens") or usage.get("cache_read_input_tokens") or 0),
         calls=1,
+        cost=float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
     )
