@@ -6,8 +6,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from bub_mcp.plugin import MCPPlugin
+from bub_mcp.plugin import MCPChannel, MCPPlugin
 
+from crew_hooks.bub.compat import mcp
 from crew_hooks.bub.engine import BubEngine
 from crew_plugin.host import (
     ServerNoted,
@@ -311,6 +312,26 @@ async def test_a_server_that_never_gets_ready_keeps_nobody_from_the_others(
     assert note.text
     assert {report.name: report.state for report in reports} == {"bad": "failed", "plain": "connected"}
     assert running(good) == []
+
+
+async def test_a_chat_gets_the_other_servers_although_one_hangs(
+    hosted: Hosted, spec_of: SpecOf, bub_home: Path, tmp_path: Path
+) -> None:
+    configure(
+        bub_home, {"bad": plain(tmp_path / "bad", "hang_tools_list"), "plain": plain(tmp_path / "good")}
+    )
+    async with hosted(Caller(), MCPPlugin) as host:
+        mcp.bounded(host.framework, 0.6)
+        channel = mcp.mcp_channel(host.framework)
+        assert isinstance(channel, MCPChannel)
+        async with asyncio.timeout(8):
+            await channel.start(asyncio.Event())
+            try:
+                async with host.engine.open(spec_of(host, host_tools=ALL)) as session:
+                    assert (await call(session, "mcp__plain__write")).ok
+            finally:
+                await channel.stop()
+        assert running(tmp_path / "bad") == running(tmp_path / "good") == []
 
 
 async def test_lines_of_garbage_on_a_servers_output_are_passed_over(

@@ -159,11 +159,15 @@ def session_of(client: Any) -> object:
 
 def on_end(client: Any, told: Callable[[str], None]) -> None:
     """Have `told` called with the reason when the client's session or its transport ends."""
+
+    def ended(task: "asyncio.Task[Any]") -> None:
+        told(_why(task))
+
     transport = getattr(client.transport, "transport", client.transport)
     tasks = (client._session_state.session_task, getattr(transport, "_connect_task", None))
     for task in tasks:
         if task is not None:
-            task.add_done_callback(lambda ended: told(_why(ended)))
+            task.add_done_callback(ended)
 
 
 def _why(task: "asyncio.Task[Any]") -> str:
