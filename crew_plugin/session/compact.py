@@ -66,10 +66,11 @@ def chars_per_token(chars: int, tokens: int) -> float:
     return min(8.0, max(1.0, chars / tokens)) if tokens else _USUAL_CHARS
 
 
-def cut(entries: Sequence[TranscriptEntry], room: int) -> Cut:
+def cut(entries: Sequence[TranscriptEntry], room: int, *, task: TranscriptEntry | None = None) -> Cut:
     """The conversation with the newest steps that fit into `room` characters.
 
-    The newest step stays in any case; a result in it that is too long keeps both ends.
+    `task` is kept beside the first message, where a session goes on with an earlier one for a new
+    task. The newest step stays in any case; a result in it that is too long keeps both ends.
     """
     told = [entry for entry in entries if entry.role in _TOLD]
     before = sum(map(size_of, told))
@@ -86,7 +87,9 @@ def cut(entries: Sequence[TranscriptEntry], room: int) -> Cut:
     shortened = 0
     if kept and room < 0:
         kept[0], shortened = _shortened(kept[0], sum(map(size_of, kept[0])) + room)
-    flat = [*first, *(entry for step in kept for entry in step), *unseen]
+    later = [*(entry for step in kept for entry in step), *unseen]
+    pinned = [task] if task is not None and task not in [*first, *later] else []
+    flat = [*first, *pinned, *later]
     return Cut(
         kept=tuple(flat),
         left_out=len(told) - len(flat),

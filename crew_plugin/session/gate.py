@@ -63,6 +63,11 @@ class Gate:
         self.accepted: Accepted | None = None
         """Set once the accepted result is on the disk."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts of the result that were handed in."""
+        return tuple(self._contract.labels)
+
     async def submit(self, submission: Submission) -> Verdict:
         """Judge a submission. An accepted one is on the disk when this returns."""
         async with self._one_at_a_time:

@@ -22,6 +22,7 @@ from crew_plugin.session.gate import Gate
 from crew_plugin.session.guard import Guard
 from crew_plugin.session.listen import Listener
 from crew_plugin.session.mail import MailRoom
+from crew_plugin.session.memory import Memory
 from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare
 from crew_plugin.session.record import usage_data
 from crew_plugin.session.scope import ResultRules, SessionScope, Toolbox
@@ -233,6 +234,7 @@ class LiveSession:
         wanted = tuple(name for name in agent.tools if name not in ours)
         theirs = await equipment.theirs(wanted, cwd)
         prepared = await prepare(context, self._writer, course.box, [*ours, *theirs])
+        course.memory = Memory(prepared.history)
         spec = SessionSpec(
             session_id=context.attempt.session_id,
             agent=agent.name,

@@ -40,7 +40,8 @@ class Memory:
         if self._overflows:
             # The model holds less than was thought: whatever that was, half of this is less.
             room = min(room, chars // 2)
-        made = cut(said, room)
+        task = next((entry for entry in transcript if entry.role == "user"), None)
+        made = cut(said, room, task=task)
         self._base = made.kept
         self._after = transcript[-1].seq if transcript else 0
         return made

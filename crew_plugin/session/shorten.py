@@ -40,7 +40,9 @@ async def shortened(
         cause=reopening.cause,
     )
     course.progress()
-    text = note(made, whole=f"artifact:{ref.sha256[:16]}", files=touched_files(transcript))
+    parts = course.gate.parts if course.gate is not None else ()
+    files = touched_files(transcript)
+    text = note(made, whole=f"artifact:{ref.sha256[:16]}", files=files, sections=parts)
     return replace(reopening, text=text, history=made.kept, compacts="")
 
 

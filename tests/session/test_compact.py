@@ -52,6 +52,14 @@ def test_a_newest_result_that_is_too_long_keeps_whole_lines_of_both_ends_and_say
     }
 
 
+def test_the_task_of_a_session_that_goes_on_with_an_earlier_one_stays_too() -> None:
+    first, task = _user("THE FIRST TASK"), _user("THE NEW TASK")
+    entries = [first, *_read(1, 900), task, *_read(2, 900), *_read(3, 900)]
+    made = cut(entries, 1_000, task=task)
+    assert made.kept[:2] == (first, task)
+    assert [entry.content[:2] for entry in made.kept if entry.role == "tool"] == ["3:"]
+
+
 def test_notes_of_ours_are_no_part_of_the_conversation() -> None:
     remark = TranscriptEntry(seq=0, role="note", content="the session ended")
     assert cut([_user("task"), remark], 100).kept == (_user("task"),)
