@@ -7,6 +7,7 @@ after everything else of a test was torn down.
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import sys
 import threading
@@ -31,10 +32,11 @@ _SECONDS: Final = 5.0
 def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that left something behind."""
     pids, threads = set(psutil.pids()), _threads()
-    if request.node.get_closest_marker("anyio"):
+    if inspect.iscoroutinefunction(getattr(request.node, "function", None)):
         request.getfixturevalue("no_task_is_left")
     yield
-    assert _threads() - threads == set(), "a thread of a store is left"
+    left = sorted(thread.name for thread in _threads() - threads)
+    assert left == [], "a thread of a store is left"
     assert _gone(lambda: _processes(pids)) == [], "a process is left"
     assert _shells() == [], "a shell of Bub's is left"
 
