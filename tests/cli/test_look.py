@@ -46,7 +46,7 @@ def test_the_shape_of_a_list_of_runs_is_stable(tmp_path: Path, book: Book) -> No
     (row,) = crew_json(tmp_path, "runs")["runs"]
     assert set(row) == {
         *("id", "goal", "team", "workflow", "cwd", "state", "shown_state", "cause", "background", "pid"),
-        *("task_counts", "created_at", "started_at", "ended_at", "elapsed"),
+        *("task_counts", "created_at", "started_at", "ended_at", "elapsed", "runtime", "runtime_note"),
     }
     assert row["task_counts"] == {"completed": 1, "needs_attention": 1, "queued": 1, "running": 1}
 
@@ -57,7 +57,7 @@ def test_the_shape_of_a_status_is_stable(tmp_path: Path, book: Book) -> None:
     assert set(status["tasks"][0]) == {
         *("id", "key", "title", "role", "agent", "state", "shown_state", "cause", "optional", "depends_on"),
         *("waits_for", "attempts", "steps", "usage", "model", "now", "result_id", "summary"),
-        *("last_text_artifact", "started_at", "ended_at", "elapsed"),
+        *("last_text_artifact", "started_at", "ended_at", "elapsed", "sections"),
     }
     assert set(status["usage"]) == {"input", "output", "cached", "calls", "cost"}
 
@@ -69,7 +69,7 @@ def test_a_run_is_found_by_the_end_of_its_id_and_as_the_last_one(tmp_path: Path,
 
 def test_a_result_is_shown_whole(tmp_path: Path, book: Book) -> None:
     attempt = book.store.load_task(book.run.id, "code").attempt_id
-    long = "finding\n" * 20_000
+    long = "finding\n" * 10_000
     book.finish(attempt or "", NewResult(summary=long))
     assert long in crew(tmp_path, "show", "last", "code").stdout
     assert crew_json(tmp_path, "show", "last", "code")["tasks"][0]["result"]["summary"] == long

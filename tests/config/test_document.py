@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+import re
 from pathlib import Path
 
 from jsonschema import Draft202012Validator
@@ -41,10 +42,11 @@ def test_without_its_comment_signs_it_says_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("\n".join(lines), encoding="utf-8")
     settings = load_settings(None, user_root=tmp_path)
     assert settings.warnings == ()
-    assert {key for key in settings.sources if "overrides" not in key} == {
+    examples = re.compile(r"^(agents\.overrides|mcp\.servers)\.")
+    assert {key for key in settings.sources if not examples.match(key)} == {
         row.key for row in rows() if row.default is not None and "<name>" not in row.key
     }
-    changed = settings.model_copy(update={"agents": Settings().agents})
+    changed = settings.model_copy(update={"agents": Settings().agents, "mcp": Settings().mcp})
     assert changed.model_dump() == Settings().model_dump()
 
 

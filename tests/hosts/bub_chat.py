@@ -42,9 +42,11 @@ class TalkChannel(Channel):
     def __init__(self, handler: MessageHandler) -> None:
         self._handler = handler
         self.answers: asyncio.Queue[str] = asyncio.Queue()
+        self.left = asyncio.Event()
+        """Set to leave the chat: a manager that is cancelled instead leaves tasks behind."""
 
     async def start(self, stop_event: asyncio.Event) -> None:
-        return
+        self.left = stop_event
 
     async def stop(self) -> None:
         return
@@ -168,7 +170,7 @@ async def chat(
                 project=find_project(framework.workspace),
             )
         finally:
-            running.cancel()
+            talk.channel.left.set()
             await asyncio.gather(running, return_exceptions=True)
             gc.collect()  # the clients that Bub left open, while that is still expected
 
