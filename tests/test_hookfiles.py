@@ -119,7 +119,10 @@ async def test_a_run_is_refused_by_a_file_and_the_event_names_it(tmp_path: Path)
 
 
 def test_a_file_with_a_hook_wrapper_is_refused(tmp_path: Path) -> None:
-    text = "import pluggy\n\n@pluggy.HookimplMarker('crew')(wrapper=True)\ndef after_run_end(event):\n    yield\n"
+    text = (
+        "import pluggy\n\n"
+        "@pluggy.HookimplMarker('crew')(wrapper=True)\ndef after_run_end(event):\n    yield\n"
+    )
     (fault,) = load_hooks(with_hooks(tmp_path, wraps=text), trusted=True).faults
     assert "hook wrappers are not supported" in fault.message
 

@@ -313,7 +313,8 @@ def _runtime(crew: "Crew") -> Finding:
 async def _ask_servers(crew: "Crew", patient: _Patient) -> list[Finding]:
     reports = await crew.engine.server_reports(("mcp__*",), str(crew.project.root))
     return [
-        Finding(_level(report), f"MCP {report.name}", one_line(report_text(report), 300)) for report in reports
+        Finding(_level(report), f"MCP {report.name}", one_line(report_text(report), 300))
+        for report in reports
     ]
 
 

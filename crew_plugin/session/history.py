@@ -5,20 +5,42 @@ call and its result, and a session that was cut off leaves calls without one. Pr
 neither.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from crew_plugin.models.records import TranscriptEntry
 
-__all__ = ["HISTORY_CHARS", "NO_RESULT", "PastCall", "Said", "said_before"]
+__all__ = ["HISTORY_CHARS", "NO_RESULT", "PastCall", "Said", "said_before", "shortened_call"]
 
 HISTORY_CHARS: Final = 200_000
 """So much of an ended session's conversation is given to its model when it goes on."""
+_ARGUMENTS: Final = 64_000
+"""Characters of a call's arguments that are told whole."""
+_HEAD: Final = 4_000
+_TAIL: Final = 1_000
 NO_RESULT: Final = (
     "[There is no result: the session was stopped before this call ended. Whether it took effect is not "
     "known; look before you repeat it.]"
 )
+
+
+def shortened_call(arguments: str) -> str:
+    """The arguments of a call as transcripts keep them and as a model is given them again: a body
+    of megabytes is not sent with every later request. What is shortened names the artifact with
+    the whole, which is the arguments as the model wrote them."""
+    if len(arguments) <= _ARGUMENTS:
+        return arguments
+    whole = hashlib.sha256(arguments.encode("utf-8", "replace")).hexdigest()
+    shown = {
+        "shortened": arguments[:_HEAD],
+        "end": arguments[-_TAIL:],
+        "characters": len(arguments),
+        "whole": f"artifact:{whole[:12]}",
+    }
+    return json.dumps(shown, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

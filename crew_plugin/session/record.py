@@ -4,7 +4,6 @@ Written down in order and without making the session wait. What is said within a
 operation of the store.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,11 +17,7 @@ from crew_plugin.models.records import Counts, NewEvent, TranscriptEntry, Usage
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["Entry", "Record", "shortened_call", "usage_data"]
-
-_ARGUMENTS: Final = 64_000
-_ARGUMENTS_SHOWN: Final = 4_000
-"""Characters of a call's arguments in the transcript, and of those that are longer."""
+__all__ = ["Entry", "Record", "usage_data"]
 
 MOMENT: Final = 0.02
 """How long something may wait for company, in seconds, if nobody waits for it."""
@@ -39,15 +34,6 @@ def usage_data(usage: Usage) -> dict[str, Any]:
         "calls": usage.calls,
     }
     return data if usage.cost is None else {**data, "cost": usage.cost}
-
-
-def shortened_call(arguments: str) -> str:
-    """The arguments of a call as the transcript keeps them. What a submit hands in stands whole in
-    its result; a body of megabytes is not kept twice, and not given to a model again."""
-    if len(arguments) <= _ARGUMENTS:
-        return arguments
-    shown = {"shortened": arguments[:_ARGUMENTS_SHOWN], "characters": len(arguments)}
-    return json.dumps(shown, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

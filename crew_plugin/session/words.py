@@ -64,7 +64,8 @@ def held(jobs: Sequence[Job], seconds: float) -> str:
         f"Your result fits, and is held: these jobs of yours still run.\n{shown}{more}\n"
         "- Stand by: end your turn without a tool call. You are told when they end and hand in again then; "
         f"after {seconds:.0f} s they are ended and this result is taken.\n"
-        "- Cancel: end the jobs that you do not need with bash_kill, then end your turn: this result is taken.\n"
+        "- Cancel: end the jobs that you do not need with bash_kill, then end your turn: this result is "
+        "taken.\n"
         "- Give them up: call `submit_result` again now. They are ended and that result is taken."
     )
 

@@ -474,7 +474,8 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "session.reminded": lambda event: f"asked for its result ({_field(event, 'n')} of {_field(event, 'of')})",
     "session.tool_progress": lambda event: f"{_field(event, 'tool')}: {_field(event, 'text')}",
     "session.mcp_server": lambda event: (
-        f"MCP server {_field(event, 'server')} {_field(event, 'state').replace('_', ' ')}: {_field(event, 'text')}"
+        f"MCP server {_field(event, 'server')} {_field(event, 'state').replace('_', ' ')}: "
+        f"{_field(event, 'text')}"
     ),
     "session.retrying": lambda event: (
         f"model call failed, trying again ({_field(event, 'try')} of {_field(event, 'of')}): "

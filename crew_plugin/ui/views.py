@@ -246,7 +246,11 @@ class ResultView:
         record = self.record
         left_out = [
             name
-            for name, value in (("summary", record.summary), ("data", record.data))
+            for name, value in (
+                ("summary", record.summary),
+                ("data", record.data),
+                ("error", record.error),
+            )
             if len(json.dumps(value, ensure_ascii=False, default=str)) > INLINE_LIMIT
         ]
         return {
@@ -257,7 +261,7 @@ class ResultView:
             "summary": record.summary if "summary" not in left_out else None,
             "data": record.data if "data" not in left_out else None,
             "left_out": left_out,
-            "error": record.error,
+            "error": record.error if "error" not in left_out else None,
             "flags": list(record.flags),
             "artifacts": {name: artifact_json(ref) for name, ref in record.artifacts.items()},
             "body": artifact_json(record.body),

@@ -1,8 +1,8 @@
 """What is made from the settings says what the settings are."""
 
 import json
-import tomllib
 import re
+import tomllib
 from pathlib import Path
 
 from jsonschema import Draft202012Validator

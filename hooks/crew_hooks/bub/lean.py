@@ -35,6 +35,8 @@ _NOT_SENT: Final = frozenset({"extra_headers", "extra_query", "timeout"})
 """Arguments of a call that are no part of its body."""
 _STEADY: Final = frozenset({"http_client", "max_retries", "timeout", "default_headers", "organization"})
 """Arguments of a client with which each of its calls has the same headers."""
+_PIECE: Final = 256 * 1024
+"""Bytes of a longer body that are sent at once: all of it would hold up every other session."""
 _PLAIN_DELTA: Final = frozenset({"role", "content", "refusal", "tool_calls"})
 
 
@@ -94,7 +96,8 @@ class _Lean:
         if first is None or first.headers.get("authorization") != f"Bearer {self.client.api_key}":
             chunks = await self.client.post(
                 "/chat/completions",
-                content=body,
+                content=_pieces(body),
+                options={"headers": {"content-length": str(len(body))}},
                 cast_to=ChatCompletionChunk,
                 stream=True,
                 stream_cls=_Chunks,
@@ -102,15 +105,25 @@ class _Lean:
             self._first = chunks.response.request
             return chunks
         headers = first.headers.copy()
-        headers.pop("content-length", None)
+        headers["content-length"] = str(len(body))
         request = type(first)(
-            first.method, first.url, headers=headers, content=body, extensions=dict(first.extensions)
+            first.method, first.url, headers=headers, content=_pieces(body), extensions=dict(first.extensions)
         )
         response = await transport.send(request, stream=True)
         if not response.is_success:
             await response.aread()
             raise _refusal(response)
         return _Chunks(response=response)
+
+
+def _pieces(body: bytes) -> bytes | AsyncIterator[bytes]:
+    """What to give to a transport for this body."""
+    return body if len(body) <= _PIECE else _in_pieces(body)
+
+
+async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _PIECE):
+        yield body[start : start + _PIECE]
 
 
 class _Chunks(AsyncStream[ChatCompletionChunk]):

@@ -15,7 +15,12 @@ from any_llm.types.completion import (
     ChatCompletionMessageFunctionToolCall,
     Function,
 )
-from bub.builtin.model_runner import CompletionResult, ModelOutputAccumulator, ModelRunner
+from bub.builtin.model_runner import (
+    CompletionResult,
+    ModelOutputAccumulator,
+    ModelRunner,
+    StreamToolCall,
+)
 from bub.builtin.settings import load_settings
 from bub.hooks.interception import AgentHooks
 from bub.streaming import StreamEvent, StreamState
@@ -25,9 +30,11 @@ from crew_plugin.engine.provider_gate import Place, ProviderGate, Refused, Urgen
 from crew_plugin.errors import EngineError
 from crew_plugin.host import ModelAnswered, ToolCall
 from crew_plugin.models.records import Usage
+from crew_plugin.session.history import shortened_call
 
 if TYPE_CHECKING:
     from any_llm import AnyLLM
+    from any_llm.types.completion import ChoiceDeltaToolCall
     from bub.builtin.settings import AgentSettings, ModelCandidate
     from bub.tools import Tool
 
@@ -99,6 +106,9 @@ class CrewRunner(ModelRunner):
         self._clients: dict[str, AnyLLM] = {}
         self._asked: ModelCandidate | None = None
         self._answering_model = ""
+        self._shortened: dict[str, str] = {}
+        """Arguments that are too long to be sent again with every request, and what is sent instead.
+        Not by the id of their call: not every provider makes those up anew."""
 
     def force(self, tool: str | None) -> None:
         """From the next call on, demand a call of this tool; None demands nothing."""
@@ -124,7 +134,7 @@ class CrewRunner(ModelRunner):
         reasoning_effort: str | None = None,
     ) -> CompletionResult:
         """A call that is made when its events are read, and made again as often as it may be."""
-        call = _Call(model, messages, tools, max_tokens, reasoning_effort)
+        call = _Call(model, self._told(messages), tools, max_tokens, reasoning_effort)
         return cast("CompletionResult", call)
 
     async def _open(self, call: "_Call") -> "_Opened":
@@ -172,6 +182,7 @@ class CrewRunner(ModelRunner):
         self, completion: CompletionResult, state: StreamState, output: ModelOutputAccumulator
     ) -> AsyncGenerator[StreamEvent, None]:
         call = cast("_Call", completion)
+        output._stream_calls = _StreamCalls()
         failures = 0
         while True:
             try:
@@ -260,9 +271,28 @@ class CrewRunner(ModelRunner):
             if made.type == "function"
         )
         _repair(output)
+        for asked in calls:
+            told = shortened_call(asked.arguments)
+            if told is not asked.arguments:
+                self._shortened[as_object(asked.arguments)] = told
         return ModelAnswered(
             text=output.text, tool_calls=calls, usage=_usage(state.usage), model=self._answering_model
         )
+
+    def _told(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages with long calls shortened: their tools have had the whole."""
+        if not self._shortened:
+            return messages
+        return [
+            {**message, "tool_calls": [self._told_call(call) for call in message["tool_calls"]]}
+            if message.get("tool_calls")
+            else message
+            for message in messages
+        ]
+
+    def _told_call(self, call: dict[str, Any]) -> dict[str, Any]:
+        told = self._shortened.get(call["function"]["arguments"])
+        return call if told is None else {**call, "function": {**call["function"], "arguments": told}}
 
 
 def usual_clients() -> "list[tuple[str, dict[str, Any]]]":
@@ -304,6 +334,37 @@ class _Opened:
     place: Place
 
 
+class _StreamCall(StreamToolCall):
+    """A call whose pieces are joined at the end: Bub's own copies all of it for each new piece, which
+    for megabytes takes seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces = list[str]()
+
+    def merge(self, delta: "ChoiceDeltaToolCall") -> None:
+        super().merge(delta)
+        if self.arguments:
+            self._pieces.append(self.arguments)
+            self.arguments = ""
+
+    def as_tool_call(self, index: int) -> ChatCompletionMessageFunctionToolCall:
+        self.arguments = "".join(self._pieces)
+        self._pieces = [self.arguments]
+        made = super().as_tool_call(index)
+        self.arguments = ""
+        return made
+
+
+class _StreamCalls(dict[int, StreamToolCall]):
+    """The calls of a reply that comes in pieces."""
+
+    def setdefault(self, key: int, default: StreamToolCall | None = None) -> StreamToolCall:
+        if key not in self:
+            self[key] = _StreamCall()
+        return self[key]
+
+
 def _forget(state: StreamState, output: ModelOutputAccumulator) -> None:
     """Drop what a failed attempt had brought."""
     state.usage = None
@@ -311,7 +372,7 @@ def _forget(state: StreamState, output: ModelOutputAccumulator) -> None:
     output.response = fresh.response
     output._text_parts = fresh._text_parts
     output._message_calls = fresh._message_calls
-    output._stream_calls = fresh._stream_calls
+    output._stream_calls = _StreamCalls()
 
 
 def _repair(output: ModelOutputAccumulator) -> None:
