@@ -93,6 +93,9 @@ class ToolSpec:
     """JSON Schema of the arguments, an object."""
     execute: Callable[[Mapping[str, Any], ToolContext], Awaitable[ToolOutput]]
     effect: Effect = Effect.PURE
+    unreadable: Callable[[str], Awaitable[ToolOutput]] | None = None
+    """Answers a call whose arguments were no JSON object, from what the model wrote. None lets the
+    engine say so."""
 
 
 # --- sessions ------------------------------------------------------------------------------
@@ -140,6 +143,11 @@ class ToolJournal(Protocol):
 
     async def end(self, call_id: str, error: str | None, *, cancelled: bool = False) -> None:
         """Write down how it ended."""
+        ...
+
+    def skip(self) -> None:
+        """A call of the model's answer is not going to be made: there is no such tool, or it could not
+        be read."""
         ...
 
 

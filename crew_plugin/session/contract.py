@@ -169,10 +169,13 @@ class ResultContract:
             return self._take(submission, submission.data, ())
         return self._whole(submission)
 
-    def refuse(self, problem: str, *, path: str = "") -> Rejected | Ended:
-        """Count a call that could not be judged at all: its arguments were not usable."""
+    def refuse(self, problem: str, *, path: str = "", written: str = "") -> Rejected | Ended:
+        """Count a call that could not be judged at all: its arguments were not usable. What was
+        `written` in their place is kept if nothing better comes."""
         if self._over is not None:
             return self._over
+        if written.strip() and self._kept is None:
+            self._kept = Submission(summary=written)
         self._failures += 1
         if self._failures >= FAILED_SUBMITS:
             return self._end(

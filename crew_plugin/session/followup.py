@@ -70,7 +70,7 @@ class _Closed:
         """Nothing is taken."""
         raise ToolError("your result was handed in before; answer with irc")
 
-    async def refuse(self, problem: str) -> Verdict:
+    async def refuse(self, problem: str, written: str = "") -> Verdict:
         """Nothing is taken."""
         return await self.submit(Submission())
 

@@ -91,12 +91,12 @@ class Gate:
         async with self._one_at_a_time:
             return
 
-    async def refuse(self, problem: str) -> Verdict:
-        """Count a call whose arguments could not be read."""
+    async def refuse(self, problem: str, written: str = "") -> Verdict:
+        """Count a call whose arguments could not be read; what was `written` is kept."""
         settled = self.accepted or self._over()
         if settled is not None:
             return settled
-        verdict = self._contract.refuse(problem)
+        verdict = self._contract.refuse(problem, written=written)
         await self._follow(verdict)
         return verdict
 

@@ -73,6 +73,10 @@ class Journal:
         self._open.add(call_id)
         return call_id
 
+    def skip(self) -> None:
+        """A call that was announced is not going to be made: the next one is of another answer."""
+        self._begun += 1
+
     async def end(self, call_id: str, error: str | None, *, cancelled: bool = False) -> None:
         """Write down soon how it ended."""
         if call_id not in self._open:

@@ -48,8 +48,8 @@ class ResultGate(Protocol):
         """Judge a submission; an accepted one is on the disk when this returns."""
         ...
 
-    async def refuse(self, problem: str) -> Verdict:
-        """Count a call whose arguments could not be read."""
+    async def refuse(self, problem: str, written: str = "") -> Verdict:
+        """Count a call whose arguments could not be read; what was `written` is kept."""
         ...
 
 

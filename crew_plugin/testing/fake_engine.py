@@ -367,6 +367,8 @@ class FakeSession:
 
     async def _run_tool(self, call_id: str, use: ToolUse) -> ToolOutput:
         if use.name not in self.offered:
+            if self.spec.journal is not None:
+                self.spec.journal.skip()
             raise ToolError(f"there is no tool {use.name!r}; known: {', '.join(sorted(self.offered))}")
         for tool in self.spec.tools:
             if tool.name == use.name:

@@ -25,8 +25,8 @@ class Gate:
         self.verdicts.append(self.contract.accept(submission))
         return self.verdicts[-1]
 
-    async def refuse(self, problem: str) -> Verdict:
-        self.verdicts.append(self.contract.refuse(problem))
+    async def refuse(self, problem: str, written: str = "") -> Verdict:
+        self.verdicts.append(self.contract.refuse(problem, written=written))
         return self.verdicts[-1]
 
     async def call(self, **arguments: Any) -> ToolOutput:

@@ -32,6 +32,7 @@ _TYPE: Final = (
     "`data` as that part, and you go on: lists grow, anything else is replaced. A plain name ends your "
     "session with that part as the last; without `data` the text of your turn is the summary."
 )
+_AS_JSON: Final = 'Call it again with a complete JSON object, such as {"summary": "..."}.'
 _MOST_LABELS: Final = 50
 _LABEL_LENGTH: Final = 100
 _UNSET_WORDS: Final = frozenset({"", "null", "none", "undefined"})
@@ -55,12 +56,20 @@ def submit_result_tool(scope: SessionScope) -> ToolSpec:
         )
         return _answer(await scope.gate.submit(submission))
 
+    async def unreadable(written: str) -> ToolOutput:
+        problem = (
+            "the arguments of submit_result were not a JSON object, so nothing was handed in. They began "
+            f"with {written[:200]!r} and ended with {written[-100:]!r}. {_AS_JSON}"
+        )
+        return _answer(await scope.gate.refuse(problem, written))
+
     return ToolSpec(
         name="submit_result",
         description=_DESCRIPTION,
         parameters=_parameters(scope.data_kind if scope.schema is not None else "object"),
         execute=execute,
         effect=Effect.IDEMPOTENT,
+        unreadable=unreadable,
     )
 
 

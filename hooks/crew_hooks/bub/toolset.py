@@ -115,6 +115,8 @@ class Toolset:
     def settle(self, results: Sequence[object]) -> None:
         """Tell of the calls that never reached a tool: unknown names, and what a hook refused."""
         for call, result in zip(self._expected, results, strict=False):
+            if call in self._pending and self._spec.journal is not None:
+                self._spec.journal.skip()
             if call in self._pending or call.id in self._answered:
                 self._emit(ToolStarted(call_id=call.id, name=call.name))
                 self._emit(
@@ -225,6 +227,10 @@ class Toolset:
     async def _journalled(self, tool: ToolSpec, arguments: dict[str, Any], call_id: str) -> ToolOutput:
         if MALFORMED in arguments:
             written = str(arguments[MALFORMED])
+            if self._spec.journal is not None:
+                self._spec.journal.skip()
+            if tool.unreadable is not None:
+                return await tool.unreadable(written)
             raise ToolError(
                 f"the arguments of {tool.name} were not a JSON object, so nothing was done. They began "
                 f"with {written[:200]!r} and ended with {written[-100:]!r}. "

@@ -72,8 +72,8 @@ _ALL: Final = (
     ),
     Action(
         name="health",
-        summary="Show how each session of a run is doing: its rating, what it waits for, its calls, failures, "
-        "tokens and cost.",
+        summary="Show how each session of a run is doing: its rating, what it waits for, its calls, "
+        "failures, tokens and cost.",
         example='action="health", run_id="last"',
         cli="crew health last",
         module="crew_tools.team.health",
