@@ -48,6 +48,8 @@ class Fault(StrEnum):
     """The reply ends properly, but the arguments of its last tool call are cut in the middle."""
     STALL = "stall"
     """Nothing is ever sent."""
+    STALLED_STREAM = "stalled_stream"
+    """Half of the reply is sent, and then nothing; the connection stays open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -282,7 +282,7 @@ class FakeSession:
             reply = self.engine.script(self._conversation())
             if reply.delay:
                 await anyio.sleep(reply.delay)
-            if reply.held or reply.fault is Fault.STALL:
+            if reply.held or reply.fault in (Fault.STALL, Fault.STALLED_STREAM):
                 await anyio.sleep_forever()
             if reply.fault is None:
                 return reply

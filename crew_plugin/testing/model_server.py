@@ -250,9 +250,10 @@ class _Connection(asyncio.Protocol):
             self._write(_refusal(reply))
         elif request.get("stream"):
             self._stream(reply, request)
-        elif reply.fault is Fault.BROKEN_STREAM:
+        elif reply.fault in (Fault.BROKEN_STREAM, Fault.STALLED_STREAM):
             self._write(_plain(200, _completion(reply, request))[:-20])
-            self._transport.close()
+            if reply.fault is Fault.BROKEN_STREAM:
+                self._transport.close()
         else:
             self._write(_plain(200, _completion(reply, request)))
         self._answered()
@@ -262,9 +263,9 @@ class _Connection(asyncio.Protocol):
     def _stream(self, reply: Reply, request: dict[str, Any]) -> None:
         events = [b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in _chunks(reply, request)]
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-        if reply.fault is Fault.BROKEN_STREAM:
+        if reply.fault in (Fault.BROKEN_STREAM, Fault.STALLED_STREAM):
             self._write(head + b"".join(map(_chunked, events[: max(1, len(events) // 2)])))
-            if self._transport is not None:
+            if reply.fault is Fault.BROKEN_STREAM and self._transport is not None:
                 self._transport.close()
         else:
             events.append(b"data: [DONE]\n\n")

@@ -120,7 +120,9 @@ async def test_a_gate_is_held_for_a_request_and_not_while_tools_run(hosted: Host
     assert gate.flow.held == 0
 
 
-@pytest.mark.parametrize("fault", [Fault.STALL, Fault.HALF_TOOL_CALL, Fault.BROKEN_STREAM])
+@pytest.mark.parametrize(
+    "fault", [Fault.STALL, Fault.STALLED_STREAM, Fault.HALF_TOOL_CALL, Fault.BROKEN_STREAM]
+)
 async def test_what_breaks_off_gives_its_place_back_and_the_session_goes_on(
     hosted: Hosted, spec_of: SpecOf, fault: Fault
 ) -> None:

@@ -235,10 +235,32 @@ async def test_a_model_that_ignores_every_reminder_needs_attention(make_stage: A
 
 async def test_a_provider_that_stalls_in_the_middle_is_asked_again(make_stage: Any, hosted: Hosted) -> None:
     stage = await make_stage(step={"limits": LimitsSpec(idle_seconds=1)})
-    given = [Reply(text="half " * 300, fault=Fault.STALL), submit(summary="whole")]
+    given = [Reply(text="half " * 300, fault=Fault.STALLED_STREAM), submit(summary="whole")]
     script: Script = lambda _: given.pop(0) if len(given) > 1 else given[0]  # noqa: E731 - one line
     async with hosted(script) as host:
         with anyio.fail_after(20):
             outcome = await stage.execute(script, engine=host.engine)
     assert outcome.state is AttemptState.COMPLETED
     assert (await stage.events("session.stalled"))[0].data["rung"] == "warned"
+
+
+async def test_a_provider_that_always_stalls_in_the_middle_of_a_call_ends_the_session_and_runs_no_tool(
+    make_stage: Any, hosted: Hosted
+) -> None:
+    stage = await make_stage(
+        step={"limits": LimitsSpec(idle_seconds=0.6, model_retries=1)}, agent={"tools": ("bash",)}
+    )
+    first = Reply(text="I began.", calls=(ToolUse(name="bash", arguments={"command": "true"}),))
+    half = ToolUse(name="bash", arguments={"command": "touch made; " + "true; " * 300})
+    script: Script = lambda said: (  # noqa: E731 - one line
+        Reply(calls=(half,), fault=Fault.STALLED_STREAM) if said.tool_results else first
+    )
+    async with hosted(script) as host:
+        with anyio.fail_after(20):
+            outcome = await stage.execute(script, engine=host.engine)
+        gate = host.gates.gate("openai", host.model.base_url, "test")
+        assert gate.flow.held == 0
+    assert outcome.cause is not None
+    assert (outcome.state, outcome.cause.code) == (AttemptState.FAILED, CauseCode.PROVIDER_TIMEOUT)
+    assert await stage.text_of(outcome) == "I began."
+    assert not (stage.folder / "made").exists()

@@ -123,8 +123,8 @@ def test_whatever_was_said_pairs_are_whole_and_the_newest_steps_stay_in_order(
     asked = {call["id"] for entry in made.kept for call in entry.data.get("tool_calls", ())}
     kept = {entry.data["call_id"] for entry in made.kept if entry.role == "tool"}
     assert kept <= asked, "a result never stays without its call"
-    answered = {entry.data["call_id"] for entry in entries if entry.role == "tool"}
-    assert answered & asked == kept, "nor a call without the result it had"
+    results = {entry.data["call_id"] for entry in entries if entry.role == "tool"}
+    assert results & asked == kept, "nor a call without the result it had"
     texts = [entry.content for entry in made.kept if entry.role == "assistant"]
     assert texts == [f"step {number}" for number in range(len(steps))][len(steps) - len(texts) :]
     if steps:
