@@ -48,8 +48,11 @@ async def played(
     *,
     result: WantedResult = AS_THEY_SAY,
     max_bytes: int = 8_000_000,
+    hooks: str = "",
+    hook_seconds: float = 10,
 ) -> AsyncIterator[Told]:
-    """One task that a crew in this process has executed with a scripted model."""
+    """One task that a crew in this process has executed with a scripted model. `hooks` is a file of
+    the project's own hooks."""
     for name in [name for name in os.environ if name.startswith(("BUB_", "OPENAI_", "ANTHROPIC_", "CREW_"))]:
         monkeypatch.delenv(name)
     home = BubHome.make(folder, None)
@@ -63,6 +66,12 @@ async def played(
         settings = load_settings(home.project)
         of_results = settings.result.model_copy(update={"max_bytes": max_bytes})
         settings = settings.model_copy(update={"result": of_results})
+        if hooks:
+            (home.project / ".crew" / "hooks").mkdir()
+            (home.project / ".crew" / "hooks" / "ours.py").write_text(hooks, encoding="utf-8")
+            limit = settings.hooks.model_copy(update={"seconds": hook_seconds})
+            trusted = {"trusted_projects": (str(home.project),), "hooks": limit}
+            settings = settings.model_copy(update=trusted)
         async with host_crew(project, settings) as crew:
             spec = plan_parallel(
                 await crew.catalog(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -10,10 +11,11 @@ import pytest
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ToolCallState
 from crew_plugin.models.spec import LimitsSpec
-from crew_plugin.models.states import AttemptState
+from crew_plugin.models.states import AttemptState, RunState
 from crew_plugin.session.runner import SessionRunner
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, Script, ToolUse
 from tests.hosts.bub_engine import Host
+from tests.hosts.bub_played import played
 from tests.session.conftest import limits, make_stage
 
 __all__ = ["limits", "make_stage"]
@@ -160,3 +162,55 @@ async def test_a_tool_that_is_not_there_is_answered_with_those_that_are(
     entries = await stage.transcript()
     answered = [entry.seq for entry in entries if entry.role == "assistant"]
     assert len(answered) == 2
+
+
+HOOKS = """
+import asyncio
+from crew_plugin.hookspecs import Verdict, hookimpl
+
+
+@hookimpl
+async def {sleeps}(event):
+    await asyncio.Event().wait()
+
+
+@hookimpl
+def {raises}(event):
+    raise ValueError("cannot tell")
+"""
+
+
+async def test_hooks_of_the_crew_that_only_watch_and_sleep_or_raise_change_no_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = HOOKS.format(sleeps="after_task_end", raises="after_run_end")
+    reply = submits({"summary": "done"})
+    async with played(tmp_path, monkeypatch, lambda _: reply, hooks=hooks, hook_seconds=0.3) as told:
+        assert told.run.state is RunState.COMPLETED
+        assert [result.summary for result in await told.results()] == ["done"]
+        executed = {event.data["hook"]: event.data for event in await told.events("hook.executed")}
+        assert executed["after_task_end"]["outcome"] == "timed_out"
+        assert executed["after_run_end"]["outcome"] == "raised"
+
+
+@pytest.mark.parametrize(
+    ("sleeps", "raises", "said"),
+    [
+        ("before_run_start", "after_run_end", "0.3 s"),
+        ("before_task_start", "after_run_end", "0.3 s"),
+        ("after_run_end", "before_task_start", "cannot tell"),
+    ],
+)
+async def test_hooks_of_the_crew_that_decide_and_sleep_or_raise_refuse_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeps: str, raises: str, said: str
+) -> None:
+    hooks = HOOKS.format(sleeps=sleeps, raises=raises)
+    reply = submits({"summary": "done"})
+    async with played(tmp_path, monkeypatch, lambda _: reply, hooks=hooks, hook_seconds=0.3) as told:
+        assert told.run.state is RunState.FAILED
+        task = await told.crew.writer.read(lambda store: store.load_task(told.run.id, "t1"))
+        cause = task.cause if "task" in f"{sleeps} {raises}" else told.run.cause
+        assert cause is not None
+        assert cause.code is CauseCode.HOOK_BLOCKED
+        assert said in str(cause)
+        assert told.model.requests == []
