@@ -93,6 +93,7 @@ class Driver:
         self._runner = runner
         self._steps = {step.id: step for step in spec.steps}
         self._tags = {step.id: tags_of(spec, step) for step in spec.steps}
+        self._shared = {key: tuple(filter(is_shared, tags)) for key, tags in self._tags.items()}
         self._needs = any(step.resources for step in spec.steps)
         self._requests = Requests(writer=means.writer, width=spec.width, most=means.most)
         self._hooks = RunHooks(means.hooks, means.writer, run.id)
@@ -101,6 +102,8 @@ class Driver:
         self._work: dict[str, Work] = {}
         self._last: dict[str, LastAttempt] = {}
         self._due: dict[str, float] = {}
+        self._views: dict[str, tuple[object, TaskView]] = {}
+        """How the tasks looked last, and what that was made of: most have not changed since."""
         self._deadline: float | None = None
         self._wake = anyio.Event()
         self._contact: Contact | None = None
@@ -300,26 +303,37 @@ class Driver:
         )
 
     def _view(self, task: TaskRecord) -> TaskView:
-        work = self._work.get(task.key)
-        stop = self._requests.task_stops.get(task.key)
-        return view_of(
+        key = task.key
+        work = self._work.get(key)
+        stop = self._requests.task_stops.get(key)
+        busy = work is not None and task.state not in TASK_TERMINAL
+        stopping = work is not None and work.stop is not None
+        last, due = self._last.get(key), self._due.get(key)
+        ticket = self._means.slots.ticket(self.run.id, key) if self._needs else None
+        made_of = (task, busy, stopping, last, due, stop, ticket)
+        known = self._views.get(key)
+        if known is not None and known[0] == made_of:
+            return known[1]
+        view = view_of(
             task,
-            busy=work is not None and task.state not in TASK_TERMINAL,
-            stopping=work is not None and work.stop is not None,
-            last=self._last.get(task.key),
-            retry_at=self._due.get(task.key),
+            busy=busy,
+            stopping=stopping,
+            last=last,
+            retry_at=due,
             stop=None if stop is None else stop.cause,
-            tags=self._tags[task.key],
-            ticket=self._means.slots.ticket(self.run.id, task.key) if self._needs else None,
+            tags=self._tags[key],
+            ticket=ticket,
         )
+        self._views[key] = (made_of, view)
+        return view
 
     def _used_elsewhere(self) -> dict[str, int]:
         """How often the shared tags are in use, without the tasks that the snapshot shows as busy:
         by other runs, and by sessions of this one that are leaving."""
         used = Counter(self._means.slots.used)
         for key in self._work:
-            if self._tasks[key].state not in TASK_TERMINAL:
-                used.subtract(tag for tag in self._tags[key] if is_shared(tag))
+            if self._shared[key] and self._tasks[key].state not in TASK_TERMINAL:
+                used.subtract(self._shared[key])
         return used
 
     def _fits(self, key: str) -> bool:
@@ -328,8 +342,7 @@ class Driver:
         return slots.free > 0 and all(
             slots.used.get(tag, 0)
             < limits.get(tag, 1 if tag.startswith(RESOURCE) else slots.used.get(tag, 0) + 1)
-            for tag in self._tags[key]
-            if is_shared(tag)
+            for tag in self._shared[key]
         )
 
     async def _note_waits(self, lease: Lease, waits: Mapping[str, frozenset[str]]) -> None:
