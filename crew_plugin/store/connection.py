@@ -47,6 +47,8 @@ class Connection:
         """Whether there was no store to read and this is an empty stand-in for it."""
         self._depth = 0
         self._spoiled = False
+        self._put_off = 0
+        """Rows that changes left to the end of their transaction, so far."""
         self._fresh: list[EventRecord] = []
         self._heads: dict[str, sqlite3.Row] = {}
         """What was read of runs in this transaction: while it lasts, only it can change them."""
@@ -71,8 +73,8 @@ class Connection:
 
     @property
     def total_changes(self) -> int:
-        """How many rows were changed so far. It stands still while nothing is written."""
-        return self._db.total_changes
+        """A number that grows with what is changed, and stands still while nothing is."""
+        return self._db.total_changes + self._put_off
 
     @contextmanager
     def transaction(self) -> Generator[None]:
@@ -80,6 +82,7 @@ class Connection:
         depth = self._depth
         mark = len(self._fresh)
         if depth:
+            self._write_behind()  # so that what is put off from here on is undone with the savepoint
             self._execute(f"SAVEPOINT s{depth}")
         else:
             self._execute("BEGIN" if self.read_only else "BEGIN IMMEDIATE")
@@ -88,9 +91,12 @@ class Connection:
             yield
             if self._spoiled:
                 raise CrewError("half of a change failed inside a transaction, so all of it was undone")
+            if not depth:
+                self._write_behind()
             self._execute(f"RELEASE s{depth}" if depth else "COMMIT")
         except BaseException:
             del self._fresh[mark:]
+            self._forget_behind()
             self._heads.clear()
             self._spoiled = False
             if self._db.in_transaction:
@@ -111,12 +117,18 @@ class Connection:
             with self.transaction():
                 yield
             return
-        before = self._db.total_changes
+        before = self.total_changes
         try:
             yield
         except BaseException:
-            self._spoiled = self._spoiled or self._db.total_changes != before
+            self._spoiled = self._spoiled or self.total_changes != before
             raise
+
+    def _write_behind(self) -> None:
+        """Write what changes put off: before a savepoint, and before the commit."""
+
+    def _forget_behind(self) -> None:
+        """Drop what was put off since the last savepoint, or in the whole transaction."""
 
     def take_fresh_events(self) -> list[EventRecord]:
         """The events committed since the last call, in order."""

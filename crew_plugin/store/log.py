@@ -3,10 +3,11 @@
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from itertools import count
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from crew_plugin.errors import CrewError, Fenced, UnknownName
+from crew_plugin.errors import Fenced, UnknownName
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.events import EVENT_TYPES
 from crew_plugin.models.records import EventRecord, Lease, NewEvent
@@ -16,12 +17,24 @@ from crew_plugin.store.rows import cause_of, dump, dump_cause, load, text
 
 __all__ = ["EventLog"]
 
-_INSERT = "INSERT INTO event (run_id, at, epoch, type, actor, task_id, attempt_id, cause, data) VALUES"
+_INSERT = "INSERT INTO event (seq, run_id, at, epoch, type, actor, task_id, attempt_id, cause, data) VALUES"
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_AT_ONCE = 16
+"""Events in one statement: each statement lets another thread go first, and waits for it."""
 _HEAD = "state, epoch, owner_pid, background, parent_host, parent_session, parent_route, renewals"
 
 
 class EventLog(Connection):
-    """Appends events and checks leases, inside the transaction of the change they go with."""
+    """Appends events and checks leases, inside the transaction of the change they go with.
+
+    The events of a transaction are numbered as they come and written together at its end.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        super().__init__(path, read_only=read_only)
+        self._behind: list[tuple[Value, ...]] = []
+        self._last_seq: int | None = None
+        """The number of the last event. While a transaction lasts, only it can add one."""
 
     def append_events(
         self, lease: Lease | None, run_id: str, events: Sequence[NewEvent]
@@ -35,6 +48,7 @@ class EventLog(Connection):
 
     def tail(self, run_id: str | None, *, after_seq: int = 0, limit: int = 1000) -> list[EventRecord]:
         """Events of a run (or of all runs) after a sequence number, oldest first."""
+        self._write_behind()
         if run_id is None:
             rows = self._all("SELECT * FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, limit))
         else:
@@ -76,41 +90,55 @@ class EventLog(Connection):
         return self._append_all(run_id, epoch, (event,))[0]
 
     def _append_all(self, run_id: str, epoch: int, events: Sequence[NewEvent]) -> list[EventRecord]:
-        """Append events in one statement, whose rows SQLite numbers one after the other."""
+        """Append events, numbered one after the other."""
         if not events:
             return []
-        at = time.time()
-        values: list[Value] = []
-        kept: list[tuple[str, str]] = []
-        for event in events:
+        at, last = time.time(), self._last()
+        appended: list[EventRecord] = []
+        rows: list[tuple[Value, ...]] = []
+        for seq, event in enumerate(events, start=last + 1):
             if event.type not in EVENT_TYPES:
                 raise ValueError(f"there is no event type {event.type!r}; the vocabulary is in models.events")
             actor = text(event.actor)
             content = dump(dict(event.data)) if event.data else "{}"
             ids = (event.task_id, event.attempt_id)
-            values += (run_id, at, epoch, event.type, actor, *ids, dump_cause(event.cause), content)
-            kept.append((actor, content))
-        rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(events))
-        last = self._execute(f"{_INSERT} {rows}", tuple(values)).lastrowid
-        if last is None:  # pragma: no cover - SQLite always gives the last row's number
-            raise CrewError("the store did not number an event")
-        appended = [
-            EventRecord(
-                seq=seq,
-                run_id=run_id,
-                at=at,
-                epoch=epoch,
-                type=event.type,
-                actor=actor,
-                task_id=event.task_id,
-                attempt_id=event.attempt_id,
-                cause=event.cause,
-                data=load(content) if event.data else {},
+            cause = dump_cause(event.cause)
+            rows.append((seq, run_id, at, epoch, event.type, actor, *ids, cause, content))
+            appended.append(
+                EventRecord(
+                    seq=seq,
+                    run_id=run_id,
+                    at=at,
+                    epoch=epoch,
+                    type=event.type,
+                    actor=actor,
+                    task_id=event.task_id,
+                    attempt_id=event.attempt_id,
+                    cause=event.cause,
+                    data=load(content) if event.data else {},
+                )
             )
-            for seq, event, (actor, content) in zip(count(last - len(events) + 1), events, kept, strict=False)
-        ]
+        self._behind += rows
+        self._put_off += len(rows)
+        self._last_seq = last + len(rows)
         self._fresh += appended
         return appended
+
+    def _last(self) -> int:
+        if self._last_seq is None:
+            row = self._first("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
+            self._last_seq = 0 if row is None else int(row["seq"])
+        return self._last_seq
+
+    def _write_behind(self) -> None:
+        behind, self._behind, self._last_seq = self._behind, [], None
+        for start in range(0, len(behind), _AT_ONCE):
+            some = behind[start : start + _AT_ONCE]
+            rows = ", ".join([_ROW] * len(some))
+            self._execute(f"{_INSERT} {rows}", tuple(chain.from_iterable(some)))
+
+    def _forget_behind(self) -> None:
+        self._behind, self._last_seq = [], None
 
     def _run_row(self, run_id: str) -> sqlite3.Row:
         """What changes look at; the goal and the specification may be long and stay where they are."""

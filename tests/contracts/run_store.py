@@ -992,6 +992,25 @@ class RunStoreContract:
         assert {event.run_id for event in store.tail(first.run_id)} == {first.run_id}
         assert {event.epoch for event in appended} == {second.epoch}
 
+    def test_an_event_is_undone_with_its_part_of_a_transaction(self, store: RunStore) -> None:
+        run = create(store)
+
+        def note(text: str) -> None:
+            event = NewEvent(type="session.note", actor="x", data={"text": text})
+            store.append_events(None, run.id, [event])
+
+        with store.transaction():
+            note("before")
+            with pytest.raises(ZeroDivisionError), store.transaction():
+                note("undone")
+                raise ZeroDivisionError
+            note("after")
+            inside = store.tail(run.id)
+
+        assert [event.data.get("text") for event in inside] == [None, "before", "after"]
+        assert store.tail(run.id) == inside
+        assert len({event.seq for event in inside}) == 3
+
     def test_who_holds_no_lease_appends_as_a_caller(self, store: RunStore) -> None:
         run = create(store)
 
