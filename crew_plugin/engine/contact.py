@@ -11,6 +11,7 @@ from crew_plugin.engine.worker import WALL_MARGIN, RunContext, Work
 from crew_plugin.errors import CrewError, Fenced
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import (
+    OUTSIDE,
     AttemptRecord,
     MessageRecord,
     MessageState,
@@ -76,6 +77,20 @@ class Contact:
         if not await self.context.runner.interrupt(work.attempt.id, cause, text):
             return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason="its session is just ending")
         return Receipt(to=key, outcome=ReceiptOutcome.INJECTED)
+
+    async def asleep(self, key: str) -> bool:
+        """Wait until the end of this task's attempt is written down. False if it gets another one,
+        which finds the mail in its prompt."""
+        work = self.work.get(key)
+        if work is not None:
+            await work.over()
+        return self.tasks[key].state in TASK_TERMINAL
+
+    async def owed(self, key: str) -> bool:
+        """Whether words of a person, or of whoever asked for the run, wait for this task."""
+        run_id = self.context.run.id
+        unread = await self.context.writer.read(lambda store: store.list_messages(run_id, unread_by=key))
+        return any(message.sender in OUTSIDE for message in unread)
 
     async def converse(self, key: str) -> None:
         """Hold one further conversation of a task that has ended. A defect of it ends it alone."""

@@ -107,7 +107,7 @@ class Driver:
         self._deadline: float | None = None
         self._wake = anyio.Event()
         self._contact: Contact | None = None
-        self._wakes = Wakes(means.slots, self._converse)
+        self._wakes = Wakes(means.slots, self.wake)
         self._scope = anyio.CancelScope(shield=True)
 
     # --- for others ---
@@ -238,7 +238,7 @@ class Driver:
         )
         self._contact = Contact(context=context, tasks=self._tasks, steps=self._steps, work=self._work)
         async with anyio.create_task_group() as group:
-            self._wakes.open(group)
+            self._wakes.open(group, self._contact)
             group.start_soon(self._renew, lease)
             group.start_soon(self._watch)
             await self._loop(group, context)
@@ -256,7 +256,7 @@ class Driver:
                 await self._note_waits(context.lease, resource_waits(snapshot, now))
             if await self._carry_out(actions, group, context):
                 return
-            if all(isinstance(action, Start) for action in actions):
+            if all(isinstance(action, Start | Finish) for action in actions):
                 due = next_due(snapshot, now)
                 with anyio.move_on_after(None if due is None else due - now):
                     await self._wake.wait()
@@ -375,8 +375,7 @@ class Driver:
                     if self._fits(key) and self._requests.stop is None:
                         await self._start(key, group, context)
                 case Finish(state, cause):
-                    await self._finish(context.lease, state, cause)
-                    return True
+                    return await self._finish(context.lease, state, cause)
                 case Block(cause):
                     await self._block(context.lease, cause)
                 case Cancel(key, cause) if key in self._work:
@@ -428,11 +427,16 @@ class Driver:
             lambda store: store.transition_run(lease, RunState.BLOCKED, actor=ACTOR, cause=cause)
         )
 
-    async def _converse(self, key: str) -> None:
-        assert self._contact is not None
-        await self._contact.converse(key)
+    async def _must_wait(self) -> bool:
+        """Whether the run's end has to wait for a session that reads what a person told it. Not if
+        the run is stopped, and not beyond its time."""
+        late = self._deadline is not None and anyio.current_time() >= self._deadline
+        return self._requests.stop is None and not late and await self._wakes.owed()
 
-    async def _finish(self, lease: Lease, state: RunState, cause: Cause | None) -> None:
+    async def _finish(self, lease: Lease, state: RunState, cause: Cause | None) -> bool:
+        """Whether the run has ended; it has not while it must wait."""
+        if await self._must_wait():
+            return False
         stop = self._requests.stop
         actor = stop.actor if stop is not None and state is RunState.CANCELLED else ACTOR
         self._wakes.close()
@@ -443,6 +447,7 @@ class Driver:
             )
         )
         self.ended.set()
+        return True
 
     def conversation_changed(self, host: str, turns_to: str) -> None:
         """The host begins a turn of this conversation: tell whoever watches runs of another one."""

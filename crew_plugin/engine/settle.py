@@ -11,6 +11,7 @@ from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.snapshot import LastAttempt, TaskView
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import (
+    OUTSIDE,
     ArtifactRef,
     AttemptRecord,
     ControlRecord,
@@ -209,5 +210,16 @@ def close_run(store: RunStore, lease: Lease, cause: Cause, *, actor: str) -> Run
             store.transition_task(lease, task.id, to, actor=actor, cause=cause)
     answers = [(control, cause.message) for control in store.pending_controls(lease.run_id)]
     if run_end(view_of(task) for task in store.load_tasks(lease.run_id)).state is RunState.COMPLETED:
-        return finish_run(store, lease, RunState.COMPLETED, None, actor=actor, answers=answers)
-    return finish_run(store, lease, state, cause, actor=actor, answers=answers)
+        run = finish_run(store, lease, RunState.COMPLETED, None, actor=actor, answers=answers)
+    else:
+        run = finish_run(store, lease, state, cause, actor=actor, answers=answers)
+    _bury_half_read(store, run.id)
+    return run
+
+
+def _bury_half_read(store: RunStore, run_id: str) -> None:
+    """Nobody can tell any more whether what a lost session was given became part of a model call."""
+    for message in store.list_messages(run_id):
+        if message.state is MessageState.DELIVERED and message.recipient not in OUTSIDE:
+            reason = "its session was lost; whether a model saw it is not known"
+            store.settle_message(message.id, MessageState.DEAD, reason=reason)

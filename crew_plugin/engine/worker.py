@@ -94,6 +94,10 @@ class Work:
         finally:
             self._over.set()
 
+    async def over(self) -> None:
+        """Wait until its end is written down."""
+        await self._over.wait()
+
     async def abort(self) -> None:
         """Make it end: asked first, made to after a second. A submitted result is kept."""
         if self.attempt is not None:

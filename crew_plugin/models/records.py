@@ -13,6 +13,7 @@ from crew_plugin.models.causes import Cause
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 
 __all__ = [
+    "OUTSIDE",
     "ArtifactRef",
     "AttemptRecord",
     "ControlRecord",
@@ -350,6 +351,10 @@ class DeliveryRecord:
     created_at: float
     sent_at: float | None
     acknowledged_at: float | None
+
+
+OUTSIDE = ("parent", "operator")
+"""Whoever is no task of a run but sends and gets mail: they do not end with the run."""
 
 
 class MessageKind(StrEnum):

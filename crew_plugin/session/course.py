@@ -12,7 +12,7 @@ from crew_plugin.errors import Fenced
 from crew_plugin.host import Engine, EngineCapability, Session, ToolCall
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.facts import ModelTable
-from crew_plugin.models.records import MessageState, TranscriptEntry, Usage
+from crew_plugin.models.records import TranscriptEntry, Usage
 from crew_plugin.session import words
 from crew_plugin.session.budget import Budget
 from crew_plugin.session.contract import Accepted, Ended, Held, Submission
@@ -26,7 +26,7 @@ from crew_plugin.session.limits import Deadlines, Rung
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.memory import Memory
 from crew_plugin.session.progress import Progress
-from crew_plugin.session.record import Entry, Record
+from crew_plugin.session.record import Record, reads
 from crew_plugin.session.scope import ResultRules
 from crew_plugin.store.writer import StoreWriter
 
@@ -323,7 +323,7 @@ class Course:
         for _ in range(min(count, len(self._given))):
             for message_id in self._given.popleft():
                 self.box.seen(message_id)
-                self.record.add(_settles(message_id))
+                self.record.add(reads(message_id))
 
     def wait(self, seconds: float) -> None:
         """The session is going to wait for so long, and is none the less alive."""
@@ -346,7 +346,3 @@ class Course:
         if EngineCapability.RESTRICT_TOOLS in capabilities:
             force = SUBMIT if EngineCapability.FORCE_RESULT in capabilities else None
             session.restrict(frozenset({SUBMIT}), force=force)
-
-
-def _settles(message_id: str) -> Entry:
-    return lambda store: store.settle_message(message_id, MessageState.READ)

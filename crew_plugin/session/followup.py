@@ -28,7 +28,7 @@ from crew_plugin.host import (
     TurnEnded,
 )
 from crew_plugin.models.facts import ModelTable
-from crew_plugin.models.records import MessageKind, MessageRecord, MessageState, TranscriptEntry, Usage
+from crew_plugin.models.records import MessageKind, MessageRecord, TranscriptEntry, Usage
 from crew_plugin.session import words
 from crew_plugin.session.compact import cut
 from crew_plugin.session.contract import Submission, Verdict
@@ -38,7 +38,7 @@ from crew_plugin.session.journal import Journal
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.prepare import folder_of
 from crew_plugin.session.prompt import letter, system_of
-from crew_plugin.session.record import Entry, Record, usage_data
+from crew_plugin.session.record import Record, reads, usage_data
 from crew_plugin.session.scope import SessionScope, Toolbox
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
@@ -300,7 +300,7 @@ class FollowUp:
         for _ in range(min(count, len(self._given))):
             for message_id in self._given.pop(0):
                 self._box.seen(message_id)
-                self._record.add(_reads(message_id))
+                self._record.add(reads(message_id))
 
     # --- the end ---
 
@@ -387,7 +387,3 @@ class FollowUp:
             failure=self._failure,
             where=f"run {context.run.id}, task {context.task.key}",
         )
-
-
-def _reads(message_id: str) -> Entry:
-    return lambda store: store.settle_message(message_id, MessageState.READ)

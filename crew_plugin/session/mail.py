@@ -16,6 +16,7 @@ import anyio
 
 from crew_plugin.errors import NotAllowed, UnknownName
 from crew_plugin.models.records import (
+    OUTSIDE,
     MessageKind,
     MessageRecord,
     MessageState,
@@ -34,7 +35,6 @@ __all__ = ["EVERYBODY", "PARENT", "MailPolicy", "MailRoom", "Mailbox", "Wake"]
 
 EVERYBODY: Final = "all"
 PARENT: Final = "parent"
-_OUTSIDE: Final = frozenset({PARENT, "operator"})
 MAX_HOPS: Final = 6
 """So many answers to answers, without other work in between, and the next one is refused."""
 RATE_MESSAGES: Final = 10
@@ -126,7 +126,7 @@ class MailRoom:
         key = message.recipient
         if message.state is not MessageState.ACCEPTED:
             return _known(message)
-        if key in _OUTSIDE:
+        if key in OUTSIDE:
             return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason="it is shown with the run's results")
         box = self._boxes.get((message.run_id, key))
         if box is None or box.leaving:
@@ -180,7 +180,7 @@ class MailRoom:
         why not."""
         place = (run_id, key)
         if place in self._waking:
-            return None
+            return wake(key)
         if self._wakes[place] >= self.policy.wakes_session:
             return f"{key} has ended and was woken {self.policy.wakes_session} times, which is the limit"
         if sum(self._wakes[each] for each in self._wakes if each[0] == run_id) >= self.policy.wakes_run:
@@ -344,7 +344,7 @@ class Mailbox:
                     self._late = True
                     continue
                 store.settle_message(message.id, MessageState.DEAD, reason=reason)
-                known = message.sender in _OUTSIDE or message.sender in told
+                known = message.sender in OUTSIDE or message.sender in told
                 if message.kind is MessageKind.MESSAGE and not known:
                     self._returned.append(self._return(store, message, reason))
 

@@ -13,16 +13,26 @@ import anyio
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CrewError
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import Counts, NewEvent, TranscriptEntry, Usage
+from crew_plugin.models.records import Counts, MessageState, NewEvent, TranscriptEntry, Usage
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["Entry", "Record", "usage_data"]
+__all__ = ["Entry", "Record", "reads", "usage_data"]
 
 MOMENT: Final = 0.02
 """How long something may wait for company, in seconds, if nobody waits for it."""
 
 Entry = Callable[[RunStore], Any]
+
+
+def reads(message_id: str) -> Entry:
+    """A message became part of a model call. One that was given up meanwhile stays what it is."""
+
+    def write(store: RunStore) -> None:
+        if store.load_message(message_id).state in (MessageState.ACCEPTED, MessageState.DELIVERED):
+            store.settle_message(message_id, MessageState.READ)
+
+    return write
 
 
 def usage_data(usage: Usage) -> dict[str, Any]:

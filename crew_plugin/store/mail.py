@@ -8,6 +8,7 @@ from typing import Any
 from crew_plugin.errors import IllegalTransition
 from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import (
+    OUTSIDE,
     ControlRecord,
     ControlState,
     ControlVerb,
@@ -19,7 +20,7 @@ from crew_plugin.models.records import (
 )
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.rows import dump, load, text
-from crew_plugin.store.runs import OUTSIDE, Runs
+from crew_plugin.store.runs import Runs
 
 __all__ = ["Mail"]
 

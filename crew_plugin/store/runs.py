@@ -8,6 +8,7 @@ from crew_plugin.errors import IllegalTransition, InvalidPlan, InvalidValue, Lea
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import (
+    OUTSIDE,
     Lease,
     MessageState,
     NewRun,
@@ -29,10 +30,7 @@ from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.outbox import Outbox
 from crew_plugin.store.rows import cause_of, dump, dump_cause, load, owner_of, parent_of, text
 
-__all__ = ["OUTSIDE", "Runs"]
-
-OUTSIDE = ("parent", "operator")
-"""Recipients of mail who do not end with the run."""
+__all__ = ["Runs"]
 
 _SHORTEST_ABBREVIATION = 4
 

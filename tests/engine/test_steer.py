@@ -123,16 +123,11 @@ async def test_a_task_that_has_ended_is_woken_while_its_run_goes_on(project: Pro
         assert bench.runner.woken == ["a: and the tests?"]
 
 
-async def test_a_woken_session_holds_a_slot_of_the_process_and_goes_with_its_run(project: Project) -> None:
-    listening, finish, awake = Listening(), anyio.Event(), anyio.Event()
-
-    async def never_ends(attempt: FakeAttempt) -> Outcome:
-        awake.set()
-        await anyio.sleep_forever()
-        raise AssertionError("never reached")
+async def test_a_woken_session_waits_for_a_slot_and_the_end_of_its_run_for_it(project: Project) -> None:
+    listening, finish, may_rest = Listening(), anyio.Event(), anyio.Event()
 
     async with open_bench(project, {"a": listening, "b": gate(finish, submits())}, process_width=1) as bench:
-        bench.runner.awake = never_ends
+        bench.runner.awake = gate(may_rest, submits())
         with anyio.fail_after(5):
             order = await begin(bench, listening, "b")
             await ended_a(bench, order)
@@ -141,11 +136,74 @@ async def test_a_woken_session_holds_a_slot_of_the_process_and_goes_with_its_run
             report = await bench.supervisor.order(replace(order, text="still there?"))
             assert report.receipt.outcome is ReceiptOutcome.WOKEN
             await anyio.wait_all_tasks_blocked()
-            assert not awake.is_set()
+            assert not bench.runner.woken
             finish.set()
-            await bench.supervisor.wait(order.run_id, None)
-        (_, message) = await bench.writer.read(lambda store: store.list_messages(order.run_id))
-        assert (message.state, message.reason) == (MessageState.DEAD, "the run has ended")
+            while not bench.runner.woken:
+                await anyio.lowlevel.checkpoint()
+            states = await bench.states(order.run_id)
+            assert states == {"a": TaskState.COMPLETED, "b": TaskState.COMPLETED}
+            assert (await bench.supervisor.wait(order.run_id, 0.05)).state is RunState.RUNNING
+            may_rest.set()
+            assert (await bench.supervisor.wait(order.run_id, None)).state is RunState.COMPLETED
+
+
+async def test_a_run_that_is_stopped_does_not_wait_for_who_was_woken(project: Project) -> None:
+    listening, awake = Listening(), anyio.Event()
+
+    async def never_ends(attempt: FakeAttempt) -> Outcome:
+        awake.set()
+        await anyio.sleep_forever()
+        raise AssertionError("never reached")
+
+    async with open_bench(project, {"a": listening, "b": submits()}, process_width=1) as bench:
+        bench.runner.awake = never_ends
+        with anyio.fail_after(5):
+            order = await begin(bench, listening, "b")
+            await ended_a(bench, order)
+            for text in ("still there?", "and now?"):
+                report = await bench.supervisor.order(replace(order, text=text))
+                assert report.receipt.outcome is ReceiptOutcome.WOKEN
+                await awake.wait()
+            await bench.supervisor.cancel(order.run_id, cause=ENOUGH, actor="operator")
+            assert (await bench.supervisor.wait(order.run_id, None)).state in (
+                RunState.COMPLETED,
+                RunState.CANCELLED,
+            )
+        messages = await bench.writer.read(lambda store: store.list_messages(order.run_id))
+        assert [message.state for message in messages[1:]] == [MessageState.READ, MessageState.DEAD]
+        assert messages[-1].reason == "the run has ended"
+
+
+async def test_what_was_to_wait_for_the_end_of_a_turn_is_read_after_the_last_task(project: Project) -> None:
+    """The session calls for its wake while it still is at work, and is the last one of its run."""
+    listening = Listening()
+
+    async def leaves_mail(attempt: FakeAttempt) -> Outcome:
+        context = attempt.context
+        outcome = await listening(attempt)
+
+        def send(store: RunStore) -> None:
+            store.send_message(
+                context.run.id,
+                sender="operator",
+                recipient=context.task.key,
+                kind=MessageKind.FOLLOW_UP,
+                body="and the tests?",
+            )
+
+        await attempt.writer.run(send)
+        assert context.wake is not None
+        assert context.wake(context.task.key) is None
+        await anyio.wait_all_tasks_blocked()
+        assert not bench.runner.woken, "its own attempt comes first"
+        return outcome
+
+    async with open_bench(project, {"a": leaves_mail}) as bench:
+        with anyio.fail_after(5):
+            order = await begin(bench, listening)
+            await bench.supervisor.order(order)
+            assert (await bench.supervisor.wait(order.run_id, None)).state is RunState.COMPLETED
+        assert bench.runner.woken == ["a: and the tests?"]
 
 
 async def test_after_the_end_of_a_run_the_receipt_says_how_to_go_on(project: Project) -> None:
@@ -168,9 +226,9 @@ async def test_a_turn_is_stopped_and_the_session_goes_on_with_what_it_was_told(p
     async with open_bench(project, {"a": listening}) as bench:
         with anyio.fail_after(5):
             order = replace(await begin(bench, listening, "b"), say=Say.INTERRUPT, text="do it otherwise")
+            too_early = await bench.supervisor.order(replace(order, task="b"))
             report = await bench.supervisor.order(order)
             assert report.receipt.outcome is ReceiptOutcome.INJECTED
-            too_early = await bench.supervisor.order(replace(order, task="b"))
             assert (await bench.supervisor.wait(order.run_id, None)).state is RunState.COMPLETED
         assert not too_early.reached
         (first, _) = await bench.writer.read(lambda store: store.list_results(order.run_id))
@@ -264,5 +322,8 @@ async def test_what_was_handed_over_before_a_crash_is_not_said_to_be_undone(proj
             return [store.load_control(control.id) for control in asked]
 
         handed, waiting = await bench.writer.run(crash)
+        mail = await bench.writer.read(lambda store: store.list_messages(run.id))
+        assert [message.state for message in mail] == [MessageState.DEAD] * 2
+        assert mail[0].reason == "its session was lost; whether a model saw it is not known"
         assert (handed.outcome, handed.state) == (ReceiptOutcome.INJECTED, ControlState.APPLIED)
         assert (waiting.outcome, waiting.answer) == (ReceiptOutcome.FAILED, "enough")
