@@ -39,15 +39,19 @@ READS = "---\nname: reads\ntools: read\n---\nYou read.\n"
 
 
 @asynccontextmanager
-async def hosted(home: BubHome, monkeypatch: pytest.MonkeyPatch, script: Script) -> AsyncIterator[Crew]:
-    """A crew as `crew run` has it, in this process."""
+async def hosted(
+    home: BubHome, monkeypatch: pytest.MonkeyPatch, script: Script, **limits: object
+) -> AsyncIterator[Crew]:
+    """A crew as `crew run` has it, in this process, with these limits of its own."""
     for name in [name for name in os.environ if name.startswith(("BUB_", "OPENAI_", "ANTHROPIC_", "CREW_"))]:
         monkeypatch.delenv(name)
     async with ScriptedModelServer(script) as model:
         for name, value in BubHome(project=home.project, home=home.home, base_url=model.base_url).env.items():
             monkeypatch.setenv(name, value)
         project = find_project(home.project)
-        async with host_crew(project, load_settings(home.project)) as crew:
+        settings = load_settings(home.project)
+        changed = {"limits": settings.limits.model_copy(update=limits)}
+        async with host_crew(project, settings.model_copy(update=changed)) as crew:
             yield crew
 
 

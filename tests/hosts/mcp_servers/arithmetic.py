@@ -11,6 +11,8 @@ import anyio
 from mcp.server.fastmcp import FastMCP
 
 server = FastMCP("arithmetic", log_level="ERROR")
+inside = anyio.Semaphore(0)
+waiting = 0
 
 
 @server.tool(structured_output=False)
@@ -29,6 +31,20 @@ def fail() -> str:
 async def sleep_forever() -> None:
     """Never answer."""
     await anyio.sleep_forever()
+
+
+@server.tool(structured_output=False)
+async def meet(of: int) -> str:
+    """Answer once so many calls are in here at the same time."""
+    global waiting
+    waiting += 1
+    if waiting == of:
+        waiting = 0
+        for _ in range(of - 1):
+            inside.release()
+    else:
+        await inside.acquire()
+    return f"{of} met in {os.getpid()}"
 
 
 @server.tool(structured_output=False)
