@@ -199,3 +199,56 @@ async def test_cancelling_the_parents_turn_cancels_its_three_children_and_ends_t
         assert alive == []
         await bub.say("good morning")
         assert "good morning" in await bub.hear("YOU SAID")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:Provider-specific exceptions:DeprecationWarning")
+async def test_what_a_person_says_meanwhile_reaches_the_parent_and_none_of_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(said: Conversation) -> Reply:
+        if said.offered("submit_result"):
+            return Reply(calls=team_script(said).calls, held=True)
+        if said.user_texts and "LATE WORDS" in said.last_user:
+            return Reply(text="HEARD LATE WORDS")
+        if "use its own shell" in said.last_user and not said.new_results:
+            return use("bash", command="echo hi-from-bash")
+        return team_script(said)
+
+    async with asyncio.timeout(WAIT), chat(tmp_path, monkeypatch, script) as bub:
+        await bub.say("use its own shell")
+        assert "hi-from-bash" in await bub.hear("TOOL SAID")
+        await bub.say("use an agent for app.py")
+        await bub.until(lambda: bub.server.in_flight == 1)
+        await bub.say("LATE WORDS")
+        bub.server.release()
+        await bub.hear("HEARD LATE WORDS")
+        worker = [
+            each.conversation for each in bub.server.requests if each.conversation.offered("submit_result")
+        ]
+        assert worker
+        assert not any("LATE WORDS" in text for one in worker for text in one.user_texts)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:Provider-specific exceptions:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("path", "text", "said"),
+    [
+        (".crew/config.toml", "limits = [[[", "is not valid TOML"),
+        (".crew/state/crew.db", "this is no database " * 500, "crew.db"),
+        (".crew/agents/explorer.md", "---\nname: [\n---\n", "REPORT of"),
+    ],
+    ids=["settings", "store", "agent"],
+)
+async def test_what_is_broken_in_the_crews_files_does_not_end_a_turn_of_the_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, text: str, said: str
+) -> None:
+    file = tmp_path / "project" / path
+    file.parent.mkdir(parents=True)
+    file.write_text(text, encoding="utf-8")
+    async with asyncio.timeout(WAIT), chat(tmp_path, monkeypatch, team_script) as bub:
+        await bub.say("good morning")
+        assert "YOU SAID" in await bub.hear("good morning")
+        await bub.say("use an agent for app.py")
+        assert said in await bub.hear("TOOL SAID")
