@@ -8,6 +8,7 @@ CrewError
 |  `- NotAllowed            the caller may not do this, or not without `force` or `confirm`
 |- OperatorMustAct          the person who runs the machine must change something
 |  |- StateUnwritable       the project's state folder cannot be written
+|  |  `- StateDamaged       its file is damaged, or is not a store
 |  |- StoreTooNew           the store was written by a newer crew-plugin
 |  |- ConfigError           a configuration file cannot be used
 |  `- HostUnsupported       the host is missing, too old, too new, or lacks a capability
@@ -37,6 +38,7 @@ __all__ = [
     "NotAllowed",
     "OperatorMustAct",
     "StaleView",
+    "StateDamaged",
     "StateUnwritable",
     "StoreTooNew",
     "UnknownName",
@@ -67,12 +69,13 @@ class InvalidValue(CallerError):
 class UnknownName(CallerError):
     """Nothing has this name. Names the nearest ones, and all of them when they are few."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, note: str = "") -> None:
         self.kind = kind
         self.name = name
         self.known = tuple(sorted(set(known)))
         self.nearest = tuple(difflib.get_close_matches(name, self.known, n=3, cutoff=0.5))
-        super().__init__(f"there is no {kind} {name!r}; {self._hint()}")
+        more = f"; {note}" if note else ""
+        super().__init__(f"there is no {kind} {name!r}; {self._hint()}{more}")
 
     def _hint(self) -> str:
         if not self.known:
@@ -107,9 +110,22 @@ class StateUnwritable(OperatorMustAct):
     def __init__(self, path: object, reason: str) -> None:
         self.path = str(path)
         self.reason = reason
-        super().__init__(
-            f"cannot write the crew's state at {self.path!r}: {reason}; "
+        super().__init__(self._words())
+
+    def _words(self) -> str:
+        return (
+            f"cannot write the crew's state at {self.path!r}: {self.reason}; "
             "make it writable, free some space, or give another folder with --state-dir"
+        )
+
+
+class StateDamaged(StateUnwritable):
+    """What should be the store is damaged, or is something else. It was left as it is."""
+
+    def _words(self) -> str:
+        return (
+            f"the crew's store at {self.path!r} cannot be used: {self.reason}; move it away and an empty "
+            "one is made (earlier runs are then in what you moved), or give another folder with --state-dir"
         )
 
 

@@ -71,6 +71,8 @@ class ToolContext:
     """Shows one line to the person in the chat, where the host can."""
     can_deliver_later: bool = False
     """Whether a result that comes after the call can still reach the caller."""
+    by_hand: bool = False
+    """A person typed the call as a chat command: what is answered is for a person to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

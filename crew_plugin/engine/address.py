@@ -43,9 +43,13 @@ def find_run(store: RunStore, run: str | None) -> RunRecord:
         return active[0]
     if active:
         raise CallerError("several runs are active, name one of them: " + _listed([run.id for run in active]))
+    raise CallerError(_none_active(store))
+
+
+def _none_active(store: RunStore) -> str:
     newest = store.list_runs(limit=1)
     hint = f"; the newest one, {newest[0].id}, is {newest[0].state}" if newest else ""
-    raise CallerError(f"no run is active{hint}")
+    return f"no run is active{hint}"
 
 
 def find_address(store: RunStore, name: str, *, run: str | None = None) -> Address:
@@ -75,6 +79,8 @@ def _as_run(store: RunStore, name: str, active: Sequence[RunRecord]) -> Address:
     try:
         run = store.load_run(name)
     except UnknownName:
+        if not active:
+            raise CallerError(f"there is no agent {name!r} at work: {_none_active(store)}") from None
         choices = [f"{each.id}/{key}" for each in active for key in _keys(store, each)]
         raise UnknownName("agent", name, choices) from None
     keys = _keys(store, run)

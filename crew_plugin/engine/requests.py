@@ -110,7 +110,7 @@ class Requests:
         if not isinstance(width, int) or not 1 <= width <= self.most:
             return _Answer(refused=f"the settings allow 1 to {self.most} sessions of one run (limits.width)")
         before, self.width = self.width, width
-        return _Answer(note=f"{width} sessions at once instead of {before}")
+        return _Answer(note=f"{width} session{'s' * (width != 1)} at once instead of {before}")
 
     async def answer_settled(self, lease: Lease, tasks: Mapping[str, TaskRecord]) -> None:
         """Answer whoever wanted a task stopped that has ended by now."""

@@ -210,7 +210,10 @@ def _dead(run: RunRecord) -> str:
 
 
 def _continue(run: RunRecord) -> str:
-    return f'to go on with one of its agents: crew_agent with resume="{run.id}", or `crew resume {run.id}`'
+    return (
+        f'to go on with one of its agents: crew_agent with resume="{run.id}"; by hand '
+        f"`,crew resume {run.id}` in the chat or `crew resume {run.id}` in a terminal, with what it is to do"
+    )
 
 
 def _to(order: Order) -> str:

@@ -76,7 +76,11 @@ class Catalog:
         for item in self.hidden:
             if item.kind is kind and item.name == name:
                 return NotAllowed(f"{kind} {name!r} ({item.path}) cannot be used: {item.reason}")
-        return UnknownName(kind, name, self.of(kind))
+        others = [other for other in Kind if name in self.of(other)]
+        note = (
+            f"there is {'an' if others[0] is Kind.AGENT else 'a'} {others[0]} of this name" if others else ""
+        )
+        return UnknownName(kind, name, self.of(kind), note=note)
 
     def _broken(self, kind: Kind) -> Iterator[Problem]:
         for problem in self.problems:

@@ -342,7 +342,8 @@ def event_line(event: EventRecord, names: Mapping[str, TaskName]) -> str | None:
     if what is None:
         return None
     key, agent = _who(event, names)
-    return f"{key:<14}  {agent:<17}  {one_line(what, 160)}".rstrip()
+    who = f"{agent:<17}  " if agent not in ("", key) else ""
+    return f"{key:<14}  {who}{one_line(what, 160)}".rstrip()
 
 
 def _who(event: EventRecord, names: Mapping[str, TaskName]) -> tuple[str, str]:

@@ -33,7 +33,7 @@ def test_a_person_watches_a_run_asks_for_its_status_and_reads_the_answer(tmp_pat
         with BubTerminal(home) as bub:
             bub.wait_for("command list")
             bub.say("use an agent to look at [bold]MARKER[/bold]")
-            bub.wait_for("explorer           started")
+            bub.wait_for("explorer        started")
             bub.say(",team status")
             during = bub.wait_for("running  ")
             model.release()
@@ -42,7 +42,7 @@ def test_a_person_watches_a_run_asks_for_its_status_and_reads_the_answer(tmp_pat
 
     assert "tasks: 1 running" in during
     assert "TOOL SAID" not in during
-    assert "explorer           completed" in after
+    assert "explorer        completed" in after
     assert "REPORT of" in after
     assert "[bold]MARKER[/bold]" in after, "what looks like markup is shown as it was written"
 
@@ -53,7 +53,7 @@ def test_a_person_cancels_a_run_while_the_turn_waits_for_it(tmp_path: Path) -> N
         with BubTerminal(home) as bub:
             bub.wait_for("command list")
             bub.say("use an agent to look at app.py")
-            bub.wait_for("explorer           started")
+            bub.wait_for("explorer        started")
             bub.press("\x03")
             bub.wait_for("Interrupted")
             bub.say("and this is for the turn that runs")

@@ -190,7 +190,7 @@ async def test_dry_run_writes_a_run_without_live_sessions(scripted: Scripted) ->
 async def test_a_run_shows_one_line_for_each_notable_event(scripted: Scripted) -> None:
     lines: list[str] = []
     await team(scripted, caller(lines=lines), action="run", agent="explorer", goal="x")
-    assert any(line.split() == ["explorer", "explorer", "read", "src/x.py"] for line in lines), lines
+    assert any(line.split() == ["explorer", "read", "src/x.py"] for line in lines), lines
     assert any("completed" in line for line in lines)
 
 

@@ -197,11 +197,11 @@ def test_tokens_are_rounded_and_left_out_when_there_are_none() -> None:
         ),
         (
             event("run.failed", task=None, cause=Cause(code=CauseCode.TASK_FAILED, message="code failed")),
-            "run                                failed: code failed",
+            "run             failed: code failed",
         ),
         (
             event("control.requested", task=None, verb="cancel"),
-            "run                                cancel requested by operator",
+            "run             cancel requested by operator",
         ),
     ],
 )

@@ -218,6 +218,8 @@ def _allowed(model: type[Params], loc: tuple[int | str, ...], problem: Any) -> l
             return [str(value) for value in option["enum"]]
         if option.get("type") in _KINDS:
             return _KINDS[option["type"]] + _bounds(option)
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return "an object"
     return str(problem["msg"])[:1].lower() + str(problem["msg"])[1:]
 
 

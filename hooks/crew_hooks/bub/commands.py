@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +41,12 @@ _LIKE_THE_CLI: Final[Mapping[str, tuple[str, ...]]] = {
 
 _LATER: Final = frozenset({"run", "parallel", "resume"})
 """Actions that go on in the background when a person starts them: the chat stays free."""
+
+_CALL: Final = re.compile(r'\baction=("?)(\w+)\1(?!\w)((?:, \w+=(?:"[^"\n]*"|\w+\b))*)(?!, \w+=)')
+_ARGUMENT: Final = re.compile(r'(\w+)=("[^"\n]*"|\w+)')
+"""How the tools' answers name calls."""
+_HELP_WIDTH: Final = 74
+"""Fits a terminal of 80 columns with the frame that Bub puts around."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +112,57 @@ async def _answer(name: str, typed: Typed, team: "ToolSpec", context: "ToolConte
         arguments: dict[str, Any] = from_words(words, typed.options)
         if arguments["action"] in _LATER and context.can_deliver_later:
             arguments.setdefault("async", True)
-        return (await team.execute(arguments, context)).text
+        output = await team.execute(arguments, context)
     except (CrewError, ToolError) as error:
-        return f"{name}: {error}"
+        return _as_typed(f"{name}: {error}{_hint(name, words, error)}", name)
+    ignored = output.details.get("ignored_parameters")
+    note = (
+        f"\n(not used: {', '.join(ignored)}; ,{name} help {arguments['action']} tells what is)"
+        if ignored
+        else ""
+    )
+    return _as_typed(output.text, name) + note
+
+
+def _hint(name: str, words: Sequence[str], error: Exception) -> str:
+    """What else the person may have meant."""
+    from crew_plugin.errors import InvalidValue, UnknownName
+    from crew_tools.team.actions import nearest_action
+
+    cause = error if isinstance(error, CrewError) else error.__cause__
+    if isinstance(cause, UnknownName) and cause.kind == "team":
+        one = f',{name} run "GOAL" agent=NAME'
+        return f". A goal for the default team goes in quotes; for one agent alone: {one}"
+    if isinstance(cause, InvalidValue) and cause.parameter == "action" and words:
+        near = nearest_action(words[-1] if words[0] == "help" else words[0])
+        return f". Did you mean ,{name} {near}?" if near else f". All of them: ,{name} help"
+    return ""
+
+
+def _as_typed(text: str, name: str) -> str:
+    """The text with calls that a model would make put as a person types them, but for lines that
+    hold words of a worker."""
+
+    def line_typed(line: str) -> str:
+        return line if line.startswith("| ") else _CALL.sub(lambda call: _typed_call(call, name), line)
+
+    return "\n".join(line_typed(line) for line in text.split("\n"))
+
+
+def _typed_call(call: "re.Match[str]", name: str) -> str:
+    """`action="get", run_id="last"` as `,team get last`."""
+    from crew_tools.team.actions import ACTIONS
+
+    action = ACTIONS.get(call[2])
+    if action is None:
+        return call[0]
+    given = dict(_ARGUMENT.findall(call[3]))
+    bare: list[str] = []
+    for word in action.words:
+        if word not in given:
+            break
+        bare.append(given.pop(word).strip('"'))
+    return " ".join([f",{name}", action.name, *bare, *(f"{key}={value}" for key, value in given.items())])
 
 
 def set_aside(message: ChannelMessage, session_id: str) -> None:
@@ -126,14 +181,16 @@ def set_aside(message: ChannelMessage, session_id: str) -> None:
 def _help(name: str) -> str:
     from crew_tools.team.actions import ACTIONS
 
-    typed = [(action.chat.replace(",team", f",{name}", 1), action.summary) for action in ACTIONS.values()]
-    width = max(len(chat) for chat, _ in typed)
-    lines = [f"{chat:<{width}}  {summary}" for chat, summary in typed]
+    lines: list[str] = []
+    for action in ACTIONS.values():
+        lines.append(action.chat.replace(",team", f",{name}", 1))
+        lines += textwrap.wrap(action.summary, _HELP_WIDTH, initial_indent="    ", subsequent_indent="    ")
     more = (
-        "RUN_ID may be left out for the newest run. Options follow as name=value, as in width=4.",
+        "RUN_ID is the id that a run's start shows, or `last` for the newest run; it may be left out",
+        "where a command only looks. Options follow as name=value, as in width=4.",
         f"What one action takes: ,{name} help ACTION",
     )
-    return "\n".join([*lines, "", *more])
+    return "\n".join([*lines, "", *textwrap.wrap(" ".join(more[:2]), _HELP_WIDTH), more[2]])
 
 
 def _fenced(text: str) -> str:

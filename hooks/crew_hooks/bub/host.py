@@ -116,6 +116,7 @@ class BubHost:
             parent=parent,
             progress=progress,
             can_deliver_later=HostCapability.INJECT_IDLE in self.identify().capabilities,
+            by_hand=context.run_id == _FROM_CHAT,
         )
 
     async def deliver(self, parent: "ParentRef", text: str) -> "ChannelMessage | None":

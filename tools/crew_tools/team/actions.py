@@ -5,6 +5,7 @@ table. An action's module holds `PARAMETERS`, a model, and `act`, a coroutine; i
 the action is first used, so nothing heavy may be imported here.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 from crew_plugin.errors import InvalidValue
 
-__all__ = ["ACTIONS", "Action", "find_action", "from_words"]
+__all__ = ["ACTIONS", "Action", "find_action", "from_words", "nearest_action"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,14 +185,20 @@ def find_action(written: object) -> Action:
     raise InvalidValue("action", written, ACTIONS)
 
 
+def nearest_action(word: str) -> str | None:
+    """The action that this may be a slip for."""
+    near = difflib.get_close_matches(word.lower(), ACTIONS, n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
 def from_words(words: Sequence[str], options: Mapping[str, str]) -> dict[str, Any]:
     """The arguments of a chat command such as `,team run review "find bugs" width=4`."""
     action = find_action(words[0] if words else "list")
     arguments: dict[str, Any] = {"action": action.name}
     rest = list(words[1:])
     names = list(action.words)
-    if names[:1] == ["team"] and len(rest) == 1 and action.name == "run":
-        names = names[1:]  # one text is a goal for the default team
+    if names[:1] == ["team"] and ("agent" in options or (len(rest) == 1 and action.name == "run")):
+        names = names[1:]  # one text is a goal for the default team, and one agent has no team
     for position, name in enumerate(names):
         if not rest:
             break

@@ -39,7 +39,8 @@ async def dispatch(
     try:
         parsed = parse(module.PARAMETERS, arguments, elsewhere=all_keys())
     except CallerError as error:
-        raise CallerError(f"{action.name}: {error}. Example: {action.example}") from error
+        example = f"In the chat: {action.chat}" if context.by_hand else f"Example: {action.example}"
+        raise CallerError(f"{action.name}: {error}. {example}") from error
     output = await module.act(crew, parsed.params, context)
     return ToolOutput(
         text=output.text,

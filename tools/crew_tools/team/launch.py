@@ -20,6 +20,11 @@ CANNOT_DELIVER = (
     "(It was to run in the background, but nothing can be delivered to this conversation later, "
     "so this call waited for it.)\n"
 )
+_TO_A_MODEL = (
+    "Its results come to this conversation by themselves, once, when it is over. Do not poll and "
+    "do not wait for it: go on with other work, or end your turn."
+)
+_TO_A_PERSON = "Its results come to this chat by themselves, once, when it is over."
 
 
 def actor_of(context: ToolContext) -> str:
@@ -77,7 +82,7 @@ async def launch(
     run = await crew.supervisor.submit(spec, parent=context.parent, background=later, actor=actor_of(context))
     if later:
         crew.supervisor.start(run.id)
-        return _started(run, spec, narrowed)
+        return _started(run, spec, narrowed, by_hand=context.by_hand)
     async with progress(crew, run.id, context):
         await crew.supervisor.execute(run.id)
     answer = await crew.writer.read(lambda store: read_answer(store, run.id))
@@ -87,15 +92,14 @@ async def launch(
     )
 
 
-def _started(run: RunRecord, spec: "RunSpec", narrowed: str) -> ToolOutput:
+def _started(run: RunRecord, spec: "RunSpec", narrowed: str, *, by_hand: bool) -> ToolOutput:
     steps = ", ".join(f"{step.id} ({step.agent})" for step in spec.steps[:12])
     more = f" and {len(spec.steps) - 12} more" if len(spec.steps) > 12 else ""
     return ToolOutput(
         text=(
             f"{narrowed}run {run.id} ({run.team}/{run.workflow}) was started in the background: "
             f"{steps}{more}.\n"
-            "Its results come to this conversation by themselves, once, when it is over. Do not poll and "
-            "do not wait for it: go on with other work, or end your turn.\n"
+            f"{_TO_A_PERSON if by_hand else _TO_A_MODEL}\n"
             f'If it is no longer wanted: action="cancel", run_id="{run.id}".'
         ),
         details={"run_id": run.id, "state": str(run.state), "background": True},

@@ -6,7 +6,7 @@ from pydantic import AliasChoices, Field
 
 from crew_plugin.engine.address import find_run
 from crew_plugin.engine.steer import Order, Say
-from crew_plugin.errors import InvalidValue, NotAllowed
+from crew_plugin.errors import CallerError, NotAllowed
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_tools.params import Params
 from crew_tools.team.launch import actor_of
@@ -41,7 +41,7 @@ async def act(crew: "Crew", params: ResizeParams, context: ToolContext) -> ToolO
         # One word in a chat: the number, for the only run there is.
         width, name = int(name), None
     if width is None:
-        raise InvalidValue("width", width, "a whole number from 1 to 1024")
+        raise CallerError("width is needed: how many sessions at once, from 1 to 1024")
     run = await crew.writer.read(lambda store: find_run(store, name))
     report = await crew.supervisor.order(
         Order(

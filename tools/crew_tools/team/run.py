@@ -60,10 +60,25 @@ PARAMETERS = RunParams
 
 async def act(crew: "Crew", params: RunParams, context: ToolContext) -> ToolOutput:
     """Plan it, write it down, execute it."""
-    if not (params.goal or params.task):
+    goal = params.goal or params.task
+    if not goal:
         raise CallerError("goal is needed: say what is to be achieved")
+    if params.team is None and params.agent is None:
+        await _not_a_name(crew, goal)
     spec = await planned(crew, params)
     return await launch(crew, spec, context, background=params.background, width=params.width)
+
+
+async def _not_a_name(crew: "Crew", goal: str) -> None:
+    """Raise where the whole goal is the name of a team or an agent: its goal was forgotten."""
+    catalog = await crew.catalog()
+    kinds = {"team": catalog.teams, "agent": catalog.agents}
+    for kind, named in kinds.items():
+        if goal.strip() in named:
+            raise CallerError(
+                f"goal is needed: {goal.strip()!r} is the name of {'an' if kind == 'agent' else 'a'} {kind}; "
+                f"give it as {kind}, and say what is to be achieved"
+            )
 
 
 async def planned(crew: "Crew", params: RunParams) -> "RunSpec":

@@ -20,7 +20,7 @@ async def act(crew: "Crew", params: OfRun, context: ToolContext) -> ToolOutput:
     """Look, and say what there is."""
     view = await crew.writer.read(lambda store: run_view(store, params.run_id))
     text = status_text(view)
-    if not view.row.over and view.row.background:
+    if not view.row.over and view.row.background and not context.by_hand:
         text += "\nIts results come by themselves when it is over; there is no need to ask again."
     return ToolOutput(
         text=shorten(text, LIMIT, f'action="get", run_id="{view.id}", task_id=KEY for one task'),

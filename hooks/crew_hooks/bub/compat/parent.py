@@ -3,9 +3,10 @@
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
 
+import textwrap
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from crew_hooks.bub.compat import BUILTIN, OFFERED
 
@@ -27,6 +28,10 @@ __all__ = [
     "user_messages",
     "wrap_command",
 ]
+
+_LEAST_ROOM: Final = 20
+_FOLD: Final = " " * 6
+"""Before what does not fit into a line of progress."""
 
 
 def command_prefix(framework: "BubFramework") -> str:
@@ -50,7 +55,13 @@ async def print_lines(framework: "BubFramework", channel: str, lines: Sequence[s
         return False
     console = terminal._renderer.console
     # `Text` is printed as it is: brackets in it are no markup.
-    text = Text("\n".join(f"  · {line}" for line in lines), style="bright_black")
+    room = max(_LEAST_ROOM, console.width - 1)
+    folded = (
+        part
+        for line in lines
+        for part in textwrap.wrap(f"  · {line}", room, subsequent_indent=_FOLD, break_on_hyphens=False)
+    )
+    text = Text("\n".join(folded), style="bright_black")
     await terminal._presenter.write(
         lambda: console.print(text, no_wrap=True, overflow="ellipsis", highlight=False)
     )
