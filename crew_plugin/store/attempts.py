@@ -216,7 +216,7 @@ class Attempts(Tasks):
 
     def load_attempt(self, attempt_id: str) -> AttemptRecord:
         """One attempt. Raises `UnknownName`."""
-        row = self._first("SELECT * FROM attempt WHERE id = ?", (attempt_id,))
+        row = self._row_of("attempt", attempt_id)
         if row is None:
             raise self._unknown("attempt", attempt_id)
         return _attempt(row)
@@ -250,8 +250,8 @@ class Attempts(Tasks):
         )
 
     def _attempt_of(self, lease: Lease, attempt_id: str) -> AttemptRecord:
-        row = self._first("SELECT * FROM attempt WHERE id = ? AND run_id = ?", (attempt_id, lease.run_id))
-        if row is None:
+        row = self._row_of("attempt", attempt_id)
+        if row is None or row["run_id"] != lease.run_id:
             raise self._unknown("attempt", attempt_id)
         return _attempt(row)
 
@@ -292,7 +292,8 @@ class Attempts(Tasks):
     def _has_evidence(self, attempt: AttemptRecord) -> bool:
         if attempt.result_id is None:
             return False
-        return self._one("SELECT error FROM result WHERE id = ?", (attempt.result_id,))["error"] is None
+        result = self._row_of("result", attempt.result_id)
+        return result is not None and result["error"] is None
 
 
 def _attempt(row: sqlite3.Row) -> AttemptRecord:

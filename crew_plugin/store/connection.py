@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
-from crew_plugin.errors import CrewError, StateUnwritable
+from crew_plugin.errors import CrewError, StateDamaged, StateUnwritable
 from crew_plugin.models.records import EventRecord
 from crew_plugin.store import schema
 
@@ -18,6 +19,7 @@ __all__ = ["Connection", "Value"]
 Value = str | int | float | bytes | None
 
 BUSY_SECONDS = 30.0
+_ROWS_AT_ONCE = 16
 _NAP = (0.0002, 0.003)
 """Between two tries for a lock, in seconds."""
 
@@ -31,10 +33,13 @@ _REASONS = {
     sqlite3.SQLITE_PROTOCOL: "its file system cannot lock files",
     sqlite3.SQLITE_IOERR: "the disk reported an error",
     sqlite3.SQLITE_NOMEM: "out of memory",
+}
+"""What the operator can do something about. Any other SQLite error is a defect of ours."""
+_DAMAGE = {
     sqlite3.SQLITE_CORRUPT: "it is damaged",
     sqlite3.SQLITE_NOTADB: "it is not a store",
 }
-"""What the operator can do something about. Any other SQLite error is a defect of ours."""
+"""What neither space nor permissions help against."""
 
 
 class Connection:
@@ -52,6 +57,8 @@ class Connection:
         self._fresh: list[EventRecord] = []
         self._heads: dict[str, sqlite3.Row] = {}
         """What was read of runs in this transaction: while it lasts, only it can change them."""
+        self._rows: dict[tuple[str, str], sqlite3.Row] = {}
+        """Rows that were read since the transaction's last change, by table and id."""
         try:
             self._db = _open_to_read(path) if read_only else _open_to_write(path)
         except sqlite3.Error as error:
@@ -108,6 +115,7 @@ class Connection:
             self._depth = depth
             if not depth:
                 self._heads.clear()
+                self._rows.clear()
 
     @contextmanager
     def _change(self) -> Generator[None]:
@@ -143,6 +151,8 @@ class Connection:
         if self._depth and not self._db.in_transaction:
             # SQLite gave the whole transaction up; what follows must not be committed on its own.
             raise StateUnwritable(self.path, "an earlier error ended the transaction")
+        if not sql.startswith("SELECT"):
+            self._rows.clear()
         try:
             return self._db.execute(sql, parameters)
         except sqlite3.Error as error:
@@ -153,14 +163,13 @@ class Connection:
         except sqlite3.Error as error:
             raise self._in_words(error) from error
 
-    def _execute_many(self, sql: str, rows: Sequence[tuple[Value, ...]]) -> None:
-        """The same statement for each row, inside a transaction."""
-        if self._depth and not self._db.in_transaction:
-            raise StateUnwritable(self.path, "an earlier error ended the transaction")
-        try:
-            self._db.executemany(sql, rows)
-        except sqlite3.Error as error:
-            raise self._in_words(error) from error
+    def _insert(self, into: str, rows: Sequence[tuple[Value, ...]]) -> None:
+        """Insert rows, many with one statement: each gives the interpreter to other threads."""
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[start : start + _ROWS_AT_ONCE]
+            places = f"({', '.join('?' * len(some[0]))})"
+            values = ", ".join([places] * len(some))
+            self._execute(f"INSERT INTO {into} VALUES {values}", tuple(chain.from_iterable(some)))
 
     def _all(self, sql: str, parameters: tuple[Value, ...] = ()) -> list[sqlite3.Row]:
         cursor = self._execute(sql, parameters)
@@ -173,12 +182,30 @@ class Connection:
         rows = self._all(sql, parameters)
         return rows[0] if rows else None
 
+    def _row_of(self, table: str, ident: str) -> sqlite3.Row | None:
+        """The row with this id, read once as long as the transaction changes nothing."""
+        row = self._rows.get((table, ident))
+        if row is None:
+            row = self._first(f"SELECT * FROM {table} WHERE id = ?", (ident,))
+            if row is not None:
+                self._note_row(table, row)
+        return row
+
+    def _note_row(self, table: str, row: sqlite3.Row) -> None:
+        """A row was read whole."""
+        if self._depth:
+            self._rows[table, row["id"]] = row
+
     def _one(self, sql: str, parameters: tuple[Value, ...] = ()) -> sqlite3.Row:
         return self._all(sql, parameters)[0]
 
     def _in_words(self, error: sqlite3.Error) -> Exception:
-        code = _code(error)
-        reason = _REASONS.get(code & 0xFF)
+        code = _code(error) & 0xFF
+        if code in _DAMAGE:
+            return StateDamaged(self.path, f"{_DAMAGE[code]} ({error})")
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR) and self.path.is_dir():
+            return StateDamaged(self.path, "it is a folder")
+        reason = _REASONS.get(code)
         return error if reason is None else StateUnwritable(self.path, f"{reason} ({error})")
 
 
@@ -208,8 +235,10 @@ def _open_to_write(path: Path) -> sqlite3.Connection:
     db = _connect(path, "mode=rwc")
 
     def prepare() -> None:
-        if schema.version_of(db) == 0 and _wal_works(path.parent):
-            db.execute("PRAGMA journal_mode = WAL")
+        if schema.version_of(db) == 0:
+            schema.refuse_foreign(db, path)
+            if _wal_works(path.parent):
+                db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         schema.migrate(db, path)

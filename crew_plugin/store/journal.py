@@ -97,11 +97,7 @@ class Journal(Artifacts, Attempts):
                     body = self._keep(dump([entry.content, dict(entry.data)]).encode("ascii"))
                 inline = (None, None) if body else (content, data)
                 rows.append((session_id, seq, entry.role, at, *inline, body))
-            self._execute_many(
-                "INSERT INTO transcript (session_id, seq, role, at, content, data, body)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
+            self._insert("transcript (session_id, seq, role, at, content, data, body)", rows)
 
     def read_transcript(self, session_id: str, *, after_seq: int = 0) -> list[TranscriptEntry]:
         """A session's transcript from an entry on, bodies whole."""

@@ -3,7 +3,6 @@
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,7 @@ from crew_plugin.store.rows import cause_of, dump, dump_cause, load, text
 
 __all__ = ["EventLog"]
 
-_INSERT = "INSERT INTO event (seq, run_id, at, epoch, type, actor, task_id, attempt_id, cause, data) VALUES"
-_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_AT_ONCE = 16
-"""Events in one statement: each statement lets another thread go first, and waits for it."""
+_COLUMNS = "event (seq, run_id, at, epoch, type, actor, task_id, attempt_id, cause, data)"
 _HEAD = "state, epoch, owner_pid, background, parent_host, parent_session, parent_route, renewals"
 
 
@@ -132,10 +128,7 @@ class EventLog(Connection):
 
     def _write_behind(self) -> None:
         behind, self._behind, self._last_seq = self._behind, [], None
-        for start in range(0, len(behind), _AT_ONCE):
-            some = behind[start : start + _AT_ONCE]
-            rows = ", ".join([_ROW] * len(some))
-            self._execute(f"{_INSERT} {rows}", tuple(chain.from_iterable(some)))
+        self._insert(_COLUMNS, behind)
 
     def _forget_behind(self) -> None:
         self._behind, self._last_seq = [], None

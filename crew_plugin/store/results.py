@@ -44,9 +44,9 @@ class Results(Artifacts, Attempts):
                 for name, content in result.artifacts.items()
             }
             result_id = new_id("res")
-            self._execute(
+            row = self._one(
                 "INSERT INTO result (id, run_id, task_id, attempt_id, error, flags, artifacts, body,"
-                " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
                 (
                     result_id,
                     run_id,
@@ -73,7 +73,7 @@ class Results(Artifacts, Attempts):
                 data={"result_id": result_id, "flags": list(result.flags)},
             )
             self._owe(run, run_id, task_id=task.id, result_id=result_id)
-            return self.load_result(result_id)
+            return _result(row, body)
 
     def add_section(
         self, lease: Lease, attempt_id: str, label: str, value: Any, *, adds: bool, actor: str
@@ -115,10 +115,10 @@ class Results(Artifacts, Attempts):
 
     def load_result(self, result_id: str) -> ResultRecord:
         """One result. Raises `UnknownName`."""
-        row = self._first("SELECT * FROM result WHERE id = ?", (result_id,))
+        row = self._row_of("result", result_id)
         if row is None:
             raise self._unknown("result", result_id)
-        return self._result(row)
+        return self._read(row)
 
     def list_results(self, run_id: str) -> list[ResultRecord]:
         """The results of a run in the order of its tasks; only the newest of each task."""
@@ -127,7 +127,7 @@ class Results(Artifacts, Attempts):
             " (SELECT max(n) FROM result WHERE run_id = ? GROUP BY task_id) ORDER BY task.position",
             (run_id,),
         )
-        return [self._result(row) for row in rows]
+        return [self._read(row) for row in rows]
 
     def _section(self, row: sqlite3.Row) -> SectionRecord:
         return SectionRecord(
@@ -138,23 +138,26 @@ class Results(Artifacts, Attempts):
             created_at=row["created_at"],
         )
 
-    def _result(self, row: sqlite3.Row) -> ResultRecord:
-        body = artifact_ref(load(row["body"]))
-        content: Mapping[str, Any] = load(self._body(body.sha256))
-        parts: Mapping[str, list[Any]] = load(row["artifacts"])
-        return ResultRecord(
-            id=row["id"],
-            run_id=row["run_id"],
-            task_id=row["task_id"],
-            attempt_id=row["attempt_id"],
-            summary=content["summary"],
-            data=content["data"],
-            artifacts={name: artifact_ref(values) for name, values in parts.items()},
-            error=row["error"],
-            flags=tuple(load(row["flags"])),
-            body=body,
-            created_at=row["created_at"],
-        )
+    def _read(self, row: sqlite3.Row) -> ResultRecord:
+        return _result(row, self._body(artifact_ref(load(row["body"])).sha256))
+
+
+def _result(row: sqlite3.Row, body: bytes) -> ResultRecord:
+    content: Mapping[str, Any] = load(body)
+    parts: Mapping[str, list[Any]] = load(row["artifacts"])
+    return ResultRecord(
+        id=row["id"],
+        run_id=row["run_id"],
+        task_id=row["task_id"],
+        attempt_id=row["attempt_id"],
+        summary=content["summary"],
+        data=content["data"],
+        artifacts={name: artifact_ref(values) for name, values in parts.items()},
+        error=row["error"],
+        flags=tuple(load(row["flags"])),
+        body=artifact_ref(load(row["body"])),
+        created_at=row["created_at"],
+    )
 
 
 def _body(result: NewResult) -> bytes:

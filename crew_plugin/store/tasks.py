@@ -50,6 +50,7 @@ class Tasks(Runs):
         if row is None:
             keys = self._all("SELECT key FROM task WHERE run_id = ?", (run_id,))
             raise UnknownName("task", key_or_id, [key["key"] for key in keys])
+        self._note_row("task", row)
         return _task(row)
 
     def list_peers(self, run_id: str, key: str, *, limit: int | None) -> tuple[list[PeerRecord], int]:
@@ -114,8 +115,8 @@ class Tasks(Runs):
             return self._task_of(lease, task_id)
 
     def _task_of(self, lease: Lease, task_id: str) -> TaskRecord:
-        row = self._first("SELECT * FROM task WHERE id = ? AND run_id = ?", (task_id, lease.run_id))
-        if row is None:
+        row = self._row_of("task", task_id)
+        if row is None or row["run_id"] != lease.run_id:
             raise self._unknown("task", task_id)
         return _task(row)
 

@@ -1011,6 +1011,23 @@ class RunStoreContract:
         assert store.tail(run.id) == inside
         assert len({event.seq for event in inside}) == 3
 
+    def test_a_transaction_reads_what_it_changed_and_what_it_undid(self, store: RunStore) -> None:
+        lease = running(store)
+        (task,) = store.load_tasks(lease.run_id)
+
+        def state() -> TaskState:
+            return store.load_task(lease.run_id, task.id).state
+
+        with store.transaction():
+            before = state()
+            with pytest.raises(ZeroDivisionError), store.transaction():
+                store.transition_task(lease, task.id, TaskState.SKIPPED, actor="x")
+                undone = state()
+                raise ZeroDivisionError
+            after = state()
+
+        assert (before, undone, after) == (TaskState.QUEUED, TaskState.SKIPPED, TaskState.QUEUED)
+
     def test_who_holds_no_lease_appends_as_a_caller(self, store: RunStore) -> None:
         run = create(store)
 
