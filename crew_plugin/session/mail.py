@@ -224,6 +224,8 @@ class Mailbox:
     _unseen: set[str] = field(default_factory=set[str])
     """Messages that the session has and no model call has seen."""
     _wait: Wait | None = None
+    _missed: list[MessageRecord] = field(default_factory=list[MessageRecord])
+    """Answers that were taken for a wait which was cut off."""
 
     # --- what the session's tools do ---
 
@@ -260,13 +262,18 @@ class Mailbox:
         if self.pause is not None:
             self.pause(seconds)
         try:
-            with anyio.move_on_after(seconds):
-                await wait.over.wait()
-            wait.end(f"no answer came within {seconds:g} s")
-        finally:
-            self._wait = None
-            self.room.waits.done(wait)
-        await self._settle_wait(wait)
+            try:
+                with anyio.move_on_after(seconds):
+                    await wait.over.wait()
+                wait.end(f"no answer came within {seconds:g} s")
+            finally:
+                self._wait = None
+                self.room.waits.done(wait)
+            await self._settle_wait(wait)
+        except BaseException:
+            # The turn was stopped just as the answer came. The session is given it if it goes on.
+            self._missed += wait.answers
+            raise
         return Waited(answers=tuple(wait.answers), reason=wait.reason)
 
     async def peers(self) -> tuple[Peer, ...]:
@@ -291,6 +298,10 @@ class Mailbox:
     async def open(self, deliver: Deliver) -> None:
         """The session takes texts now, beginning with what came since its first prompt was made."""
         self.deliver = deliver
+        missed, self._missed = self._missed, []
+        for message in missed:
+            if await deliver(letter(message), message.id):
+                self._unseen.add(message.id)
         if self._knocked:
             await self.collect()
 

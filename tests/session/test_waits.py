@@ -30,9 +30,9 @@ class Room:
             self.given[key] = []
             self.boxes[key] = self.room.box(self.stage.run.id, key)
             await self.stage.attempt(key)
-            await self.boxes[key].open(self._taker(key))
+            await self.boxes[key].open(self.taker(key))
 
-    def _taker(self, key: str) -> Any:
+    def taker(self, key: str) -> Any:
         async def take(text: str, message_id: str) -> bool:
             self.given[key].append(text)
             return True
@@ -108,6 +108,18 @@ async def test_the_end_of_the_peer_ends_the_wait_with_the_reason(room: Room) -> 
     async with waiting(room, "alice", "bob") as found:
         await room.stage.writer.run(room.boxes["bob"].close("bob has handed in its result"))
     assert found[0].reason == "bob will not answer: bob has handed in its result"
+
+
+async def test_an_answer_that_met_the_end_of_the_turn_is_given_when_the_session_goes_on(room: Room) -> None:
+    alice = room.boxes["alice"]
+    async with waiting(room, "alice", "bob", cancel=True) as found:
+        await room.say("bob", "alice")
+    assert found == []
+    assert room.given["alice"] == []
+    await alice.open(room.taker("alice"))
+    assert ["from bob" in text for text in room.given["alice"]] == [True]
+    await alice.open(room.taker("alice"))
+    assert len(room.given["alice"]) == 1
 
 
 async def test_one_of_several_peers_may_end(room: Room) -> None:
