@@ -61,7 +61,9 @@ def ensure_state(project: Project) -> Path:
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")
     except OSError as error:
-        raise StateUnwritable(folder, error.strerror or str(error)) from error
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file is in its place" if in_the_way else error.strerror or str(error)
+        raise StateUnwritable(folder, reason) from error
     return folder
 
 

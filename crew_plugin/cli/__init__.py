@@ -15,6 +15,6 @@ def main() -> None:
 
         sys.exit(invoke(quick.command, quick.values))
 
-    from crew_plugin.cli.app import build_app
+    from crew_plugin.cli.app import run_app
 
-    build_app()(prog_name="crew")
+    sys.exit(run_app(sys.argv[1:], name="crew"))

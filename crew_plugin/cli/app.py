@@ -2,15 +2,18 @@
 
 import inspect
 import json as json_module
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, cast
 
 import typer
 
-from crew_plugin.cli.invoke import invoke
+from crew_plugin.cli.invoke import Exit, invoke, print_json
 from crew_plugin.cli.table import COMMANDS, Command, Param
 
-__all__ = ["build_app"]
+__all__ = ["build_app", "run_app"]
+
+_UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
+"""Typer brings its own copy of Click or uses the one that is installed; this is the right one."""
 
 
 def build_app() -> typer.Typer:
@@ -44,6 +47,22 @@ def build_app() -> typer.Typer:
             epilog=f"Example: {command.example}",
         )(_callback(command))
     return app
+
+
+def run_app(arguments: Sequence[str], *, name: str) -> int:
+    """Run a command line; returns its exit code. What cannot be understood is said by Typer, and
+    with `--json` as a document, too."""
+    try:
+        code = build_app()(list(arguments), prog_name=name, standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        return Exit.CANCELLED
+    except _UsageError as error:
+        usage: Any = error
+        usage.show()
+        if "--json" in arguments:
+            print_json({"error": {"kind": "UsageError", "message": usage.format_message()}})
+        return Exit.USAGE
+    return code if isinstance(code, int) else Exit.OK
 
 
 def _callback(command: Command) -> Callable[..., None]:

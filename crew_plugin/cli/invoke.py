@@ -33,15 +33,22 @@ def invoke(command: Command, values: Mapping[str, Any]) -> int:
     own = dict(values)
     place = Place(project=own.pop("project"), state_dir=own.pop("state_dir"))
     debug = bool(own.pop("debug"))
-    function: Callable[..., int] = getattr(import_module(command.module), command.name)
     try:
-        code = int(function(place=place, **own))
+        code = _call(command, place, own, debug=debug)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader (`head`, a pager) has had enough. The interpreter would complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (`head`, a pager) has had enough.
+        _write_nowhere()
         return Exit.OK
+
+
+def _call(command: Command, place: Place, own: dict[str, Any], *, debug: bool) -> int:
+    function: Callable[..., int] = getattr(import_module(command.module), command.name)
+    try:
+        return int(function(place=place, **own))
+    except BrokenPipeError:
+        raise
     except KeyboardInterrupt:
         return Exit.CANCELLED
     except CrewError as error:
@@ -49,10 +56,11 @@ def invoke(command: Command, values: Mapping[str, Any]) -> int:
             _print_traceback()
         return _say(error, str(error), as_json=bool(own.get("json")))
     except Exception as error:  # noqa: BLE001 - the person at the terminal is its owner
+        text = f"unexpected {type(error).__name__}: {error}"
         if debug:
             _print_traceback()
-            return Exit.FAILED
-        text = f"unexpected {type(error).__name__}: {error}; details: {_keep_traceback(place)}"
+        else:
+            text += f"; details: {_keep_traceback(place)}"
         return _say(error, text, as_json=bool(own.get("json")))
 
 
@@ -63,9 +71,18 @@ def print_json(document: object) -> None:
 
 def _say(error: Exception, text: str, *, as_json: bool) -> int:
     print(f"crew: {printable(text)}", file=sys.stderr)
-    if as_json:
-        print_json({"error": {"kind": type(error).__name__, "message": text}})
+    try:
+        if as_json:
+            print_json({"error": {"kind": type(error).__name__, "message": text}})
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _write_nowhere()
     return Exit.USAGE if isinstance(error, CallerError) else Exit.FAILED
+
+
+def _write_nowhere() -> None:
+    """From now on: the interpreter would complain of a reader that is gone when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_traceback() -> None:

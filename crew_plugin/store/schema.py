@@ -6,9 +6,9 @@ run in one transaction, so a store is never between two versions.
 
 import sqlite3
 
-from crew_plugin.errors import StoreTooNew
+from crew_plugin.errors import StateDamaged, StoreTooNew
 
-__all__ = ["MIGRATIONS", "VERSION", "migrate", "version_of"]
+__all__ = ["MIGRATIONS", "VERSION", "migrate", "refuse_foreign", "version_of"]
 
 _FIRST = """
 CREATE TABLE run (
@@ -262,7 +262,8 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def migrate(connection: sqlite3.Connection, path: object, migrations: tuple[str, ...] = MIGRATIONS) -> None:
-    """Bring a store to the newest version. Raises `StoreTooNew`, having written nothing."""
+    """Bring a store to the newest version. Raises `StoreTooNew` and
+    `StateDamaged`, having written nothing."""
     _refuse_newer(connection, path, len(migrations))
     if version_of(connection) == len(migrations):
         return
@@ -270,6 +271,7 @@ def migrate(connection: sqlite3.Connection, path: object, migrations: tuple[str,
     try:
         # Another process may have been first while this one waited for the lock.
         _refuse_newer(connection, path, len(migrations))
+        refuse_foreign(connection, path)
         for migration in migrations[version_of(connection) :]:
             for statement in migration.split(";\n"):
                 if statement.strip():
@@ -280,6 +282,14 @@ def migrate(connection: sqlite3.Connection, path: object, migrations: tuple[str,
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def refuse_foreign(connection: sqlite3.Connection, path: object) -> None:
+    """Raise `StateDamaged` for a database of something else. A store gets its version together with
+    its first tables."""
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and version_of(connection) == 0:
+        raise StateDamaged(path, "it is a database of something else")
 
 
 def _refuse_newer(connection: sqlite3.Connection, path: object, supported: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from crew_plugin.cli.app import build_app
+from crew_plugin.cli.app import build_app, run_app
 from crew_plugin.models.records import ControlVerb, NewResult, ParentRef
 from crew_plugin.models.states import RunState
 from crew_plugin.store.sqlite import SqliteStore
@@ -215,6 +215,42 @@ def test_a_reader_that_closes_early_is_no_error(tmp_path: Path, book: Book) -> N
         timeout=60,
     )
     assert done.stderr == ""
+
+
+def test_an_error_keeps_its_exit_code_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = ["show", "nope", "--json", "--project", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "crew_plugin.cli", *words],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (2, "crew: there is no run 'nope'; none exists yet\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nope --json", "No such command 'nope'."),
+        ("show --bad --json", "No such option: --bad"),
+        ("run --width x look --json", "Invalid value for '--width'"),
+        ("run --json", "Missing argument '[TEAM] GOAL'."),
+    ],
+)
+def test_a_line_that_is_not_understood_is_a_json_document_too(
+    capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    assert run_app(line.split(), name="crew") == 2
+    out, err = capsys.readouterr()
+    error = json.loads(out)["error"]
+    assert error["kind"] == "UsageError"
+    assert error["message"].startswith(said)
+    assert said in err
 
 
 def test_a_store_of_a_newer_version_is_one_clear_line(tmp_path: Path, book: Book) -> None:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from crew_plugin.errors import CrewError, StateUnwritable, StoreTooNew
+from crew_plugin.errors import CrewError, StateDamaged, StateUnwritable, StoreTooNew
 from crew_plugin.project import Project, find_project
 from crew_plugin.store import schema
 from crew_plugin.store.sqlite import SqliteStore
@@ -290,13 +290,54 @@ def test_a_full_disk_at_the_first_use_is_one_clear_error(small_disk: Path) -> No
 # --- damage ---
 
 
-def test_a_file_that_is_no_store_is_one_clear_error(project: Project) -> None:
+def garbage(path: Path) -> None:
+    path.write_bytes(b"this is not a database, it only stands where one should be" * 100)
+
+
+def beginning_of_a_store(path: Path) -> None:
+    whole = path.with_name("whole.db")
+    with closing(sqlite3.connect(whole)) as other:
+        other.execute("CREATE TABLE run (id TEXT PRIMARY KEY, goal TEXT NOT NULL)")
+        other.commit()
+    path.write_bytes(whole.read_bytes()[:100])
+
+
+def database_of_something_else(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE run (x)")
+        other.commit()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (garbage, "it is not a store"),
+        (beginning_of_a_store, "it is damaged"),
+        (database_of_something_else, "it is a database of something else"),
+        (Path.mkdir, "it is a folder"),
+    ],
+)
+def test_a_file_that_is_no_store_is_one_clear_error_and_is_left_as_it_is(
+    project: Project, spoil: Callable[[Path], None], said: str
+) -> None:
     project.state_dir.mkdir(parents=True)
-    project.database.write_bytes(b"this is not a database, it only stands where one should be" * 100)
+    spoil(project.database)
+    before = project.database.read_bytes() if project.database.is_file() else b""
 
     for read_only in (False, True):
-        with pytest.raises(StateUnwritable, match="it is not a store"):
+        with pytest.raises(StateDamaged, match=said) as caught:
             SqliteStore.open(project, read_only=read_only)
+        assert "move it away" in str(caught.value)
+        assert "free some space" not in str(caught.value)
+    assert (project.database.read_bytes() if project.database.is_file() else b"") == before
+
+
+def test_a_file_where_the_state_folder_should_be_is_named(project: Project) -> None:
+    project.state_dir.parent.mkdir(parents=True, exist_ok=True)
+    project.state_dir.write_text("mine")
+    with pytest.raises(StateUnwritable, match="a file is in its place"):
+        SqliteStore.open(project)
+    assert project.state_dir.read_text() == "mine"
 
 
 LONG = b"the truth" * 4000

@@ -360,9 +360,9 @@ class CrewPlugin:
 
         @app.command("crew", help=_CLI_HELP, context_settings=passed_on)
         def crew(context: Context) -> None:
-            from crew_plugin.cli.app import build_app
+            from crew_plugin.cli.app import run_app
 
-            build_app()(args=context.args, prog_name="bub crew")
+            raise SystemExit(run_app(context.args, name="bub crew"))
 
 
 def _import_for_turns() -> None:
