@@ -6,7 +6,7 @@ last words are passed on to whoever woke it, and so is the news that it failed.
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -265,7 +265,7 @@ class FollowUp:
         if event.text.strip():
             self._last_text = event.text
         names = [call.name for call in event.tool_calls]
-        calls = [asdict(call) for call in event.tool_calls]
+        calls = self._record.calls(event.tool_calls, self._steps)
         self._record.entry("assistant", event.text, {"tool_calls": calls} if calls else {})
         self._record.event(
             "session.model_answered",

@@ -21,7 +21,6 @@ from crew_plugin.host import (
     SessionEvent,
     SessionFailed,
     SteersTaken,
-    ToolCall,
     ToolEnded,
     ToolProgress,
     ToolStarted,
@@ -32,7 +31,6 @@ from crew_plugin.session import words
 from crew_plugin.session.budget import Budget, Spent
 from crew_plugin.session.course import SUBMIT, Course
 from crew_plugin.session.ending import Ending
-from crew_plugin.session.history import shortened_call
 from crew_plugin.session.ladder import CloseWays, Closing, GiveUp, LastCall, Move, Remind, Warn
 from crew_plugin.session.limits import Rung
 from crew_plugin.session.progress import Stuck
@@ -126,7 +124,7 @@ class Listener:
 
     async def _answered(self, event: ModelAnswered) -> bool:
         course = self._course
-        calls = [{**asdict(call), "arguments": self._told(call)} for call in event.tool_calls]
+        calls = course.record.calls(event.tool_calls, course.ladder.steps + 1)
         usage = course.tally.answered(event.usage, event.model, len(calls))
         self._queued = False
         course.usage += usage
@@ -149,23 +147,6 @@ class Listener:
             return True
         # A result that is just being submitted is not cut off for the budget's sake.
         return await self._spend(due=SUBMIT not in names)
-
-    def _told(self, call: ToolCall) -> str:
-        """The arguments of a call for the transcript. Those that are not told whole are kept."""
-        told = shortened_call(call.arguments)
-        if told is not call.arguments:
-            context, step = self._course.context, self._course.ladder.steps
-            name = f"{context.task.key}/call-{context.attempt.number}-{step}-{call.name}.json"
-            self._course.record.add(
-                lambda store: store.put_artifact(
-                    context.run.id,
-                    name,
-                    call.arguments.encode("utf-8", "replace"),
-                    task_id=context.task.id,
-                    media_type="application/json",
-                )
-            )
-        return told
 
     async def _turn_ended(self) -> bool:
         """Give what was to wait for this moment, else ask for the result. True if it is over."""

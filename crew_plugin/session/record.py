@@ -4,16 +4,18 @@ Written down in order and without making the session wait. What is said within a
 operation of the store.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CrewError
+from crew_plugin.host import ToolCall
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import Counts, MessageState, NewEvent, TranscriptEntry, Usage
+from crew_plugin.session.history import shortened_call
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
@@ -106,6 +108,27 @@ class Record:
         """Append to the transcript."""
         self._moment.transcript.append(TranscriptEntry(seq=0, role=role, content=content, data=data or {}))
         self._work.set()
+
+    def calls(self, calls: Sequence[ToolCall], step: int) -> list[dict[str, Any]]:
+        """The calls of an answer as a transcript entry has them. Arguments that are not told whole are
+        kept as an artifact."""
+        return [{**asdict(call), "arguments": self._told(call, step)} for call in calls]
+
+    def _told(self, call: ToolCall, step: int) -> str:
+        told = shortened_call(call.arguments)
+        if told is not call.arguments:
+            context = self._context
+            name = f"{context.task.key}/call-{context.attempt.number}-{step}-{call.name}.json"
+            self.add(
+                lambda store: store.put_artifact(
+                    context.run.id,
+                    name,
+                    call.arguments.encode("utf-8", "replace"),
+                    task_id=context.task.id,
+                    media_type="application/json",
+                )
+            )
+        return told
 
     def event(self, type: str, data: Mapping[str, Any], *, cause: Cause | None = None) -> None:  # noqa: A002 - the event's own word
         """Append an event."""
