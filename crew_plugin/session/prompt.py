@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import ref
 
 from crew_plugin.models.records import MessageKind, MessageRecord
 from crew_plugin.models.spec import AgentSpec, RunSpec, SchemaForm, SchemaMode, SkillText, StepSpec
@@ -236,7 +237,7 @@ def letter(message: MessageRecord, salt: str | None = None) -> str:
 
 
 def _shared(inputs: PromptInputs) -> list[str]:
-    parts = [_PROTOCOL, _division(inputs.spec)]
+    parts = [_PROTOCOL, _DIVISION.of(inputs.spec)]
     if not _goal_is_task(inputs):
         goal = excerpt(inputs.spec.goal, GOAL_LIMIT, inputs.goal_whole)
         parts.append(
@@ -251,6 +252,23 @@ def _shared(inputs: PromptInputs) -> list[str]:
             "concern how to build, test and write here.\n" + fenced(body, "AGENTS.md", inputs.run_id)
         )
     return parts
+
+
+class _Division:
+    """How the work of the last run was divided: all sessions of a run say the same of it."""
+
+    def __init__(self) -> None:
+        self._said: tuple[ref[RunSpec], str] | None = None
+
+    def of(self, spec: RunSpec) -> str:
+        """The paragraph for a run."""
+        said = self._said
+        if said is None or said[0]() is not spec:
+            said = self._said = ref(spec), _division(spec)
+        return said[1]
+
+
+_DIVISION: Final = _Division()
 
 
 def _division(spec: RunSpec) -> str:
