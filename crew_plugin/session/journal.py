@@ -106,6 +106,8 @@ class Journal:
     async def _until_announced(self) -> None:
         """Wait for the answer that asked for this call. It is under way already; the limit is for
         an engine that makes calls of its own."""
+        if self._begun < self._announced:
+            return
         with anyio.move_on_after(_ANNOUNCED_WITHIN):
             while self._begun >= self._announced:
                 await self._news.wait()

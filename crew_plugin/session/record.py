@@ -4,6 +4,7 @@ Written down in order and without making the session wait. What is said within a
 operation of the store.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -99,9 +100,10 @@ class Record:
         self._taken = 0
         self._written = 0
         """Moments that were handed over, and that are on the disk."""
-        self._work = anyio.Event()
-        self._hurry = anyio.Event()
-        self._progress = anyio.Event()
+        # Of asyncio, as the store's writer: each session sets and waits for them many times.
+        self._work = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._progress = asyncio.Event()
         self._failure: Exception | None = None
 
     def entry(self, role: str, content: str, data: Mapping[str, Any] | None = None) -> None:
@@ -182,12 +184,16 @@ class Record:
 
     async def keep_writing(self) -> None:
         """Write whatever is said, until cancelled. Raises what the store raised."""
+        loop = asyncio.get_running_loop()
         try:
             while True:
                 await self._work.wait()
                 if not self._hurry.is_set():
-                    with anyio.move_on_after(MOMENT):
+                    enough = loop.call_later(MOMENT, self._hurry.set)
+                    try:
                         await self._hurry.wait()
+                    finally:
+                        enough.cancel()
                 write = self.rest()
                 await self._writer.run(write)
                 self._written += 1
@@ -202,10 +208,11 @@ class Record:
     def rest(self) -> Entry:
         """Take what has not been handed to the writer yet, as what writes it."""
         moment, self._moment = self._moment, _Moment()
-        self._work, self._hurry = anyio.Event(), anyio.Event()
+        self._work.clear()
+        self._hurry.clear()
         self._taken += 1
         return lambda store: moment.write(store, self._context)
 
     def _tell(self) -> None:
         self._progress.set()
-        self._progress = anyio.Event()
+        self._progress.clear()
