@@ -138,7 +138,7 @@ def _carry_out(place: Place, order: Order, *, as_json: bool, force: bool) -> int
     else:
         done = "done" if report.reached else report.receipt.outcome
         print(f"run {report.run_id}: {done}; {report.receipt.reason}")
-    return Exit.OK if report.reached else Exit.FAILED
+    return Exit.OK if report.reached else Exit.USAGE if report.refused else Exit.FAILED
 
 
 def _answered(store: RunStore, order: Order) -> SteerReport:

@@ -243,7 +243,7 @@ COMMANDS: Final = (
             "The receipt says what became of it. injected: its next step sees it. queued: a task that has "
             "not begun finds it in its first prompt. woken: a task that had ended is opened again to read "
             "it. missed, failed: not delivered, with the reason. Exit codes: 0 delivered or queued, 1 not, "
-            "2 wrong call. `crew show RUN --mail` shows later what became of it."
+            "2 wrong call or a run that is over. `crew show RUN --mail` shows later what became of it."
         ),
         light=True,
     ),

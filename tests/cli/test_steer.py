@@ -111,6 +111,7 @@ def test_a_tree_is_stopped(other: Other) -> None:
     late = crew(other.folder, "steer", other.run_id, "slow", "too late")
     assert late.exit_code == 2
     assert "the run has ended (cancelled); to go on with one of its agents: crew_agent with" in late.stderr
+    assert crew_json(other.folder, "steer", other.run_id, "slow", "too late", code=2)["outcome"] == "failed"
 
 
 def test_a_run_is_resized(going_on: Other) -> None:

@@ -120,8 +120,28 @@ async def test_an_option_that_nothing_knows_is_told_and_an_agent_needs_no_quotes
     async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, script) as bub:
         await answered(bub, ",team run agent=explorer look at app.py", "was started")
         assert "look at app.py" in await bub.hear("RECEIVED")
-        told = await answered(bub, ",team run x agent=explorer widht=3", "was started")
-        assert "not used: widht" in told
+        told = await answered(bub, ",team run x agent=explorer widht=3", "widht")
+        assert "run has no option 'widht'; did you mean width=?" in told
+        assert states(bub) == [RunState.COMPLETED]
+
+
+async def test_what_is_typed_for_an_agent_reaches_it_to_the_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, script) as bub:
+        goal = 'rename "a" to \'b\' where x=1  and\n\n    {"k": "v\\n"} stays'
+        await answered(bub, f",team run agent=explorer {goal}", "was started")
+        assert goal in bub.store(lambda store: store.load_run("last").goal)
+        await bub.hear("RECEIVED")
+        await bub.say(",team run agent=explorer HOLD")
+        await bub.until(lambda: bub.server.in_flight == 1)
+        await answered(bub, ',team steer last not "a" but [bold]c[/bold]', "injected")
+        sent = bub.store(lambda store: store.list_messages(store.load_run("last").id))
+        assert [message.body for message in sent] == ['not "a" but [bold]c[/bold]']
+        await answered(bub, ',team steer last explorer "as one"', "injected")
+        sent = bub.store(lambda store: store.list_messages(store.load_run("last").id))
+        assert sent[-1].body == "as one"
+        bub.server.release()
         await bub.hear("RECEIVED")
 
 

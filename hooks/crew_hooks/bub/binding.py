@@ -101,7 +101,7 @@ class CrewPlugin:
         self._life = CrewLife(self._composed)
         self._host = BubHost(framework, version, self._life)
         self._turns = Turns()
-        self._keeper = Keeper(framework, self._life)
+        self._keeper = Keeper(framework, self._life, self._tell)
         self._delivery: Delivery | None = None
         self._crew: Crew | None = None
         self._to_open: list[str] = []
@@ -191,9 +191,13 @@ class CrewPlugin:
 
     async def _send(self, parent: "ParentRef", text: str) -> ChannelMessage | None:
         message = await self._host.deliver(parent, text)
-        if message is not None and self._host.progress is not None:
-            self._host.progress.line(parent, "the crew's result goes to this conversation")
+        if message is not None:
+            self._tell(parent, "the crew's result goes to this conversation")
         return message
+
+    def _tell(self, parent: "ParentRef", line: str) -> None:
+        if self._host.progress is not None:
+            self._host.progress.line(parent, line)
 
     async def _show(self, parent: "ParentRef", lines: Sequence[str]) -> None:
         channel = parent.route.get("output_channel", "")

@@ -45,6 +45,10 @@ _LATER: Final = frozenset({"run", "parallel", "resume"})
 _CALL: Final = re.compile(r'\baction=("?)(\w+)\1(?!\w)((?:, \w+=(?:"[^"\n]*"|\w+\b))*)(?!, \w+=)')
 _ARGUMENT: Final = re.compile(r'(\w+)=("[^"\n]*"|\w+)')
 """How the tools' answers name calls."""
+_QUOTING: Final = re.compile(r"[\"'\\]")
+_TOKEN: Final = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|\\.|[^\s"'\\])+""", re.DOTALL)
+_BLANK: Final = re.compile(r"\S+")
+_OPTION: Final = re.compile(r"([A-Za-z_]\w*)=")
 _HELP_WIDTH: Final = 74
 """Fits a terminal of 80 columns with the frame that Bub puts around."""
 
@@ -55,6 +59,8 @@ class Typed:
 
     words: tuple[str, ...]
     options: Mapping[str, str]
+    texts: tuple[str, ...] = ()
+    """Each word as it stands in the line, with its quotes and the space after it."""
 
 
 def is_crew_command(content: str, prefix: str) -> bool:
@@ -64,34 +70,40 @@ def is_crew_command(content: str, prefix: str) -> bool:
 
 
 def spoils(content: str, prefix: str) -> tuple[str, str] | None:
-    """Name and rest of one of our commands that Bub's own reading would refuse: a goal with an
-    apostrophe, or with an equals sign before its end. None for every other message."""
+    """Name and rest of one of our commands that Bub's own reading would refuse or change: a goal with
+    quotes, an apostrophe, line ends, or an equals sign before its end. None for every other message."""
     name, rest = _split(content, prefix)
     if name not in COMMANDS:
         return None
-    try:
-        tokens = shlex.split(rest)
-    except ValueError:
-        return name, rest
-    options = ["=" in token for token in tokens]
-    return None if options == sorted(options) else (name, rest)
+    plain = " ".join(rest.split())
+    options = ["=" in token for token in plain.split()]
+    untouched = plain == rest and not _QUOTING.search(rest)
+    return None if untouched and options == sorted(options) else (name, rest)
 
 
 def read_line(line: str, known: frozenset[str]) -> Typed:
-    """Words and options of a line. Only `known` names are options; other text is text."""
+    """Words and options of a line. Where options stand last, all that look like one are; else only
+    `known` ones are, and other text is text."""
+    tokens = list(_TOKEN.finditer(line))
     try:
-        tokens = shlex.split(line)
-    except ValueError:
-        tokens = line.split()
+        cooked = shlex.split(line)
+    except ValueError:  # a quotation mark without its other half is an apostrophe
+        tokens = list(_BLANK.finditer(line))
+        cooked = [token[0] for token in tokens]
+    keys = [match[1] if (match := _OPTION.match(token[0])) else "" for token in tokens]
+    looks = [bool(key) for key in keys]
+    trailing = looks == sorted(looks)
     words: list[str] = []
+    texts: list[str] = []
     options: dict[str, str] = {}
-    for token in tokens:
-        key, equals, value = token.partition("=")
-        if equals and key in known:
-            options[key] = value
-        else:
-            words.append(token)
-    return Typed(words=tuple(words), options=options)
+    for at, (token, key) in enumerate(zip(tokens, keys, strict=True)):
+        if key and (trailing or key in known):
+            options[key] = cooked[at].partition("=")[2]
+            continue
+        words.append(cooked[at])
+        goes_on = at + 1 < len(tokens) and not (looks[at + 1] and (trailing or keys[at + 1] in known))
+        texts.append(line[token.start() : tokens[at + 1].start()] if goes_on else token[0] + " ")
+    return Typed(words=tuple(words), options=options, texts=tuple(texts))
 
 
 async def run_command(name: str, typed: Typed, team: "ToolSpec", context: "ToolContext") -> str:
@@ -109,19 +121,40 @@ async def _answer(name: str, typed: Typed, team: "ToolSpec", context: "ToolConte
     if list(words) == ["help"]:
         return _help(name)
     try:
-        arguments: dict[str, Any] = from_words(words, typed.options)
+        arguments: dict[str, Any] = from_words(words, typed.options, _texts(words, typed))
+        await _check_options(name, arguments["action"], typed.options)
         if arguments["action"] in _LATER and context.can_deliver_later:
             arguments.setdefault("async", True)
         output = await team.execute(arguments, context)
     except (CrewError, ToolError) as error:
         return _as_typed(f"{name}: {error}{_hint(name, words, error)}", name)
-    ignored = output.details.get("ignored_parameters")
-    note = (
-        f"\n(not used: {', '.join(ignored)}; ,{name} help {arguments['action']} tells what is)"
-        if ignored
-        else ""
-    )
-    return _as_typed(output.text, name) + note
+    return _as_typed(output.text, name)
+
+
+def _texts(words: Sequence[str], typed: Typed) -> Sequence[str]:
+    """The words as they were typed; a name of the terminal's may have become two or three."""
+    texts = typed.texts or tuple(f"{word} " for word in typed.words)
+    return (*words[: len(words) - len(texts)], *texts) if len(words) > len(texts) else texts
+
+
+async def _check_options(name: str, action: str, options: Mapping[str, str]) -> None:
+    """Raise where nothing knows an option: what was typed would be lost in silence."""
+    import difflib
+
+    import anyio.to_thread
+
+    from crew_plugin.errors import CallerError
+    from crew_tools.team.dispatch import all_keys
+
+    known = await anyio.to_thread.run_sync(all_keys)
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            meant = f"did you mean {near[0]}=? " if near else ""
+            raise CallerError(
+                f"{action} has no option {key!r}; {meant},{name} help {action} lists them; text with = in it "
+                "goes in quotes"
+            )
 
 
 def _hint(name: str, words: Sequence[str], error: Exception) -> str:

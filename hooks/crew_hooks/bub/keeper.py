@@ -40,9 +40,12 @@ _HANDOFF: Final = "tape.handoff"
 class Keeper:
     """What the hooks of a plugin do about histories. Where the crew was never used it does nothing."""
 
-    def __init__(self, framework: "BubFramework", life: "CrewLife") -> None:
+    def __init__(
+        self, framework: "BubFramework", life: "CrewLife", tell: "Callable[[ParentRef, str], None]"
+    ) -> None:
         self._framework = framework
         self._life = life
+        self._tell = tell
         self._compactions: Compactions | None = None
 
     # --- around model calls ---
@@ -136,8 +139,10 @@ class Keeper:
             done = await private.cut_history(self._framework, session_id, cut.tool, arguments)
         except Exception as error:  # noqa: BLE001 - a turn of the host's must not fail over its tape
             logger.warning("crew-plugin: {} that was put off failed: {!r}", cut.tool, error)
+            self._tell(parent, f"{cut.tool}, which was put off, failed: {error}")
             return
         if done:
+            self._tell(parent, f"{cut.tool}, which was put off, is done now")
             await self._was_cut(parent, cut.tool, runs=cut.runs)
 
     # --- parts ---

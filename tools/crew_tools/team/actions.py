@@ -191,8 +191,12 @@ def nearest_action(word: str) -> str | None:
     return near[0] if near else None
 
 
-def from_words(words: Sequence[str], options: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of a chat command such as `,team run review "find bugs" width=4`."""
+def from_words(words: Sequence[str], options: Mapping[str, str], texts: Sequence[str] = ()) -> dict[str, Any]:
+    """The arguments of a chat command such as `,team run review "find bugs" width=4`.
+
+    `texts` are the words as they stand in the line: what takes the rest of it takes it unchanged,
+    unless it is one word, whose quotes only hold it together.
+    """
     action = find_action(words[0] if words else "list")
     arguments: dict[str, Any] = {"action": action.name}
     rest = list(words[1:])
@@ -202,8 +206,9 @@ def from_words(words: Sequence[str], options: Mapping[str, str]) -> dict[str, An
     for position, name in enumerate(names):
         if not rest:
             break
-        last = position == len(names) - 1
-        arguments[name] = " ".join(rest) if last else rest.pop(0)
-        if last:
-            rest = []
+        if position < len(names) - 1 or len(rest) == 1:
+            arguments[name] = rest.pop(0)
+            continue
+        arguments[name] = ("".join(texts[-len(rest) :]) if texts else " ".join(rest)).strip()
+        rest = []
     return {**arguments, **options}

@@ -88,10 +88,17 @@ def _understood(store: "RunStore", params: SteerParams) -> tuple[Address, str]:
         key, _, rest = params.message.partition(" ")
         if key:
             try:
-                return find_address(store, key, run=params.agent_id), rest
+                return find_address(store, key, run=params.agent_id), _bare(rest.strip())
             except UnknownName:
                 pass
         raise error from None
+
+
+def _bare(text: str) -> str:
+    """The text without the quotes that hold it together as a whole."""
+    quote = text[:1]
+    held = quote in ("'", '"') and len(text) > 1 and text.endswith(quote) and text.count(quote) == 2
+    return text[1:-1] if held else text
 
 
 def _any_of(store: "RunStore", name: str) -> Address:
