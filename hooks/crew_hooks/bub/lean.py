@@ -150,6 +150,11 @@ class _Chunks(AsyncStream[ChatCompletionChunk]):
             self._feed(self._decode(piece))
         return self._chunk(self._ready.popleft())
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next chunk has arrived."""
+        return bool(self._ready)
+
     async def aclose(self) -> None:
         """Let go of the connection; it can be used again if the reply was read to its end."""
         await self.response.aclose()

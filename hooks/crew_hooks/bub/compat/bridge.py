@@ -200,17 +200,18 @@ class Bridge:
 
     async def _guarded(self, hook: str, impl: Any, call: Callable[[], Any]) -> Any:
         begun = time.monotonic()
-        limit = asyncio.timeout(self._seconds)
+        limit: asyncio.Timeout | None = None
         try:
-            async with limit:
-                answer = call()
-                if inspect.isawaitable(answer):
+            answer = call()
+            if inspect.isawaitable(answer):
+                limit = asyncio.timeout(self._seconds)
+                async with limit:
                     answer = await answer
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            if limit.expired():
+            if limit is not None and limit.expired():
                 self._leave_out(hook, impl)
             else:
                 self._fault(hook, impl, f"{error!r}")

@@ -252,8 +252,11 @@ class CrewRunner(ModelRunner):
         """The chunks of a reply, each awaited no longer than the provider may be silent."""
         try:
             while True:
-                async with asyncio.timeout(self._stall):
+                if _has_more(stream):
                     chunk = await anext(stream, None)
+                else:
+                    async with asyncio.timeout(self._stall):
+                        chunk = await anext(stream, None)
                 if chunk is None:
                     return
                 self._answering_model = chunk.model or self._answering_model
@@ -405,6 +408,12 @@ def _is_object(text: str) -> bool:
         return isinstance(json.loads(text or "{}"), dict)
     except ValueError:
         return False
+
+
+def _has_more(stream: object) -> bool:
+    """Whether the next chunk came with the one before, so that nothing is waited for. any-llm puts
+    a wrapper around a stream; where it hides it, each chunk is waited for."""
+    return bool(getattr(getattr(stream, "_async_iter", stream), "ready", False))
 
 
 def _usage(usage: dict[str, Any] | None) -> Usage:
