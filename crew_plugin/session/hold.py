@@ -46,6 +46,8 @@ class Hold:
         self._until = 0.0
         self._changed = anyio.Event()
         self._patient = True
+        self._lost: tuple[Job, ...] = ()
+        """Jobs that were ended with the engine session that was left last."""
         self.parked = False
         """The turn is over and the session waits for its jobs."""
         self.payload: Submission | None = None
@@ -73,6 +75,17 @@ class Hold:
         """The session was given something to do."""
         self.parked = False
         self._change()
+
+    def left(self, session: Session) -> None:
+        """This engine session is being left; what runs in it ends with it."""
+        self._lost = session.jobs()
+
+    def lost(self) -> str:
+        """What to tell the session of that when it goes on."""
+        jobs, self._lost = self._lost, ()
+        held = self._waiting is not None
+        self._unlatch()
+        return words.lost_jobs(jobs, held=held) if jobs else ""
 
     # --- a result comes in ---
 

@@ -8,7 +8,7 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import Fenced
-from crew_plugin.host import Engine, Session, SessionSpec
+from crew_plugin.host import Engine, EngineCapability, Session, SessionSpec
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.facts import ModelTable
 from crew_plugin.models.records import TranscriptEntry
@@ -158,7 +158,8 @@ class LiveSession:
             if reopening.only_submit or course.restricted:
                 course.restrict(session)
             course.record.event("session.reopened", {"entries": len(history)}, cause=reopening.cause)
-            await self._listen(session, reopening.text, course.untaken())
+            told = "\n\n".join(text for text in (reopening.text, course.jobs.lost()) if text)
+            await self._listen(session, told, course.untaken())
 
         return await self._holding(replace(spec, history=history), begin)
 
@@ -181,6 +182,8 @@ class LiveSession:
             await self._listener.listen()
         finally:
             self._listener = None
+            if EngineCapability.JOBS in self._engine.capabilities:
+                course.jobs.left(session)
             course.session = course.box.deliver = None
             course.deadlines.turn_ended(anyio.current_time())
             course.left.set()

@@ -70,6 +70,19 @@ def held(jobs: Sequence[Job], seconds: float) -> str:
     )
 
 
+def lost_jobs(jobs: Sequence[Job], *, held: bool) -> str:
+    """Jobs in the background were ended with the turn that was stopped."""
+    shown = "\n".join(f"- {job.id}: {job.what}" for job in jobs[:_SHOWN_JOBS])
+    more = f"\n- and {len(jobs) - _SHOWN_JOBS} more" if len(jobs) > _SHOWN_JOBS else ""
+    said = f"These jobs of yours in the background were ended by this:\n{shown}{more}"
+    if held:
+        said += (
+            "\nThe result that was held for them was not taken: hand in again with `submit_result`, "
+            "the whole of it."
+        )
+    return said
+
+
 def late_output(ended: Sequence[JobEnded], *, fresh: bool) -> str:
     """Jobs ended, and the session has not seen how."""
     parts = [f"{len(ended)} of your jobs in the background ended:"]

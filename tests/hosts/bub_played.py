@@ -48,6 +48,7 @@ async def played(
     *,
     result: WantedResult = AS_THEY_SAY,
     max_bytes: int = 8_000_000,
+    jobs_seconds: float = 600,
     hooks: str = "",
     hook_seconds: float = 10,
 ) -> AsyncIterator[Told]:
@@ -64,7 +65,7 @@ async def played(
             monkeypatch.setenv(name, value)
         project = find_project(home.project)
         settings = load_settings(home.project)
-        of_results = settings.result.model_copy(update={"max_bytes": max_bytes})
+        of_results = settings.result.model_copy(update={"max_bytes": max_bytes, "jobs_seconds": jobs_seconds})
         settings = settings.model_copy(update={"result": of_results})
         if hooks:
             (home.project / ".crew" / "hooks").mkdir()

@@ -194,6 +194,34 @@ async def test_aborting_a_session_cancels_its_call_at_the_server(
     assert cancelled["params"]["requestId"] == asked["id"]
 
 
+async def test_a_session_that_waits_for_a_server_to_come_back_can_be_stopped_and_others_get_an_answer(
+    hosted: Hosted, spec_of: SpecOf, bub_home: Path, tmp_path: Path
+) -> None:
+    where = tmp_path / "plain"
+    configure(bub_home, {"plain": plain(where, "hang_again")})
+    async with hosted(Caller(), MCPPlugin) as host:
+        engine = BubEngine(host.framework, mcp=McpTimes(connect_seconds=0.8))
+        async with (
+            asyncio.timeout(20),
+            engine.running(),
+            engine.open(spec_of(host, host_tools=ALL)) as other,
+        ):
+            async with engine.open(spec_of(host, host_tools=ALL)) as session:
+                (first,) = pids(where)
+                kill(first)
+                await gone(first)
+                await session.prompt('mcp__plain__add {"a": 1, "b": 1}')
+                await until(session, ToolStarted)
+                while len(heard(where, "initialize")) < 2:  # noqa: ASYNC110 - servers tell by files
+                    await asyncio.sleep(0.02)
+                async with asyncio.timeout(1):
+                    await session.abort(STOP)
+            answered = await call(other, "mcp__plain__add", a=1, b=1)
+        assert not answered.ok
+        assert "plain" in answered.text
+    assert running(where) == []
+
+
 async def test_tools_that_come_and_go_are_honoured_at_the_next_step(
     hosted: Hosted, spec_of: SpecOf, folder: Path
 ) -> None:

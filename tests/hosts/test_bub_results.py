@@ -37,6 +37,21 @@ async def test_a_result_waits_for_a_shell_in_the_background_and_is_made_anew(
         assert (ended.data["ok"], ended.data["what"][:5]) == (True, "while")
 
 
+async def test_a_job_that_never_ends_is_ended_for_the_result_that_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = [
+        use("bash", command="sleep 300", background=True),
+        use("submit_result", summary="done"),
+        Reply(text="I stand by."),
+    ]
+    async with played(tmp_path, monkeypatch, lambda _: replies.pop(0), jobs_seconds=0.3) as told:
+        assert told.run.state is RunState.COMPLETED
+        assert [result.flags for result in await told.results()] == [("unchecked", "jobs_ended")]
+        [reached] = await told.events("session.limit_reached")
+        assert reached.data == {"limit": "jobs_seconds", "value": 0.3}
+
+
 async def test_jobs_that_the_session_kills_let_its_result_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,43 @@ async def test_an_interrupted_turn_ends_its_shells_and_the_conversation_goes_on(
     ]
 
 
+async def test_an_interrupt_ends_the_jobs_of_a_held_result_and_says_so(
+    make_stage: Any, hosted: Hosted
+) -> None:
+    stage = await make_stage(agent={"tools": ("bash",)})
+    context = await stage.attempt()
+    waits = anyio.Event()
+    unsubscribe = stage.writer.subscribe(
+        lambda event: waits.set() if event.type == "session.waiting" else None
+    )
+
+    def script(conversation: Conversation) -> Reply:
+        if "leave the build" in conversation.last_user:
+            return submit(summary=conversation.last_user)
+        if not conversation.tool_results:
+            return call("bash", command="sleep 300", background=True)
+        return submit(summary="held") if len(conversation.tool_results) == 1 else Reply(text="I stand by.")
+
+    outcomes: list[Outcome] = []
+    async with hosted(script) as host:
+        runner = runner_of(stage, host)
+
+        async def run() -> None:
+            outcomes.append(await runner.run(context))
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(run)
+                await waits.wait()
+                assert await runner.interrupt(context.attempt.id, CANCEL, "leave the build")
+        assert await asyncio.to_thread(marked, context.attempt.session_id) == []
+    unsubscribe()
+    assert outcomes[0].state is AttemptState.COMPLETED
+    [result] = await stage.writer.read(lambda store: store.list_results(stage.run.id))
+    assert ": sleep 300" in result.summary
+    assert "hand in again" in result.summary
+
+
 async def test_a_stop_keeps_the_last_text_and_ends_the_shells(make_stage: Any, hosted: Hosted) -> None:
     stage = await make_stage(agent={"tools": ("bash",)})
     context = await stage.attempt()

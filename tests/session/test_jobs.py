@@ -11,7 +11,7 @@ from crew_plugin.models.records import MessageKind
 from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session.scope import ResultRules
-from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
+from crew_plugin.testing.conversation import Conversation, Fault, Reply, ToolUse
 from crew_plugin.testing.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -268,3 +268,71 @@ async def test_a_session_that_is_stopped_while_it_stands_by_keeps_the_held_resul
     unsubscribe()
     assert outcomes[0].state is AttemptState.CANCELLED
     assert "held words" in await stage.text_of(outcomes[0])
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_an_interrupt_that_ends_the_jobs_of_a_held_result_is_told_with_them(
+    stage: Any, again: bool
+) -> None:
+    told: list[str] = []
+
+    def script(said: Conversation) -> Reply:
+        if not said.tool_results:
+            return Reply(calls=(START,))
+        if len(said.tool_results) == 1:
+            return submit("before the build")
+        if "look at auth.py" in said.last_user:
+            told.append(said.last_user)
+            if again:
+                return submit("without the build")
+        return Reply(text="I stand by.")
+
+    engine = FakeEngine(script=script, host_tools={"bash": Build()})
+    context = await stage.attempt()
+    runner = stage.runner(engine)
+    waits = anyio.Event()
+    unsubscribe = stage.writer.subscribe(
+        lambda event: waits.set() if event.type == "session.waiting" else None
+    )
+    outcomes: list[Any] = []
+
+    async def run() -> None:
+        outcomes.append(await runner.run(context))
+
+    cause = Cause(code=CauseCode.LEADER_INTERRUPTED, message="somebody pressed the key")
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run)
+            await waits.wait()
+            assert await runner.interrupt(context.attempt.id, cause, "look at auth.py")
+    unsubscribe()
+    assert "make all" in told[0]
+    assert "hand in again" in told[0]
+    if again:
+        assert outcomes[0].state is AttemptState.COMPLETED
+        assert await summaries(stage) == [("without the build", ("unchecked",))]
+    else:
+        assert outcomes[0].state is AttemptState.NEEDS_ATTENTION
+        assert "before the build" in await stage.text_of(outcomes[0])
+
+
+async def test_a_conversation_that_overflows_while_a_result_is_held_goes_on_and_loses_nothing(
+    stage: Any,
+) -> None:
+    build = Build()
+    overflowed: list[int] = []
+
+    def script(said: Conversation) -> Reply:
+        if "make all" in said.last_user:
+            return submit("after the overflow")
+        if not said.tool_results:
+            return Reply(calls=(START,))
+        if len(said.tool_results) == 1:
+            return submit("before the build")
+        overflowed.append(1)
+        return Reply(fault=Fault.CONTEXT_OVERFLOW)
+
+    outcome, _ = await play(stage, build, script)
+    assert overflowed == [1]
+    assert outcome.state is AttemptState.COMPLETED
+    assert await summaries(stage) == [("after the overflow", ("unchecked",))]
