@@ -10,7 +10,7 @@ from crew_plugin.cli.place import Place, program, terminal_width
 from crew_plugin.errors import InvalidValue, UnknownName
 from crew_plugin.models.records import EventRecord, TranscriptEntry
 from crew_plugin.store.port import RunStore
-from crew_plugin.ui.receipts import mail_json, mail_text
+from crew_plugin.ui.receipts import letters, mail_text
 from crew_plugin.ui.text import (
     artifacts_text,
     event_line,
@@ -27,6 +27,7 @@ from crew_plugin.ui.views import (
     TaskView,
     event_json,
     last_text,
+    mail_json,
     mail_to_people,
     result_views,
     run_document,
@@ -202,11 +203,8 @@ def _results_text(store: RunStore, view: RunView, tasks: tuple[TaskView, ...]) -
         else:
             body = _no_result(store, task)
         parts.append(f"{head}\n{body}".rstrip())
-    parts.extend(
-        f"## {message.sender} wrote to you\n{printable(message.body)}"
-        for message in mail_to_people(store, view.id)
-        if message.sender in {task.key for task in tasks}
-    )
+    keys = {task.key for task in tasks}
+    parts += letters([each for each in mail_to_people(store, view.id) if each.sender in keys])
     refs = store.list_artifacts(view.id)
     if len(tasks) != 1 and refs:
         parts.append("artifacts:\n" + artifacts_text(refs, task_names(store, view.id)))

@@ -20,8 +20,18 @@ from crew_plugin.cli.screen import Screen, console_on, is_terminal, screen_on
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef
 from crew_plugin.models.states import RunState
+from crew_plugin.ui.receipts import letters
 from crew_plugin.ui.text import answers_text, artifacts_text, status_text
-from crew_plugin.ui.views import DRY_RUN, RunView, TaskName, result_views, run_document, run_view, task_names
+from crew_plugin.ui.views import (
+    DRY_RUN,
+    RunView,
+    TaskName,
+    mail_to_people,
+    result_views,
+    run_document,
+    run_view,
+    task_names,
+)
 
 if TYPE_CHECKING:
     from crew_plugin.config import Settings
@@ -130,6 +140,7 @@ def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
     )
     parts = [
         answers_text(view, results, limit=_SHOWN),
+        *letters(mail_to_people(store, run_id)),
         _tree(view) + kept,
         _artifacts(refs, place, task_names(store, run_id)),
         f"next:\n  {crew} show {run_id}{where}\n  {crew} show {run_id} {told} --transcript{where}\n"

@@ -76,7 +76,7 @@ class Contact:
             return Receipt(to=key, outcome=ReceiptOutcome.FAILED, reason=reason)
         if not await self.context.runner.interrupt(work.attempt.id, cause, text):
             return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason="its session is just ending")
-        return Receipt(to=key, outcome=ReceiptOutcome.INJECTED)
+        return Receipt(to=key, outcome=ReceiptOutcome.INJECTED, reason="its turn was stopped")
 
     async def asleep(self, key: str) -> bool:
         """Wait until the end of this task's attempt is written down. False if it gets another one,

@@ -1,12 +1,19 @@
 """What became of something that was said to an agent, in words."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-from crew_plugin.models.records import MessageKind, MessageRecord, MessageState, Receipt, ReceiptOutcome
-from crew_plugin.ui.text import one_line, printable
+from crew_plugin.models.records import (
+    OUTSIDE,
+    MessageKind,
+    MessageRecord,
+    MessageState,
+    Receipt,
+    ReceiptOutcome,
+)
+from crew_plugin.ui.text import printable
 
-__all__ = ["mail_json", "mail_text", "receipt_text"]
+__all__ = ["letters", "mail_text", "receipt_text"]
 
 _SAID: Final[Mapping[ReceiptOutcome, str]] = {
     ReceiptOutcome.INJECTED: "injected; it sees this at its next step",
@@ -20,9 +27,8 @@ _STATES: Final[Mapping[MessageState, str]] = {
     MessageState.DELIVERED: "delivered",
     MessageState.READ: "read",
     MessageState.EXPIRED: "expired",
-    MessageState.DEAD: "not delivered",
+    MessageState.DEAD: "given up",
 }
-_SHOWN: Final = 500
 
 
 def receipt_text(receipt: Receipt) -> str:
@@ -36,23 +42,19 @@ def mail_text(messages: Sequence[MessageRecord]) -> str:
     lines: list[str] = []
     for message in messages:
         kind = "" if message.kind is MessageKind.MESSAGE else f" ({message.kind})"
-        state = _STATES[message.state] + (f": {message.reason}" if message.reason else "")
-        lines.append(f"{message.id} {message.sender} -> {message.recipient}{kind}: {printable(state)}")
-        lines.append(f"    {one_line(message.body, _SHOWN)}")
+        lines.append(
+            f"{message.id} {message.sender} -> {message.recipient}{kind}: {printable(_stands(message))}"
+        )
+        lines.extend(f"    {line}" for line in printable(message.body).splitlines())
     return "\n".join(lines) or "no mail was sent in this run"
 
 
-def mail_json(message: MessageRecord) -> dict[str, Any]:
-    """One message as a JSON object."""
-    return {
-        "id": message.id,
-        "from": message.sender,
-        "to": message.recipient,
-        "kind": str(message.kind),
-        "state": str(message.state),
-        "reason": message.reason,
-        "text": message.body,
-        "reply_to": message.reply_to,
-        "created_at": message.created_at,
-        "delivered_at": message.delivered_at,
-    }
+def letters(messages: Sequence[MessageRecord]) -> list[str]:
+    """What agents have written to whoever started their run, whole."""
+    return [f"## {message.sender} wrote to you\n{printable(message.body)}" for message in messages]
+
+
+def _stands(message: MessageRecord) -> str:
+    if message.recipient in OUTSIDE and message.state is MessageState.ACCEPTED:
+        return "shown with the results"
+    return _STATES[message.state] + (f": {message.reason}" if message.reason else "")

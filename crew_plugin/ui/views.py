@@ -42,6 +42,7 @@ __all__ = [
     "call_text",
     "event_json",
     "last_text",
+    "mail_json",
     "mail_to_people",
     "result_views",
     "run_document",
@@ -328,7 +329,24 @@ def run_document(store: RunStore, view: RunView, tasks: Sequence[TaskView]) -> d
             }
             for task in tasks
         ],
+        "mail": [mail_json(message) for message in mail_to_people(store, view.id)],
         "artifacts": [artifact_json(ref) for ref in store.list_artifacts(view.id)],
+    }
+
+
+def mail_json(message: MessageRecord) -> dict[str, Any]:
+    """One message as a JSON object."""
+    return {
+        "id": message.id,
+        "from": message.sender,
+        "to": message.recipient,
+        "kind": str(message.kind),
+        "state": str(message.state),
+        "reason": message.reason,
+        "text": message.body,
+        "reply_to": message.reply_to,
+        "created_at": message.created_at,
+        "delivered_at": message.delivered_at,
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from crew_plugin.cli.app import build_app, run_app
-from crew_plugin.models.records import ControlVerb, NewResult, ParentRef
+from crew_plugin.models.records import ControlVerb, MessageKind, NewResult, ParentRef
 from crew_plugin.models.states import RunState
 from crew_plugin.store.sqlite import SqliteStore
 from tests.ui.runs import DEAD, Book, open_book, play, project_in
@@ -215,6 +215,20 @@ def test_a_reader_that_closes_early_is_no_error(tmp_path: Path, book: Book) -> N
         timeout=60,
     )
     assert done.stderr == ""
+
+
+def test_mail_is_shown_whole_and_what_agents_write_to_people_stands_with_the_results(
+    tmp_path: Path, book: Book
+) -> None:
+    long = "one line\n" + "and another " * 200
+    for sender, recipient in (("operator", "explore"), ("explore", "operator")):
+        kind = MessageKind.STEER if sender == "operator" else MessageKind.RELAY
+        book.store.send_message(book.run.id, sender=sender, recipient=recipient, kind=kind, body=long)
+    shown = crew(tmp_path, "show", "last", "--mail").stdout
+    assert shown.count(f"    {long.splitlines()[1]}".rstrip()) == 2
+    assert "explore -> operator (relay): shown with the results" in shown
+    assert "operator -> explore (steer): waiting" in shown
+    assert f"## explore wrote to you\n{long}" in crew(tmp_path, "show", "last").stdout
 
 
 def test_an_error_keeps_its_exit_code_when_nobody_reads_what_it_says(tmp_path: Path) -> None:

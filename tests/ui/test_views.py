@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crew_plugin.errors import UnknownName
-from crew_plugin.models.records import NewResult, Usage
+from crew_plugin.models.records import MessageKind, NewResult, Usage
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.ui.views import LOST, result_views, run_document, run_rows, run_view, task_names, tool_target
@@ -68,8 +68,11 @@ def test_the_document_of_a_run_is_json_with_whole_results(store: SqliteStore) ->
     play(book)
     long = "x" * 90_000
     book.finish(book.store.load_task(book.run.id, "code").attempt_id or "", NewResult(summary=long))
+    store.send_message(book.run.id, sender="explore", recipient="operator", kind=MessageKind.RELAY, body=long)
     view = run_view(store, book.run.id)
     document = json.loads(json.dumps(run_document(store, view, view.tasks)))
+    (letter,) = document["mail"]
+    assert (letter["from"], letter["text"]) == ("explore", long)
     explore, code, security, verify = document["tasks"]
     assert explore["result"]["data"] == {"files": ["login.py"]}
     assert code["result"]["summary"] == long
