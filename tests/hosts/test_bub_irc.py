@@ -91,6 +91,56 @@ async def test_two_agents_ask_and_answer_while_both_run(
     ]
 
 
+async def test_two_agents_that_ask_each_other_at_once_both_get_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asking(other: str) -> Callable[[Conversation], Reply]:
+        def script(conversation: Conversation) -> Reply:
+            if not conversation.tool_results:
+                return use("irc", op="send", to=other, message="and?", await_reply=True, seconds=600)
+            if len(conversation.tool_results) == 1:
+                return use("irc", op="send", to=other, message="go on")
+            return use("submit_result", summary="went on")
+
+        return script
+
+    async with hosted(
+        home_of(tmp_path), monkeypatch, by_task(t1=asking("t2"), t2=asking("t1")), process_sessions=2
+    ) as crew:
+        run = await carried_out(crew, "ask", "ask too")
+        messages = await crew.writer.read(lambda store: store.list_messages(run.id))
+        assert run.state is RunState.COMPLETED
+        assert await summaries(crew, run) == ["went on", "went on"]
+    final = (MessageState.READ, MessageState.DEAD, MessageState.EXPIRED)
+    assert [message.body for message in messages if message.state not in final] == []
+
+
+async def test_an_agent_whose_time_is_over_while_it_waits_for_an_answer_hands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(conversation: Conversation) -> Reply:
+        if not conversation.tool_results:
+            return use("irc", op="send", to="t2", message="which port?", await_reply=True, seconds=600)
+        return use("submit_result", summary="nobody told me")
+
+    def silent(conversation: Conversation) -> Reply:
+        if conversation.offered("read"):
+            return Reply(text="I think.", delay=30)
+        return use("submit_result", summary="thought enough")
+
+    limits = {"turn_seconds": 1.0, "idle_seconds": 20.0, "process_sessions": 2}
+    async with hosted(home_of(tmp_path), monkeypatch, by_task(t1=waits, t2=silent), **limits) as crew:
+        run = await carried_out(crew, "wait", "think")
+        messages = await crew.writer.read(lambda store: store.list_messages(run.id))
+        events = await crew.writer.read(lambda store: store.tail(run.id, limit=10_000))
+        assert run.state is RunState.COMPLETED
+        assert await summaries(crew, run) == ["nobody told me", "thought enough"]
+    reached = [event.data["limit"] for event in events if event.type == "session.limit_reached"]
+    assert reached == ["turn_seconds", "turn_seconds"]
+    (asked,) = [message for message in messages if message.sender == "t1"]
+    assert asked.state in (MessageState.READ, MessageState.DEAD, MessageState.EXPIRED)
+
+
 @pytest.mark.parametrize("answers", [True, False], ids=["answers by mail", "only says it"])
 async def test_a_finished_agent_is_woken_by_a_question_and_its_answer_arrives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
