@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from functools import lru_cache
 from typing import Any
 
 from crew_plugin.errors import IllegalTransition, UnknownName
@@ -57,14 +58,7 @@ class Tasks(Runs):
         """At most `limit` of the tasks other than this one, those that can be talked to first;
         and how many others there are."""
         peers = [
-            PeerRecord(
-                key=row["key"],
-                role=row["role"],
-                title=row["title"],
-                state=TaskState(row["state"]),
-                ended_at=row["ended_at"],
-                attempts=row["attempts"],
-            )
+            _peer(*row)
             for row in self._all(
                 f"{_PEERS} LIMIT ?", (*(run_id, key) * len(_RANKS), -1 if limit is None else limit)
             )
@@ -176,6 +170,14 @@ class Tasks(Runs):
             cause=cause,
             data={"question": text(cause.message)} if waiting and cause else None,
         )
+
+
+@lru_cache(maxsize=1024)
+def _peer(key: str, role: str, title: str, state: str, ended_at: float | None, attempts: int) -> PeerRecord:
+    """Every session of a run asks for the others, of which few have changed since the last one."""
+    return PeerRecord(
+        key=key, role=role, title=title, state=TaskState(state), ended_at=ended_at, attempts=attempts
+    )
 
 
 def _task(row: sqlite3.Row) -> TaskRecord:
