@@ -138,7 +138,7 @@ async def test_what_is_typed_for_an_agent_reaches_it_to_the_letter(
         await answered(bub, ',team steer last not "a" but [bold]c[/bold]', "injected")
         sent = bub.store(lambda store: store.list_messages(store.load_run("last").id))
         assert [message.body for message in sent] == ['not "a" but [bold]c[/bold]']
-        await answered(bub, ',team steer last explorer "as one"', "injected")
+        await answered(bub, ',team steer last "as one"', "injected")
         sent = bub.store(lambda store: store.list_messages(store.load_run("last").id))
         assert sent[-1].body == "as one"
         bub.server.release()
