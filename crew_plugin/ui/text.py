@@ -487,6 +487,9 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "session.plugin_acted": _plugin_acted,
     "hook.executed": _hook_executed,
     "result.rejected": lambda event: f"result rejected: {_field(event, 'error')}",
+    "delivery.sent": lambda event: (
+        "the result goes to the conversation that asked for it" if event.task_id is None else None
+    ),
     "session.woken": lambda event: f"woken by {', '.join(event.data.get('by', ()))}",
     "session.rested": lambda event: f"rests again ({_field(event, 'outcome')})",
     "message.sent": lambda event: f"wrote to {_field(event, 'to')}",

@@ -66,6 +66,12 @@ async def test_a_person_goes_on_with_an_ended_agent_and_sees_its_health(
         health = await answered(bub, ",crew health", "supervisor")
         assert "sessions: 1 completed" in health
         assert "1 model call" in health
+        runs = await answered(bub, ",crew runs", "newest runs")
+        assert runs.count("solo/explorer") == 3
+        assert max(map(len, runs.splitlines())) <= 76
+        assert "explorer (builtin)" in await answered(bub, ",crew agents", "explorer")
+        assert "Reads only" in await answered(bub, ",crew agents explorer", "agent explorer (")
+        assert "and THIRD" in await answered(bub, ",crew show last", "run_")
 
 
 async def test_an_agent_that_works_is_not_gone_on_with_and_its_health_is_shown(
@@ -88,6 +94,7 @@ async def test_an_agent_that_works_is_not_gone_on_with_and_its_health_is_shown(
 MISTAKES = {
     ",team staus": "Did you mean ,team status?",
     ",crew help heath": "Did you mean ,crew health?",
+    ",crew doctor": "In a terminal: crew doctor",
     ",team resume": "In the chat: ,team resume RUN_ID GOAL",
     ",team steer": "In the chat: ,team steer AGENT_ID MESSAGE",
     ",team cancel": "run_id is needed",

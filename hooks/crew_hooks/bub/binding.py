@@ -190,10 +190,7 @@ class CrewPlugin:
         return frozenset(idents).intersection(ident for text in said for ident in delivery_ids(text))
 
     async def _send(self, parent: "ParentRef", text: str) -> ChannelMessage | None:
-        message = await self._host.deliver(parent, text)
-        if message is not None:
-            self._tell(parent, "the crew's result goes to this conversation")
-        return message
+        return await self._host.deliver(parent, text)
 
     def _tell(self, parent: "ParentRef", line: str) -> None:
         if self._host.progress is not None:

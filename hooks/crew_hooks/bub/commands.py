@@ -4,7 +4,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bub.channels.message import ChannelMessage
@@ -30,15 +30,16 @@ COMMANDS: Final = ("team", "crew")
 THREAD: Final = "_crew_thread"
 """Where a command that runs beside a turn keeps the thread it was typed in."""
 
-_LIKE_THE_CLI: Final[Mapping[str, tuple[str, ...]]] = {
-    "runs": ("list", "runs"),
-    "agents": ("list", "agents"),
-    "teams": ("list", "teams"),
-    "workflows": ("list", "workflows"),
-    "show": ("get",),
+_LISTED: Final[Mapping[str, str]] = {
+    "runs": "run",
+    "agents": "agent",
+    "teams": "team",
+    "workflows": "workflow",
+    "skills": "skill",
 }
-"""Names of the terminal's commands that the table of actions has under another name."""
+"""Commands of the terminal that list a kind of thing, or show one of them."""
 
+_TERMINAL_ONLY: Final = frozenset({"init", "doctor", "demo"})
 _LATER: Final = frozenset({"run", "parallel", "resume"})
 """Actions that go on in the background when a person starts them: the chat stays free."""
 
@@ -117,11 +118,12 @@ async def _answer(name: str, typed: Typed, team: "ToolSpec", context: "ToolConte
     from crew_plugin.host import ToolError
     from crew_tools.team.actions import from_words
 
-    words = _as_actions(name, typed)
+    typed = _as_actions(name, typed)
+    words = typed.words
     if list(words) == ["help"]:
         return _help(name)
     try:
-        arguments: dict[str, Any] = from_words(words, typed.options, _texts(words, typed))
+        arguments: dict[str, Any] = from_words(words, typed.options, typed.texts)
         await _check_options(name, arguments["action"], typed.options)
         if arguments["action"] in _LATER and context.can_deliver_later:
             arguments.setdefault("async", True)
@@ -129,12 +131,6 @@ async def _answer(name: str, typed: Typed, team: "ToolSpec", context: "ToolConte
     except (CrewError, ToolError) as error:
         return _as_typed(f"{name}: {error}{_hint(name, words, error)}", name)
     return _as_typed(output.text, name)
-
-
-def _texts(words: Sequence[str], typed: Typed) -> Sequence[str]:
-    """The words as they were typed; a name of the terminal's may have become two or three."""
-    texts = typed.texts or tuple(f"{word} " for word in typed.words)
-    return (*words[: len(words) - len(texts)], *texts) if len(words) > len(texts) else texts
 
 
 async def _check_options(name: str, action: str, options: Mapping[str, str]) -> None:
@@ -167,6 +163,8 @@ def _hint(name: str, words: Sequence[str], error: Exception) -> str:
         one = f',{name} run "GOAL" agent=NAME'
         return f". A goal for the default team goes in quotes; for one agent alone: {one}"
     if isinstance(cause, InvalidValue) and cause.parameter == "action" and words:
+        if words[0] in _TERMINAL_ONLY:
+            return f". In a terminal: crew {words[0]}"
         near = nearest_action(words[-1] if words[0] == "help" else words[0])
         return f". Did you mean ,{name} {near}?" if near else f". All of them: ,{name} help"
     return ""
@@ -232,13 +230,22 @@ def _fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}"
 
 
-def _as_actions(name: str, typed: Typed) -> Sequence[str]:
+def _as_actions(name: str, typed: Typed) -> Typed:
+    """The command by the table of actions: the terminal's names count for `,crew`."""
     if not typed.words:
-        return ("help",)
+        return replace(typed, words=("help",))
     first, *rest = typed.words
-    if first == "help" or name != "crew":
-        return typed.words
-    return (*_LIKE_THE_CLI.get(first, (first,)), *rest)
+    if name != "crew":
+        return typed
+    kind = _LISTED.get(first)
+    if kind is not None and rest and kind != "run":
+        shown = {"resource": kind, "name": " ".join(rest)}
+        return Typed(words=("get",), options={**typed.options, **shown})
+    if kind is not None:
+        return Typed(words=("list", kind), options=typed.options)
+    if first == "show":
+        return replace(typed, words=("get" if len(rest) > 1 else "summary", *rest))
+    return typed
 
 
 def _split(content: str, prefix: str) -> tuple[str, str]:

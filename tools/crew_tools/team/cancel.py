@@ -50,7 +50,8 @@ async def act(crew: "Crew", params: CancelParams, context: ToolContext) -> ToolO
     if report.outcome == "refused":
         raise NotAllowed(f"run {report.run_id} is not stopped: {report.message} (force=true)")
     view = await crew.writer.read(lambda store: run_view(store, report.run_id))
+    outcome = str(report.outcome).replace("_", " ")
     return ToolOutput(
-        text=f"{report.outcome}: {report.message}\n{shorten(status_text(view), LIMIT)}",
+        text=f"{outcome}: {report.message}\n{shorten(status_text(view), LIMIT)}",
         details={"run_id": view.id, "state": view.shown_state, "outcome": str(report.outcome)},
     )

@@ -20,6 +20,8 @@ __all__ = ["PARAMETERS", "ListParams", "act"]
 
 _KINDS = (Kind.TEAM, Kind.WORKFLOW, Kind.AGENT, Kind.SKILL)
 _MOST_PROBLEMS = 20
+_SCREEN = 76
+"""A chat in a terminal of 80 columns has room for so many."""
 
 
 class ListParams(Params):
@@ -45,7 +47,7 @@ async def act(crew: "Crew", params: ListParams, context: ToolContext) -> ToolOut
         lines.extend(_problems(catalog))
     if params.resource in (None, "run"):
         rows = await crew.writer.read(lambda store: run_rows(store, limit=params.limit))
-        lines.extend(["newest runs:", runs_text(rows)])
+        lines.extend(["newest runs:", runs_text(rows, width=_SCREEN if context.by_hand else None)])
     text = "\n".join(lines)
     return ToolOutput(
         text=shorten(text, LIMIT, 'action="list" with resource="agent", "team", "workflow", "skill" or "run"')

@@ -143,4 +143,4 @@ async def _stop(
 
 def _line(report: "CancelReport") -> str:
     name = report.run_id if report.task is None else f"{report.run_id}/{report.task}"
-    return f"{name}: {report.outcome}: {report.message}"
+    return f"{name}: {str(report.outcome).replace('_', ' ')}: {report.message}"
