@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from crew_plugin.errors import CallerError, InvalidValue, UnknownName
 from crew_plugin.models.records import RunRecord, TaskRecord
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, RunState
+from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore
 
 __all__ = ["Address", "find_address", "find_run"]
@@ -38,12 +39,19 @@ def find_run(store: RunStore, run: str | None) -> RunRecord:
     """
     if run:
         return store.load_run(run)
-    active = store.list_runs(states=_ACTIVE, limit=_MOST_RUNS)
+    active = _active(store)
     if len(active) == 1:
         return active[0]
     if active:
         raise CallerError("several runs are active, name one of them: " + _listed([run.id for run in active]))
     raise CallerError(_none_active(store))
+
+
+def _active(store: RunStore) -> list[RunRecord]:
+    """The runs that go on. Those whose supervisor died count only while no other one is left."""
+    active = store.list_runs(states=_ACTIVE, limit=_MOST_RUNS)
+    alive = [run for run in active if run.owner is None or owner_alive(run.owner)]
+    return alive or list(active)
 
 
 def _none_active(store: RunStore) -> str:
@@ -62,7 +70,7 @@ def find_address(store: RunStore, name: str, *, run: str | None = None) -> Addre
     first, slash, rest = name.partition("/")
     if slash:
         return _in_run(store.load_run(first), rest, store)
-    active = store.list_runs(states=_ACTIVE, limit=_MOST_RUNS)
+    active = _active(store)
     having = [each for each in active if any(task.key == name for task in store.load_tasks(each.id))]
     if len(having) == 1:
         return _in_run(having[0], name, store)

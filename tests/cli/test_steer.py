@@ -93,6 +93,15 @@ def test_the_run_may_be_left_out_while_only_one_is_active(going_on: Other) -> No
     assert f"has 3 tasks, name one of them: {going_on.run_id}/slow" in whole.stderr
 
 
+def test_a_run_whose_supervisor_died_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    with supervising(tmp_path) as (_, process):
+        process.kill()
+        process.wait()
+    with supervising(tmp_path) as (run_id, _):
+        assert crew_json(tmp_path, "steer", "slow", "hurry")["run_id"] == run_id
+        assert crew_json(tmp_path, "resize", "5")["run_id"] == run_id
+
+
 def test_a_task_that_has_ended_is_woken(going_on: Other) -> None:
     report = crew_json(going_on.folder, "steer", going_on.run_id, "quick", "one more thing", "--follow-up")
     assert report["outcome"] == "woken"
