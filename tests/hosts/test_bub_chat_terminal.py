@@ -104,6 +104,25 @@ def test_after_kill_9_the_next_chat_gets_the_result_once(tmp_path: Path) -> None
     assert len([line for line in messages if re.search(r"\[crew delivery \S+\]", line)]) == 1
 
 
+def test_after_kill_9_the_next_chat_tells_of_the_run_that_was_lost(tmp_path: Path) -> None:
+    with scripted_model(_held_workers) as model:
+        home = BubHome.make(tmp_path, model.base_url)
+        with BubTerminal(home) as bub:
+            bub.wait_for("command list")
+            bub.say("look at app.py in the background")
+            bub.wait_for("explorer        started")
+            bub.kill()
+        with BubTerminal(home) as bub:
+            bub.wait_for("command list")
+            bub.say("hello again")
+            lost = bub.wait_for("was lost with its process")
+            run = re.search(r"run (run_\w+) was lost", lost)
+            assert run is not None
+            bub.say(f",team cancel {run[1]}")
+            bub.wait_for("marked lost")
+            assert bub.quit() == 0
+
+
 def test_two_chats_on_one_project_deliver_each_result_once(tmp_path: Path) -> None:
     with scripted_model(_held_workers) as model:
         home = BubHome.make(tmp_path, model.base_url)

@@ -170,7 +170,7 @@ class CrewPlugin:
             self._delivery, self._crew = delivery, crew
             waiting, self._to_open = self._to_open, []
             for session_id in waiting:
-                await delivery.session_opened(session_id)
+                await self._opened(session_id)
             yield crew
 
     def _decomposed(self) -> None:
@@ -284,12 +284,19 @@ class CrewPlugin:
             if not await asyncio.to_thread(project.database.exists):
                 return
             if self._delivery is not None:
-                await self._delivery.session_opened(session_id)
+                await self._opened(session_id)
             else:
                 self._to_open.append(session_id)
                 self._life.begin()
         except CrewError as error:
             logger.warning("crew-plugin: {}", error)
+
+    async def _opened(self, session_id: str) -> None:
+        """Hand over what is owed to a session, and tell of what was lost."""
+        if self._delivery is not None:
+            await self._delivery.session_opened(session_id)
+        if self._host.progress is not None:
+            await self._host.progress.session_opened(session_id)
 
     def _parent(self, message: Envelope, session_id: str) -> "ParentRef":
         from crew_hooks.bub.delivery import process_text

@@ -21,6 +21,8 @@ _PAUSE: Final = 0.1
 """Lines that come together are printed together: each print redraws the prompt."""
 _AT_ONCE: Final = 40
 """More lines than this in one print say nothing to a person; the rest is counted."""
+_LOOKED_AT: Final = 50
+_LOST_LINES: Final = 3
 _ENDED: Final = ("run.completed", "run.failed", "run.cancelled")
 
 
@@ -67,6 +69,11 @@ class Progress:
         """Print a line soon."""
         self._lines.append((parent, text))
         self._some.set()
+
+    async def session_opened(self, session: str) -> None:
+        """Tell of runs of this session whose process has died: nobody else would."""
+        for parent, line in await self._crew.writer.read(lambda store: _lost(store, session)):
+            self.line(parent, line)
 
     async def flush(self) -> None:
         """Print what is there now; returns when it stands on the screen."""
@@ -117,6 +124,20 @@ def _bounded(lines: Sequence[str]) -> Sequence[str]:
     if len(lines) <= _AT_ONCE:
         return lines
     return [f"({len(lines) - _AT_ONCE} more lines)", *lines[-_AT_ONCE:]]
+
+
+def _lost(store: "RunStore", session: str) -> list[tuple[ParentRef, str]]:
+    from crew_plugin.models.states import RUN_TERMINAL, RunState
+    from crew_plugin.ui.views import LOST, run_rows
+
+    active = tuple(state for state in RunState if state not in RUN_TERMINAL)
+    asked = ParentRef(host="bub", session=session)
+    rows = run_rows(store, states=active, limit=_LOOKED_AT, parent=asked)
+    lost = [row.id for row in rows if row.shown_state == LOST]
+    lines = [f"run {ident} was lost with its process; ,team cancel {ident} closes it" for ident in lost]
+    if len(lines) > _LOST_LINES:
+        lines[_LOST_LINES:] = [f"and {len(lines) - _LOST_LINES} more; ,team list run shows them"]
+    return [(store.load_run(lost[0]).parent or asked, line) for line in lines]
 
 
 def _look_up(store: "RunStore", run_id: str) -> _Run:
