@@ -33,10 +33,12 @@ def find_project(
     start: str | os.PathLike[str] | None = None,
     *,
     explicit: str | os.PathLike[str] | None = None,
+    standing: str | os.PathLike[str] | None = None,
     state_dir: str | os.PathLike[str] | None = None,
 ) -> Project:
     """The project of a folder: `explicit`, else the nearest folder upwards with `.crew/`, else the
-    git top level, else the folder itself. A linked git worktree belongs to its main checkout.
+    git top level, else `standing` if it lies in that, else the folder itself. A linked git worktree
+    belongs to its main checkout.
 
     Raises `InvalidValue` if `explicit` is not a folder.
     """
@@ -46,7 +48,7 @@ def find_project(
             raise InvalidValue("project", str(explicit), "an existing folder")
     else:
         here = Path.cwd() if start is None else Path(start).expanduser()
-        root = _nearest(here.resolve())
+        root = _nearest(here.resolve(), here if standing is None else Path(standing))
     root = _main_checkout(root)
     state = root / CREW_DIR / "state" if state_dir is None else Path(state_dir).expanduser().resolve()
     return Project(root=root, state_dir=state)
@@ -67,11 +69,12 @@ def ensure_state(project: Project) -> Path:
     return folder
 
 
-def _nearest(here: Path) -> Path:
+def _nearest(here: Path, standing: Path) -> Path:
     for folder in (here, *here.parents):
         if (folder / CREW_DIR).is_dir():
             return folder
-    return _git_top(here) or here
+    around = standing.resolve()
+    return _git_top(here) or (around if here.is_relative_to(around) else here)
 
 
 def _git_top(here: Path) -> Path | None:

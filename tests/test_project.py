@@ -47,6 +47,15 @@ def test_without_git_it_is_the_folder_itself(tmp_path: Path) -> None:
     assert find_project(tmp_path).root == tmp_path.resolve()
 
 
+def test_a_part_of_the_folder_one_stands_in_is_no_project_of_its_own(checkout: Path, tmp_path: Path) -> None:
+    part = tmp_path / "plain" / "part"
+    part.mkdir(parents=True)
+    assert find_project(part, standing=part.parent).root == part.parent
+    assert find_project(part, standing=checkout).root == part
+    (part / ".crew").mkdir()
+    assert find_project(part, standing=part.parent).root == part
+
+
 def test_the_current_folder_is_where_it_starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkout / "src")
 

@@ -47,7 +47,8 @@ class Place:
 
     def find(self) -> Project:
         """The project. Raises `InvalidValue`."""
-        return find_project(self.start, explicit=self.project, state_dir=self.state_dir)
+        # A part of the folder where the person stands is no project of its own.
+        return find_project(self.start, explicit=self.project, standing=Path.cwd(), state_dir=self.state_dir)
 
     def logs(self) -> Path:
         """The folder for logs, made if need be. Raises `StateUnwritable`."""

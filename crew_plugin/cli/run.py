@@ -1,10 +1,11 @@
 """`run`: plan, run in this process, show, answer."""
 
+import json as json_module
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from crew_plugin.cli.place import Place
 from crew_plugin.cli.supervise import Errand, supervise
@@ -13,6 +14,7 @@ from crew_plugin.errors import InvalidValue
 from crew_plugin.resources import Catalog
 
 if TYPE_CHECKING:
+    from crew_plugin.engine.plan import WantedResult
     from crew_plugin.models.spec import RunSpec, RuntimeMode
     from crew_plugin.resources.models import OnFailure
 
@@ -29,6 +31,8 @@ def run(
     model: str | None,
     width: int | None,
     on_failure: str | None,
+    schema: str | None,
+    schema_mode: str | None,
     cwd: str | None,
     dry_run: bool,
     runtime: str | None,
@@ -37,7 +41,10 @@ def run(
     """Run a team or an agent on a goal."""
     if width is not None and width < 1:
         raise InvalidValue("--width", width, "at least 1")
+    if model is not None and not model.strip():
+        raise InvalidValue("--model", model, "a model's name")
     team, goal = _team_and_goal(words, agent)
+    wanted = _wanted(schema, schema_mode)
     folder = _folder(cwd)
     place = replace(place, start=folder)
     project = place.find()
@@ -62,6 +69,7 @@ def run(
             width=width,
             runtime=mode,
             on_failure=policy,
+            result=wanted,
         )
 
     return supervise(
@@ -97,6 +105,38 @@ def _policy(word: str | None) -> "OnFailure | None":
     if word is not None and word not in known:
         raise InvalidValue("--on-failure", word, known)
     return None if word is None else known[word]
+
+
+def _wanted(schema: str | None, mode: str | None) -> "WantedResult":
+    """What is asked of results."""
+    from crew_plugin.engine.plan import WantedResult
+    from crew_plugin.models.spec import SchemaMode
+
+    modes: dict[str, SchemaMode] = {each: each for each in get_args(SchemaMode)}
+    if mode is not None and mode not in modes:
+        raise InvalidValue("--schema-mode", mode, modes)
+    return WantedResult(
+        schema=None if schema is None else _schema(schema), mode=None if mode is None else modes[mode]
+    )
+
+
+def _schema(given: str) -> dict[str, Any]:
+    """The schema that was typed, or stands in the file that was named."""
+    text, where = given, "it"
+    if not given.lstrip().startswith("{"):
+        where = given
+        try:
+            text = Path(given).expanduser().read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise InvalidValue("--schema", given, f"a file, or a JSON object ({reason})") from error
+    try:
+        loaded: object = json_module.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidValue("--schema", given, f"JSON; {where} is not: {error}") from error
+    if not isinstance(loaded, dict):
+        raise InvalidValue("--schema", given, f"a JSON object, and {where} is none")
+    return cast("dict[str, Any]", loaded)
 
 
 def _team_and_goal(words: list[str], agent: str | None) -> tuple[str | None, str]:

@@ -164,10 +164,14 @@ def _dry_ending(store: "RunStore", run_id: str, place: Place) -> Ending:
     return Ending(
         code=Exit.OK,
         run_id=run_id,
-        text=f"dry run {run_id}: {len(written)} prompts were written, no model was asked\nnext:\n"
+        text=f"dry run {run_id}: {_prompts(len(written))} written, no model was asked\nnext:\n"
         + "\n".join(f"  {program()} show {run_id} {task.key} --prompt{where}" for task in written[:_LISTED]),
         document=run_document(store, view, view.tasks),
     )
+
+
+def _prompts(count: int) -> str:
+    return "1 prompt was" if count == 1 else f"{count} prompts were"
 
 
 def _artifacts(refs: Sequence[ArtifactRef], place: Place, names: Mapping[str, TaskName]) -> str:

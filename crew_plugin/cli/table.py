@@ -104,7 +104,28 @@ COMMANDS: Final = (
                 ("--on-failure",),
                 metavar="POLICY",
             ),
-            Param("cwd", "The folder that the agents work in.", str, ("--cwd",), metavar="DIR"),
+            Param(
+                "schema",
+                "What the data of the final results must look like, over what agents and steps say: JSON "
+                "Schema or JSON Type Definition, as a file or as JSON.",
+                str,
+                ("--schema",),
+                metavar="FILE|JSON",
+            ),
+            Param(
+                "schema_mode",
+                "What becomes of data that does not fit: permissive takes it and says so, strict fails the task.",
+                str,
+                ("--schema-mode",),
+                metavar="MODE",
+            ),
+            Param(
+                "cwd",
+                "The folder that the agents work in. If it lies in another project, that one is used.",
+                str,
+                ("--cwd",),
+                metavar="DIR",
+            ),
             Param("dry_run", "Write the prompts, ask no model.", bool, ("--dry-run",), False),
             Param(
                 "runtime",

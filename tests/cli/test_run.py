@@ -104,7 +104,7 @@ def test_a_goal_of_a_megabyte_of_anything_is_taken_literally_from_standard_input
     goal = "{goal}\n---\nname: x\n---\n[bold]{{}} 🦆" + " and more" * 120_000
     done = crew(home, "run", "--agent", "explorer", "-", "--dry-run", "--quiet", stdin=goal)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "1 prompts were written, no model was asked" in done.stdout
+    assert "1 prompt was written, no model was asked" in done.stdout
     assert document(crew(home, "status", "--json"))["goal"] == goal
     assert goal[:60] in crew(home, "show", "last", "--prompt").stdout
     artifacts = document(crew(home, "show", "last", "--json"))["artifacts"]

@@ -46,6 +46,27 @@ def test_a_width_that_lets_nothing_run_is_refused(folder: Path, width: str) -> N
     assert [path.name for path in folder.iterdir()] == ["app.py"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--schema", "{"), "--schema must be JSON; it is not: Expecting property name"),
+        (("--schema", "nope.json"), "--schema must be a file, or a JSON object (No such file or directory)"),
+        (("--schema", "app.py"), "--schema must be JSON; app.py is not: Expecting value"),
+        (("--schema", "list.json"), "--schema must be a JSON object, and list.json is none"),
+        (("--schema", "bytes.json"), "--schema must be a file, or a JSON object (it is no text)"),
+        (("--schema-mode", "lax"), "--schema-mode must be one of: permissive, strict; got 'lax'"),
+        (("--model", " "), "--model must be a model's name; got ' '"),
+    ],
+)
+def test_a_schema_or_a_model_that_is_none_is_refused(folder: Path, words: tuple[str, ...], said: str) -> None:
+    (folder / "list.json").write_text("[1]", encoding="utf-8")
+    (folder / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    done = run(*words, "look around")
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not (folder / ".crew").exists()
+
+
 def test_a_goal_that_is_no_text_is_refused_in_one_line(folder: Path) -> None:
     done = subprocess.run(
         [CREW, "run", b"\xff\xfe look"], cwd=folder, capture_output=True, timeout=60, check=False
@@ -78,14 +99,20 @@ def test_a_state_folder_without_room_for_logs_is_one_clear_line(folder: Path) ->
     assert "--state-dir" in line
 
 
-def test_a_working_folder_means_the_same_to_every_task(tmp_path: Path) -> None:
+def test_a_working_folder_means_the_same_to_every_task_and_is_no_project_of_its_own(tmp_path: Path) -> None:
     home = BubHome.make(tmp_path, None)
-    for name in (".crew", "part"):
-        (home.project / name).mkdir()
-    done = crew(home, "run", "--agent", "explorer", "--cwd", "part", "--dry-run", "--quiet", "look")
+    (home.project / "part").mkdir()
+    (home.project / "port.json").write_text('{"properties": {"port": {"type": "uint16"}}}', encoding="utf-8")
+    asked = ("--schema", "port.json", "--schema-mode", "strict", "--dry-run", "--quiet", "look")
+    done = crew(home, "run", "--agent", "explorer", "--cwd", "part", *asked)
     assert done.returncode == 0, done.stderr
-    document = json.loads(crew(home, "show", "last", "--prompt", "--json").stdout)
-    assert f"Your working folder is {home.project / 'part'};" in json.dumps(document)
+    prompt = json.dumps(json.loads(crew(home, "show", "last", "--prompt", "--json").stdout))
+    assert f"Your working folder is {home.project / 'part'};" in prompt
+    assert "uint16" in prompt
+    assert not (home.project / "part" / ".crew").exists()
+    wrong = crew(home, "run", "--schema", '{"properties": {"a": {"type": "strin"}}}', "--dry-run", "look")
+    assert wrong.returncode == 2
+    assert "the schema that was given cannot be run" in wrong.stderr
 
 
 def test_a_setting_that_is_ignored_is_said_before_the_run(tmp_path: Path) -> None:
