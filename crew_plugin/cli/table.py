@@ -114,7 +114,7 @@ COMMANDS: Final = (
             ),
             Param(
                 "schema_mode",
-                "What becomes of data that does not fit: permissive takes it and says so, strict fails the task.",
+                "What becomes of data that never fits: permissive takes it with a note, strict fails.",
                 str,
                 ("--schema-mode",),
                 metavar="MODE",

@@ -148,3 +148,5 @@ async def test_a_server_that_is_not_there_is_a_network_error(
         monkeypatch.setenv("BUB_API_BASE", f"http://127.0.0.1:{free_port}/v1")
         error = await failure(host, spec_of(host, limits=LimitsSpec(model_retries=1)))
     assert (error.kind, error.retryable) == ("network", True)
+    assert "Cannot connect to host 127.0.0.1" in str(error)
+    assert "timed out" not in str(error)

@@ -155,7 +155,7 @@ def engine_error(error: Exception, model: str) -> EngineError:
     kind = _kind(error)
     wish = _wish(error)
     retryable = kind in ("rate_limit", "overloaded", "timeout", "network") and (wish or 0) <= LONGEST_PAUSE
-    text = str(error) or type(error).__name__
+    text = _network_text(error) if kind == "network" else str(error) or type(error).__name__
     advice = f"; {_ADVICE[kind]}" if kind in _ADVICE else ""
     return EngineError(
         kind, f"{_SAID[kind]} ({model}): {text}{advice}", retryable=retryable, retry_after=wish
@@ -236,6 +236,12 @@ def _chain(error: BaseException) -> list[BaseException]:
             original if isinstance(original, BaseException) else current.__cause__ or current.__context__
         )
     return found
+
+
+def _network_text(error: Exception) -> str:
+    """What the operating system said: an SDK may call a refused connection a time-out."""
+    said = [str(cause) for cause in _chain(error) if isinstance(cause, OSError) and str(cause)]
+    return said[0] if said else str(error) or type(error).__name__
 
 
 def _status_of(error: BaseException) -> int | None:
