@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,9 @@ def test_a_watch_ends_with_the_run_and_tells_what_changed(
 def test_a_supervisor_that_lives_and_renews_nothing_is_found_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = SqliteStore.open(project_in(tmp_path))
-    book = open_book(store)  # owned by this process, which does not renew it
-    assert _asked(book, stalled_after=1) == 0
+    with closing(SqliteStore.open(project_in(tmp_path))) as store:
+        book = open_book(store)  # owned by this process, which does not renew it
+        assert _asked(book, stalled_after=1) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["supervisor"], told["shown_state"]) == ("stalled", "stalled")
     assert told["renewals_still_seconds"] >= 1

@@ -217,6 +217,7 @@ async def test_a_pattern_expands_to_the_tools_that_are_there(hosted: Hosted, sta
         "mcp__arithmetic__add",
         "mcp__arithmetic__fail",
         "mcp__arithmetic__sleep_forever",
+        "mcp__arithmetic__meet",
         "mcp__arithmetic__recite",
         "mcp__arithmetic__leave",
     )
