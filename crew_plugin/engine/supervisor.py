@@ -139,6 +139,13 @@ class Supervisor:
 
         return await self._writer.run(write)
 
+    async def adopt(self, run_id: str) -> RunRecord:
+        """Make a run that another process wrote down one that `execute` or `start` can drive here.
+        Claims nothing yet. Raises `UnknownName`."""
+        run = await self._writer.read(lambda store: store.load_run(run_id))
+        self._submitted[run.id] = _Submitted(run, RunSpec.model_validate_json(run.spec))
+        return run
+
     async def execute(self, run_id: str) -> RunRecord:
         """Drive a submitted run in the caller's scope; returns how it ended.
 

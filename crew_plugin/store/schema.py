@@ -249,7 +249,14 @@ CREATE INDEX artifact_by_run ON artifact (run_id);
 CREATE INDEX artifact_by_body ON artifact (sha256);
 """
 
-MIGRATIONS = (_FIRST,)
+_SECOND = """
+-- recovery
+-- background
+-- waiting
+-- upkeep
+"""
+
+MIGRATIONS = (_FIRST, _SECOND)
 """The n-th makes version n out of version n - 1. Append only: released ones never change."""
 
 VERSION = len(MIGRATIONS)
