@@ -25,7 +25,8 @@ from crew_plugin.engine.runtime import Resolved, RuntimeFacts, resolve_runtime
 from crew_plugin.engine.slots import Slots
 from crew_plugin.engine.snapshot import RetryPolicy
 from crew_plugin.engine.steer import Order, SteerReport, ask, receipt_of, silence
-from crew_plugin.errors import CrewError, UnknownName
+from crew_plugin.engine.takeover import TakeOver
+from crew_plugin.errors import CallerError, CrewError, HostUnsupported, UnknownName
 from crew_plugin.host import EngineCapability, HostInfo
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, NewRun, NewTask, ParentRef, RunRecord
@@ -53,6 +54,9 @@ logger = logging.getLogger(__name__)
 class _Submitted:
     run: RunRecord
     spec: RunSpec
+    takes_over: TakeOver | None = None
+    adopted: bool = False
+    """It is not this process's to close if nothing comes of it."""
 
 
 class Supervisor:
@@ -139,11 +143,16 @@ class Supervisor:
 
         return await self._writer.run(write)
 
-    async def adopt(self, run_id: str) -> RunRecord:
-        """Make a run that another process wrote down one that `execute` or `start` can drive here.
-        Claims nothing yet. Raises `UnknownName`."""
+    async def adopt(self, run_id: str, how: TakeOver | None = None) -> RunRecord:
+        """Make a run that another process wrote down, or drove until it died, one that `execute` or
+        `start` can drive here. Claims nothing yet. Raises `UnknownName` and `CallerError`."""
         run = await self._writer.read(lambda store: store.load_run(run_id))
-        self._submitted[run.id] = _Submitted(run, RunSpec.model_validate_json(run.spec))
+        if run.state in RUN_TERMINAL:
+            raise CallerError(f"run {run.id} has ended ({run.state}); there is nothing to go on with")
+        spec = RunSpec.model_validate_json(run.spec)
+        if spec.runtime not in self._runners:
+            raise HostUnsupported(f"run {run.id} needs {spec.runtime} sessions, and this process has none")
+        self._submitted[run.id] = _Submitted(run, spec, how, adopted=True)
         return run
 
     async def execute(self, run_id: str) -> RunRecord:
@@ -278,7 +287,13 @@ class Supervisor:
         submitted = self._submitted.pop(run_id, None)
         if submitted is None:
             raise UnknownName("submitted run", run_id, self._submitted)
-        driver = Driver(self._means, submitted.run, submitted.spec, self._runners[submitted.spec.runtime])
+        driver = Driver(
+            self._means,
+            submitted.run,
+            submitted.spec,
+            self._runners[submitted.spec.runtime],
+            takes_over=submitted.takes_over,
+        )
         self._drivers[run_id] = driver
         return driver
 
@@ -322,7 +337,9 @@ class Supervisor:
     async def _stop_all(self, cause: Cause) -> None:
         with anyio.move_on_after(STOP_SECONDS, shield=True):
             while self._submitted:
-                await self._drop(self._submitted.popitem()[0], cause)
+                run_id, submitted = self._submitted.popitem()
+                if not submitted.adopted:
+                    await self._drop(run_id, cause)
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 for driver in list(self._drivers.values()):

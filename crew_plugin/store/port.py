@@ -13,7 +13,7 @@ for the state that is already there changes nothing, appends nothing and is no e
 a state that the table does not allow raises `IllegalTransition`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -95,14 +95,21 @@ class RunStore(Protocol):
 
     # --- lease ---
 
-    def claim(self, run_id: str, owner: Owner, *, force: bool = False) -> Lease:
+    def claim(self, run_id: str, owner: Owner, *, force: bool = False, still: int | None = None) -> Lease:
         """Take the run under a new epoch. Raises `LeaseHeld` while its owner's process lives
-        (same boot, same pid, same start time) unless `force`; a terminal run raises
+        (same boot, same pid, same start time) unless `force`, or unless its count of renewals still
+        is `still`: the caller saw it stand there for the time of a lease. A terminal run raises
         `IllegalTransition`."""
         ...
 
-    def renew(self, lease: Lease) -> int:
-        """Show that the supervisor lives. Returns the new count of renewals."""
+    def renew(self, lease: Lease, *, worked: float = 0.0) -> int:
+        """Show that the supervisor lives, and that it has driven the run for `worked` seconds more.
+        Returns the new count of renewals."""
+        ...
+
+    def note_lost(self, run_id: str, epoch: int, *, how: str, actor: str) -> bool:
+        """Note, once for each epoch, that the supervisor of a run is gone (`run.supervisor_lost`).
+        False if that is known, or not so any more."""
         ...
 
     def release(self, lease: Lease) -> None:
@@ -138,6 +145,11 @@ class RunStore(Protocol):
         """`queued` (or `running` between two attempts) -> `running`: counts the dispatch, makes
         the attempt and its session. Raises `IllegalTransition` when the dispatch cap is reached
         or another attempt of the task is open."""
+        ...
+
+    def resume_attempt(self, lease: Lease, attempt_id: str, *, actor: str) -> AttemptRecord:
+        """An open attempt goes on under this lease, with its task `running`. Counts as a dispatch if
+        no model has answered since it was resumed last; raises `IllegalTransition` at the cap."""
         ...
 
     def open_session(
@@ -192,6 +204,14 @@ class RunStore(Protocol):
         `COMPLETED` and `RUNNING` from `queued` are not reached this way."""
         ...
 
+    def hold_task(self, lease: Lease, task_id: str, reason: str, *, actor: str) -> TaskRecord:
+        """Nothing of the task goes on until somebody decides (`task.held`)."""
+        ...
+
+    def free_task(self, lease: Lease, task_id: str, decision: str, *, actor: str) -> TaskRecord:
+        """It was decided what becomes of a held task (`task.decided`)."""
+        ...
+
     def schedule_retry(self, lease: Lease, task_id: str, at: float, *, actor: str) -> TaskRecord:
         """Note when the next attempt of a running task without an open attempt is due."""
         ...
@@ -218,6 +238,11 @@ class RunStore(Protocol):
         """Write an accepted result and, for a background run with a parent, its outbox row, in
         one transaction. A second result of the same attempt replaces the first only while the
         attempt is open."""
+        ...
+
+    def owe_results(self, lease: Lease) -> None:
+        """Whoever asked for the run does not wait for it any more: its results, those that are there
+        already too, are owed to its parent from now on."""
         ...
 
     def add_section(
@@ -283,6 +308,10 @@ class RunStore(Protocol):
     ) -> list[MessageRecord]:
         """The messages for this recipient that are still `accepted`, oldest first; they become
         `delivered`, and those whose time has passed `expired`. Kinds in `without` are left."""
+        ...
+
+    def return_messages(self, lease: Lease, recipient: str, *, kept: Collection[str] = ()) -> None:
+        """Mail that a lost session was given and did not keep is `accepted` again."""
         ...
 
     def settle_message(self, message_id: str, state: MessageState, *, reason: str | None = None) -> None:

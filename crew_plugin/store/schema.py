@@ -250,10 +250,10 @@ CREATE INDEX artifact_by_body ON artifact (sha256);
 """
 
 _SECOND = """
--- recovery
--- background
--- waiting
--- upkeep
+ALTER TABLE run ADD COLUMN worked REAL NOT NULL DEFAULT 0;
+ALTER TABLE run ADD COLUMN lost_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE task ADD COLUMN hold TEXT;
+ALTER TABLE attempt ADD COLUMN resumed_steps INTEGER;
 """
 
 MIGRATIONS = (_FIRST, _SECOND)
