@@ -30,6 +30,7 @@ __all__ = [
     "ModelOverride",
     "ProjectMay",
     "ProviderSettings",
+    "RecoverySettings",
     "ResultSettings",
     "RuntimeSettings",
     "Settings",
@@ -349,6 +350,24 @@ class DeliverySettings(_Section):
     )
 
 
+class RecoverySettings(_Section):
+    """What becomes of runs whose supervisor is gone."""
+
+    policy: Literal["ask", "auto"] = _key(
+        "ask",
+        "Whether such a run waits until somebody resumes it (ask), or any crew at work in the project goes "
+        "on with it (auto). A call with an effect outside that was cut off waits for a decision in any case.",
+        project="nothing",
+    )
+    lease_seconds: float = _key(
+        15,
+        "Seconds for which a supervisor may show no sign of life before others may take its run.",
+        project="nothing",
+        ge=1,
+        le=3600,
+    )
+
+
 class Settings(BaseSettings):
     """All settings. `Settings()` is the defaults; `load_settings` reads the layers."""
 
@@ -392,6 +411,7 @@ class Settings(BaseSettings):
     )
     mail: MailSettings = MailSettings()
     delivery: DeliverySettings = DeliverySettings()
+    recovery: RecoverySettings = RecoverySettings()
     hooks: HookSettings = HookSettings()
     mcp: McpSettings = McpSettings()
 

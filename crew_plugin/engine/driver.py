@@ -52,8 +52,6 @@ __all__ = ["Driver", "Means"]
 
 POLL_SECONDS = 0.05
 """How often requests of other processes are looked for."""
-RENEW_SECONDS = 2.0
-"""How often the lease is renewed."""
 LAST_WORDS_SECONDS = 5.0
 """How long writing down the end of a broken run may take."""
 ACTOR = "supervisor"
@@ -72,6 +70,8 @@ class Means:
     slots: Slots
     owner: Owner
     retry: RetryPolicy
+    renew_seconds: float
+    """How often a lease is renewed."""
     most: int
     """Sessions that one run may have open at once, whatever it is asked for."""
 
@@ -296,7 +296,7 @@ class Driver:
 
     async def _renew(self, lease: Lease) -> None:
         while True:
-            await anyio.sleep(RENEW_SECONDS)
+            await anyio.sleep(self._means.renew_seconds)
             now = anyio.current_time()
             worked, self._worked_to = now - self._worked_to, now
             await self._writer.run(partial(_renew, lease=lease, worked=worked))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import pluggy
 
 from crew_plugin.engine.cancel import (
@@ -20,6 +21,8 @@ from crew_plugin.engine.cancel import (
 from crew_plugin.engine.driver import Driver, Means
 from crew_plugin.engine.hooks import SECONDS as HOOK_SECONDS
 from crew_plugin.engine.hooks import Hooks
+from crew_plugin.engine.leases import Abandoned, LeaseWatch
+from crew_plugin.engine.orphans import end_orphans
 from crew_plugin.engine.ports import TaskRunner
 from crew_plugin.engine.runtime import Resolved, RuntimeFacts, resolve_runtime
 from crew_plugin.engine.slots import Slots
@@ -31,12 +34,12 @@ from crew_plugin.host import EngineCapability, HostInfo
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, NewRun, NewTask, ParentRef, RunRecord
 from crew_plugin.models.spec import RunSpec, RuntimeMode
-from crew_plugin.models.states import RUN_TERMINAL, SessionKind
+from crew_plugin.models.states import RUN_TERMINAL, RunState, SessionKind
 from crew_plugin.store.liveness import current_owner, owner_alive
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["Supervisor"]
+__all__ = ["RecoveryPolicy", "Supervisor"]
 
 STOP_SECONDS = 8.0
 """How long a stopped run may take to be over and gone before it is stopped at once."""
@@ -44,10 +47,27 @@ ANSWER_SECONDS = 5.0
 """How long an answer to a request is waited for."""
 LOOK_SECONDS = 0.05
 """How often the answer of another process is looked for."""
+RENEWALS = 6
+"""How often a lease is renewed in the time after which it expires."""
+LOOK_OVER_SECONDS = 5.0
+"""How often the runs of the project are looked over for lost supervisors."""
+LOOKED_OVER = 200
+"""Active runs that are looked over, the newest first."""
+MOST_EPOCHS = 6
+"""A run that was begun so often and lost its supervisor each time is not taken up by itself."""
 UNCLAIMED_SECONDS = 10.0
 """How long a run that nobody drives is waited for: another process may be about to claim it."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPolicy:
+    """What is done about runs whose supervisor is gone."""
+
+    takes_over: bool = False
+    """Whether this process goes on with them by itself."""
+    lease_seconds: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +93,7 @@ class Supervisor:
         run_width: int = 1024,
         max_dispatches: int = 3,
         retry: RetryPolicy | None = None,
+        recovery: RecoveryPolicy | None = None,
         capabilities: frozenset[EngineCapability] = frozenset(EngineCapability),
         host: HostInfo | None = None,
     ) -> None:
@@ -85,12 +106,14 @@ class Supervisor:
             host=host,
         )
         self._owner = current_owner()
+        self._recovery = recovery or RecoveryPolicy()
         self._means = Means(
             writer=writer,
             hooks=Hooks(hooks, hook_seconds),
             slots=Slots(process_width),
             owner=self._owner,
             retry=retry or RetryPolicy(),
+            renew_seconds=self._recovery.lease_seconds / RENEWALS,
             most=run_width,
         )
         self._drivers: dict[str, Driver] = {}
@@ -102,12 +125,15 @@ class Supervisor:
         """Owns the background runs. Leaving it stops them with the cause `shutdown`."""
         failure: Exception | None = None
         async with anyio.create_task_group() as self._group:
+            looking = anyio.CancelScope()
+            self._group.start_soon(self._look_over, looking)
             try:
                 yield
             except Exception as error:  # noqa: BLE001 - raised again below, by itself instead of in a group
                 failure = error
             finally:
                 self._group = None
+                looking.cancel()
                 cause = Cause(code=CauseCode.SHUTDOWN, message="the process that owned it was asked to end")
                 await self._stop_all(cause)
         if failure is not None:
@@ -149,6 +175,9 @@ class Supervisor:
         run = await self._writer.read(lambda store: store.load_run(run_id))
         if run.state in RUN_TERMINAL:
             raise CallerError(f"run {run.id} has ended ({run.state}); there is nothing to go on with")
+        if run.state is not RunState.QUEUED:
+            # Before its sessions go on: what the dead ones left running would work beside them.
+            await anyio.to_thread.run_sync(end_orphans)
         spec = RunSpec.model_validate_json(run.spec)
         if spec.runtime not in self._runners:
             raise HostUnsupported(f"run {run.id} needs {spec.runtime} sessions, and this process has none")
@@ -280,6 +309,47 @@ class Supervisor:
         are told."""
         for driver in self._drivers.values():
             driver.conversation_changed(host, turns_to)
+
+    # --- runs of others ---
+
+    async def _look_over(self, scope: anyio.CancelScope) -> None:
+        """Notice the supervisors of the project that are gone, and go on with their runs where the
+        settings say so."""
+        watch = LeaseWatch(self._recovery.lease_seconds)
+        with scope:
+            await anyio.to_thread.run_sync(end_orphans)
+            while True:
+                await anyio.sleep(min(LOOK_OVER_SECONDS, self._recovery.lease_seconds / 2))
+                try:
+                    for gone in watch.look(await self._others(), anyio.current_time()):
+                        await self._found(gone)
+                except CrewError:
+                    logger.warning("the project's runs could not be looked over", exc_info=True)
+
+    async def _others(self) -> list[RunRecord]:
+        active = (RunState.RUNNING, RunState.QUEUED)
+        runs = await self._writer.read(lambda store: store.list_runs(states=active, limit=LOOKED_OVER))
+        return [run for run in runs if run.owner is not None and run.id not in self._drivers]
+
+    async def _found(self, gone: Abandoned) -> None:
+        run = gone.run
+        known = not await self._writer.run(
+            lambda store: store.note_lost(run.id, run.epoch, how=gone.how, actor="supervisor")
+        )
+        if not known:
+            await anyio.to_thread.run_sync(end_orphans)
+        if not self._recovery.takes_over or self._group is None or run.id in self._submitted:
+            return
+        if run.epoch >= MOST_EPOCHS:
+            if not known:
+                logger.warning("run %s lost its supervisor %d times and is left", run.id, run.epoch)
+            return
+        try:
+            await self.adopt(run.id, TakeOver(still=gone.still))
+        except (CallerError, HostUnsupported):
+            logger.info("run %s is not taken over", run.id, exc_info=True)
+            return
+        self.start(run.id)
 
     # --- drivers ---
 

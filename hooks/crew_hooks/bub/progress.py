@@ -134,7 +134,11 @@ def _lost(store: "RunStore", session: str) -> list[tuple[ParentRef, str]]:
     asked = ParentRef(host="bub", session=session)
     rows = run_rows(store, states=active, limit=_LOOKED_AT, parent=asked)
     lost = [row.id for row in rows if row.shown_state == LOST]
-    lines = [f"run {ident} was lost with its process; ,team cancel {ident} closes it" for ident in lost]
+    lines = [
+        f"run {ident} was lost with its process; ,team resume {ident} goes on with it, "
+        f",team cancel {ident} closes it"
+        for ident in lost
+    ]
     if len(lines) > _LOST_LINES:
         lines[_LOST_LINES:] = [f"and {len(lines) - _LOST_LINES} more; ,team list run shows them"]
     return [(store.load_run(lost[0]).parent or asked, line) for line in lines]

@@ -9,12 +9,13 @@ from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.records import RunRecord
 from crew_tools.progress import progress
 from crew_tools.team.answer import read_answer
+from crew_tools.team.collect import collect
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
     from crew_plugin.models.spec import RunSpec, RuntimeMode
 
-__all__ = ["actor_of", "folder_inside", "launch", "planned_by", "runtime_asked"]
+__all__ = ["actor_of", "folder_inside", "go_on", "launch", "planned_by", "runtime_asked"]
 
 CANNOT_DELIVER = (
     "(It was to run in the background, but nothing can be delivered to this conversation later, "
@@ -64,6 +65,17 @@ async def planned_by(plan: "Callable[[], RunSpec]") -> "RunSpec":
     import anyio.to_thread
 
     return await anyio.to_thread.run_sync(plan)
+
+
+async def go_on(crew: "Crew", run: RunRecord, context: ToolContext, *, background: bool) -> ToolOutput:
+    """Execute a run that was adopted, awaited or in the background."""
+    if background and context.can_deliver_later:
+        crew.supervisor.start(run.id)
+        text = f"run {run.id} goes on in the background; its results come to whoever asked for it."
+        return ToolOutput(text=text, details={"run_id": run.id, "background": True})
+    async with progress(crew, run.id, context):
+        await crew.supervisor.execute(run.id)
+    return await collect(crew, run.id, context)
 
 
 async def launch(
