@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from crew_plugin.cli.hosting import load_checkup, load_host, need_model
 from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place, program
 from crew_plugin.cli.screen import Screen, console_on, is_terminal, screen_on
 from crew_plugin.errors import CrewError
+from crew_plugin.hosting import load_checkup, load_host, need_model
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef
 from crew_plugin.models.states import RunState

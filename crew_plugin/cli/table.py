@@ -134,6 +134,13 @@ COMMANDS: Final = (
                 ("--runtime",),
                 metavar="MODE",
             ),
+            Param(
+                "detach",
+                "Do not wait: a process of its own goes on with the run, also when the terminal is closed.",
+                bool,
+                ("--detach",),
+                False,
+            ),
             _QUIET,
         ),
         more=(
@@ -212,6 +219,17 @@ COMMANDS: Final = (
             Param("after", "Only events after this sequence number.", int, ("--after",), 0, metavar="SEQ"),
         ),
         more="With --follow, --json prints one JSON object for each event, each on a line of its own.",
+        light=True,
+    ),
+    Command(
+        "inbox",
+        "List results of background runs that the chat which asked for them has not got.",
+        "crew inbox",
+        "crew_plugin.cli.inbox",
+        (
+            Param("limit", "How many.", int, ("--limit", "-n"), 20, metavar="N"),
+            Param("all", "Also those that were delivered.", bool, ("--all",), False),
+        ),
         light=True,
     ),
     Command(

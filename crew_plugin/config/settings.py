@@ -213,6 +213,13 @@ class RuntimeSettings(_Section):
         project="nothing",
     )
 
+    background: Literal["detached", "host"] = _key(
+        "detached",
+        "Where runs in the background are driven: in a process of their own that goes on when the host is "
+        "closed (detached), or in the host's, where they end with it (host).",
+        project="nothing",
+    )
+
 
 class AgentOverride(_Section):
     """What to change about one agent, wherever it comes from."""

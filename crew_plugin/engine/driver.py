@@ -206,7 +206,9 @@ class Driver:
 
         def claim(store: RunStore) -> tuple[Lease | None, RunRecord]:
             try:
-                lease = store.claim(run_id, self._means.owner, still=self._takes_over.still)
+                lease = self._takes_over.lease or store.claim(
+                    run_id, self._means.owner, still=self._takes_over.still
+                )
             except IllegalTransition:
                 return None, store.load_run(run_id)
             taken = TakenOver()

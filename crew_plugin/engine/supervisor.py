@@ -28,11 +28,12 @@ from crew_plugin.engine.runtime import Resolved, RuntimeFacts, resolve_runtime
 from crew_plugin.engine.slots import Slots
 from crew_plugin.engine.snapshot import RetryPolicy
 from crew_plugin.engine.steer import Order, SteerReport, ask, receipt_of, silence
+from crew_plugin.engine.submit import new_run_of, new_tasks_of
 from crew_plugin.engine.takeover import TakeOver
 from crew_plugin.errors import CallerError, CrewError, HostUnsupported, UnknownName
 from crew_plugin.host import EngineCapability, HostInfo
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ControlRecord, NewRun, NewTask, ParentRef, RunRecord
+from crew_plugin.models.records import ControlRecord, ParentRef, RunRecord
 from crew_plugin.models.spec import RunSpec, RuntimeMode
 from crew_plugin.models.states import RUN_TERMINAL, RunState, SessionKind
 from crew_plugin.store.liveness import current_owner, owner_alive
@@ -150,19 +151,9 @@ class Supervisor:
         spec = self._resolved(spec)
 
         def write(store: RunStore) -> RunRecord:
-            new = NewRun(
-                goal=spec.goal,
-                team=spec.team,
-                workflow=spec.workflow,
-                cwd=spec.cwd,
-                spec=spec.model_dump_json(),
-                background=background,
-                parent=parent,
-                wall_seconds=spec.wall_seconds,
-                runtime=spec.runtime,
-                runtime_note=spec.runtime_reason if spec.runtime_fallback else "",
-            )
-            run = store.create_run(new, self._tasks_of(spec), actor=actor)
+            new = new_run_of(spec, parent=parent, background=background)
+            tasks = new_tasks_of(spec, max_dispatches=self._max_dispatches)
+            run = store.create_run(new, tasks, actor=actor)
             # Noted here: it is written down even if the caller is cancelled while it waits.
             self._submitted[run.id] = _Submitted(run, spec)
             return run
@@ -175,14 +166,20 @@ class Supervisor:
         run = await self._writer.read(lambda store: store.load_run(run_id))
         if run.state in RUN_TERMINAL:
             raise CallerError(f"run {run.id} has ended ({run.state}); there is nothing to go on with")
-        if run.state is not RunState.QUEUED:
+        spec = RunSpec.model_validate_json(run.spec)
+        if run.state is RunState.QUEUED:
+            spec = self._resolved(spec)
+        else:
             # Before its sessions go on: what the dead ones left running would work beside them.
             await anyio.to_thread.run_sync(end_orphans)
-        spec = RunSpec.model_validate_json(run.spec)
         if spec.runtime not in self._runners:
             raise HostUnsupported(f"run {run.id} needs {spec.runtime} sessions, and this process has none")
         self._submitted[run.id] = _Submitted(run, spec, how, adopted=True)
         return run
+
+    def hand_off(self, run_id: str) -> None:
+        """A submitted run is driven by another process."""
+        self._submitted.pop(run_id, None)
 
     async def execute(self, run_id: str) -> RunRecord:
         """Drive a submitted run in the caller's scope; returns how it ended.
@@ -430,22 +427,6 @@ class Supervisor:
                 "runtime_looked_at": found.looked_at,
             }
         )
-
-    def _tasks_of(self, spec: RunSpec) -> list[NewTask]:
-        return [
-            NewTask(
-                key=step.id,
-                title=step.title or step.id,
-                role=step.role,
-                agent=step.agent,
-                depends_on=step.depends_on,
-                optional=step.optional,
-                attention_pass=step.attention == "pass",
-                max_dispatches=self._max_dispatches,
-                spec=step.model_dump_json(),
-            )
-            for step in spec.steps
-        ]
 
 
 @dataclass(frozen=True, slots=True)

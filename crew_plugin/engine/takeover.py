@@ -44,6 +44,8 @@ class TakeOver:
 
     still: int | None = None
     """The count of renewals at which it was seen to stand for the time of a lease."""
+    lease: Lease | None = None
+    """The lease that this process holds already, where it claimed the run before it could drive it."""
     decisions: Decisions = field(default_factory=dict[str, Decision])
     actor: str = _ACTOR
 

@@ -32,6 +32,12 @@ _ALL = (
         "host",
         ("pid", "how"),
     ),
+    EventType(
+        "run.supervisor_ended",
+        "The guardian of a detached supervisor saw how that ended before the run was over.",
+        "host",
+        ("pid", "how", "log"),
+    ),
     EventType("run.released", "The supervisor gave the run up without ending it.", "supervisor", ()),
     EventType("run.started", "The first task may start.", "supervisor", ("runtime", "width")),
     EventType("run.blocked", "The run waits for a decision.", "supervisor", ()),

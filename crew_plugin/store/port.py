@@ -397,6 +397,10 @@ class RunStore(Protocol):
         """Events of a run (or of all runs) after a sequence number, oldest first."""
         ...
 
+    def last_seq(self) -> int:
+        """The number of the newest event; 0 before the first."""
+        ...
+
     def put_artifact(
         self,
         run_id: str,

@@ -183,6 +183,7 @@ async def compose(
     from crew_hooks.bub.engine import BubEngine, mcp_times
     from crew_plugin.config import load_settings
     from crew_plugin.crew import Crew
+    from crew_plugin.detached.start import can_detach
     from crew_plugin.engine.provider_gate import ProviderGates
     from crew_plugin.engine.supervisor import RecoveryPolicy, Supervisor
     from crew_plugin.models.states import SessionKind
@@ -241,6 +242,7 @@ async def compose(
             supervisor=supervisor,
             engine=engine,
             hooks=hooks,
+            detaches=settings.runtime.background == "detached" and can_detach(),
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crew_plugin.errors import InvalidValue
+from crew_plugin.errors import HostUnsupported, InvalidValue
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.records import RunRecord
 from crew_tools.progress import progress
@@ -93,8 +93,7 @@ async def launch(
     later = background and context.can_deliver_later and context.parent is not None and not dry
     run = await crew.supervisor.submit(spec, parent=context.parent, background=later, actor=actor_of(context))
     if later:
-        crew.supervisor.start(run.id)
-        return _started(run, spec, narrowed, by_hand=context.by_hand)
+        return await _in_background(crew, run, spec, narrowed, by_hand=context.by_hand)
     async with progress(crew, run.id, context):
         await crew.supervisor.execute(run.id)
     answer = await crew.writer.read(lambda store: read_answer(store, run.id))
@@ -102,6 +101,25 @@ async def launch(
         text=narrowed + (CANNOT_DELIVER if background and not dry else "") + answer.text,
         details={"run_id": run.id, "state": answer.view.shown_state, "background": False},
     )
+
+
+async def _in_background(
+    crew: "Crew", run: RunRecord, spec: "RunSpec", narrowed: str, *, by_hand: bool
+) -> ToolOutput:
+    """In a process of its own that outlives the host, or, where there can be none, in the host's."""
+    if crew.detaches:
+        try:
+            detached = await crew.detach(run.id)
+        except HostUnsupported as error:
+            where = f"({error}; it ends with this process.)\n"
+        else:
+            owner = detached.run.owner
+            pid = f" (process {owner.pid})" if owner else ""
+            where = f"(It goes on when this process is closed{pid}; log: {detached.log}.)\n"
+            return _started(run, spec, narrowed + where, by_hand=by_hand)
+        narrowed += where
+    crew.supervisor.start(run.id)
+    return _started(run, spec, narrowed, by_hand=by_hand)
 
 
 def _started(run: RunRecord, spec: "RunSpec", narrowed: str, *, by_hand: bool) -> ToolOutput:
