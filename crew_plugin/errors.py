@@ -16,6 +16,7 @@ CrewError
 |  |- IllegalTransition     the current state does not allow this one
 |  |- Fenced                another supervisor owns the run now
 |  `- LeaseHeld             a live supervisor owns the run
+|- WorkerLost               a session's own process is gone; a new one may do
 `- EngineError              a model provider failed; says whether trying again can help
 """
 
@@ -42,6 +43,7 @@ __all__ = [
     "StateUnwritable",
     "StoreTooNew",
     "UnknownName",
+    "WorkerLost",
 ]
 
 
@@ -189,6 +191,15 @@ class LeaseHeld(StaleView):
 EngineErrorKind = Literal[
     "auth", "rate_limit", "overloaded", "timeout", "network", "context_overflow", "bad_request", "unknown"
 ]
+
+
+class WorkerLost(CrewError):
+    """The process that a session lived in is gone, or does not answer."""
+
+    def __init__(self, pid: int, how: str) -> None:
+        self.pid = pid
+        self.how = how
+        super().__init__(f"the worker process {pid} {how}")
 
 
 class EngineError(CrewError):

@@ -7,13 +7,14 @@ supervisor is gone belongs to nobody any more; those of a living supervisor are 
 import contextlib
 import logging
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from crew_plugin.models.records import Owner
 from crew_plugin.store.liveness import owner_alive
 
-__all__ = ["OWNER_VARIABLE", "Orphan", "end_orphans", "owner_mark"]
+__all__ = ["OWNER_VARIABLE", "Orphan", "end_marked", "end_orphans", "owner_mark"]
 
 OWNER_VARIABLE: Final = "CREW_SUPERVISOR"
 """In the environment of all that sessions start."""
@@ -43,20 +44,31 @@ def end_orphans(grace: float = _GRACE_SECONDS) -> list[Orphan]:
     """End what dead supervisors of this user have left running; tells of each. Blocks for up to
     `grace` seconds, so it is not for an event loop. Where the system does not show environments of
     processes nothing is found."""
+    orphans = _end(lambda environment: _abandoned(environment.get(OWNER_VARIABLE, "")), grace)
+    for orphan in orphans:
+        how = "killed" if orphan.killed else "ended"
+        logger.warning("%s process %d of a supervisor that died: %s", how, orphan.pid, orphan.command)
+    return orphans
+
+
+def end_marked(variable: str, value: str, *, grace: float, but: int) -> list[Orphan]:
+    """End every process of this user that has this variable, but for one. Blocks like `end_orphans`."""
+    return _end(lambda environment: environment.get(variable) == value, grace, but=but)
+
+
+def _end(wanted: Callable[[Mapping[str, str]], bool], grace: float, *, but: int = 0) -> list[Orphan]:
     import psutil
 
     found: list[tuple[psutil.Process, str, str]] = []
     for process in psutil.process_iter():
         try:
             environment = process.environ()
-            if _abandoned(environment.get(OWNER_VARIABLE, "")):
+            if process.pid != but and wanted(environment):
                 command = " ".join(process.cmdline())[:200]
                 process.terminate()
                 found.append((process, command, environment.get("CREW_SESSION", "")))
         except (psutil.Error, OSError):
             continue  # gone meanwhile, or not ours to look at
-    if not found:
-        return []
     deadline = time.monotonic() + grace
     while any(_runs(process) for process, _, _ in found) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -67,8 +79,6 @@ def end_orphans(grace: float = _GRACE_SECONDS) -> list[Orphan]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         orphans.append(Orphan(pid=process.pid, command=command, session=session, killed=killed))
-        how = "killed" if killed else "ended"
-        logger.warning("%s process %d of a supervisor that died: %s", how, process.pid, command)
     return orphans
 
 

@@ -17,6 +17,8 @@ class CauseCode(StrEnum):
     """The process that owned it was asked to end."""
     SUPERVISOR_LOST = "supervisor_lost"
     """The process that owned it died."""
+    WORKER_LOST = "worker_lost"
+    """The process that the session lived in died."""
     PROVIDER_TIMEOUT = "provider_timeout"
     """The model provider did not answer in time."""
     WORKER_TIMEOUT = "worker_timeout"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
-from crew_plugin.errors import CrewError, EngineError
+from crew_plugin.errors import CrewError, EngineError, WorkerLost
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef, ResultRecord, SectionRecord
 from crew_plugin.models.states import AttemptState
@@ -60,6 +60,8 @@ def ending_of(error: Exception) -> Ending:
         return Ending(
             cause=Cause(code=code, message=str(error), detail=error.kind), retryable=error.retryable
         )
+    if isinstance(error, WorkerLost):
+        return Ending(cause=Cause(code=CauseCode.WORKER_LOST, message=str(error)), retryable=True)
     if isinstance(error, CrewError):
         return Ending(cause=Cause(code=CauseCode.INTERNAL_ERROR, message=str(error)))
     detail = "".join(traceback.format_exception(error))[-_DETAIL_LIMIT:]

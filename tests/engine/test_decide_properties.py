@@ -156,7 +156,7 @@ def check_rest(run: ModelRun) -> None:
     )
     assert owned, run.snapshot
     for task in run.snapshot.tasks:
-        if task.state is TaskState.RUNNING and not task.busy:
+        if task.state is TaskState.RUNNING and not task.busy and task.hold is None:
             assert task.retry_at is not None
 
 
