@@ -258,6 +258,7 @@ class _ChildSession:
             protocol.open_message(
                 self._spec,
                 tuple(map(protocol.facts_of, self._served.values())),
+                owner=owner_mark(current_owner()),
                 hook_seconds=hook_seconds,
                 start_requests=start_requests,
                 max_requests=max_requests,
@@ -326,13 +327,23 @@ class _ChildSession:
                 self._jobs = tuple(job for job in known if job.id not in self._ended_jobs)
                 if not self._quiet:
                     self._events.put_nowait(protocol.event_of(kind, data))
+            case protocol.Left(running=running):
+                self._left = running
+            case _:
+                self._asked(message, calls)
+
+    def _asked(self, message: protocol.Message, calls: anyio.abc.TaskGroup) -> None:
+        """A call of the worker, or the end of its interest in one."""
+        match message:
+            case protocol.Call(id=0, what="skip"):
+                # At once: it is about the order of calls.
+                if self._spec.journal is not None:
+                    self._spec.journal.skip()
             case protocol.Call():
                 calls.start_soon(self._make, message)
             case protocol.Cancel(id=ident):
                 if ident in self._calls:
                     self._calls[ident].cancel()
-            case protocol.Left(running=running):
-                self._left = running
             case _:
                 raise protocol.ProtocolError(f"a {message.type!r} from a worker")
 
@@ -352,6 +363,9 @@ class _ChildSession:
     # --- what the worker asks for ---
 
     async def _make(self, call: protocol.Call) -> None:
+        if not call.id:
+            await self._answer(call)  # nobody waits for it
+            return
         with anyio.CancelScope() as scope:
             self._calls[call.id] = scope
             try:
@@ -386,8 +400,6 @@ class _ChildSession:
                 return ToolOutput(text=await journal.begin(call.name, call.arguments, Effect(call.effect)))
             case "end" if journal is not None:
                 await journal.end(call.name, call.text or None, cancelled=call.cancelled)
-            case "skip" if journal is not None:
-                journal.skip()
             case _:
                 pass
         return ToolOutput(text="")
@@ -435,4 +447,3 @@ def _kill(pid: int) -> None:
 
     with suppress(OSError):
         os.kill(pid, signal.SIGKILL)
-

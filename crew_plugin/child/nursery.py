@@ -147,7 +147,7 @@ class Nursery:
         ours, theirs = socket.socketpair()
         try:
             # Started by the loop's own thread: the system's notice of a parent's death is for threads.
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - see above
                 [sys.executable, "-m", self._zygote, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -7,7 +7,6 @@ crew's own tools, MCP tools, the journal, and keeping a body. Control goes to th
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -40,10 +39,10 @@ __all__ = [
     "Servers",
     "ToolFacts",
     "Withdraw",
-    "decode",
-    "encode",
     "cause_of",
+    "decode",
     "effect_of",
+    "encode",
     "event_of",
     "facts_of",
     "history_of",
@@ -100,6 +99,8 @@ class Open(_Message):
     append_prompt: bool
     identity: dict[str, str]
     history: tuple[dict[str, Any], ...]
+    owner: str
+    """The mark of the supervisor."""
     hook_seconds: float
     start_requests: int
     max_requests: int
@@ -268,9 +269,14 @@ _EVENTS: Final[Mapping[str, type[Any]]] = {
 }
 
 
-@cache
+_adapters: dict[type[Any], TypeAdapter[Any]] = {}
+
+
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    """Made when first needed: each takes some milliseconds."""
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def encode(message: Message) -> bytes:
@@ -308,13 +314,10 @@ def told_of(event: SessionEvent) -> tuple[str, dict[str, Any]]:
     """An event as a message has it."""
     if isinstance(event, SessionFailed):
         error = event.error
-        known = isinstance(error, EngineError)
-        return "SessionFailed", {
-            "text": str(error),
-            "kind": error.kind if known else None,
-            "retryable": error.retryable if known else False,
-            "name": type(error).__name__,
-        }
+        facts: dict[str, Any] = {"text": str(error), "name": type(error).__name__, "kind": None}
+        if isinstance(error, EngineError):
+            facts |= {"kind": error.kind, "retryable": error.retryable}
+        return "SessionFailed", facts
     return type(event).__name__, asdict(event)
 
 
@@ -339,6 +342,7 @@ def open_message(
     spec: SessionSpec,
     remote: tuple[ToolFacts, ...],
     *,
+    owner: str,
     hook_seconds: float,
     start_requests: int,
     max_requests: int,
@@ -359,6 +363,7 @@ def open_message(
         append_prompt=spec.append_prompt,
         identity=dict(spec.identity),
         history=tuple(asdict(entry) for entry in spec.history),
+        owner=owner,
         hook_seconds=hook_seconds,
         start_requests=start_requests,
         max_requests=max_requests,
@@ -389,4 +394,3 @@ def warm() -> None:
     """Make what checking needs, which takes some milliseconds for each kind."""
     for kind in (*_KINDS.values(), *_EVENTS.values()):
         _adapter(kind)
-

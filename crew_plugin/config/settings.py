@@ -20,6 +20,7 @@ __all__ = [
     "AgentOverride",
     "AgentSettings",
     "AtOnce",
+    "ChildSettings",
     "ContextSettings",
     "DeliverySettings",
     "HookSettings",
@@ -110,6 +111,13 @@ class LimitSettings(_Section):
         project="lower",
         ge=0,
         le=20,
+    )
+    depth: int = _key(
+        2,
+        "How deep crews may start crews: a run that a session of another run starts counts one more.",
+        project="lower",
+        ge=0,
+        le=16,
     )
     max_dispatches: int = _key(
         3, "How often a task may be started before it is given up.", project="lower", ge=1, le=100
@@ -217,6 +225,23 @@ class RuntimeSettings(_Section):
         "detached",
         "Where runs in the background are driven: in a process of their own that goes on when the host is "
         "closed (detached), or in the host's, where they end with it (host).",
+        project="nothing",
+    )
+
+
+class ChildSettings(_Section):
+    """Sessions in processes of their own."""
+
+    env_deny: tuple[str, ...] = _key(
+        ("GITHUB_TOKEN", "GH_TOKEN", "NPM_TOKEN", "PYPI_TOKEN", "TWINE_*", "SSH_AUTH_SOCK", "*_WEBHOOK_URL"),
+        "Environment variables that worker processes do not get; `*` is any text. Those of model providers "
+        "are needed there.",
+        project="nothing",
+    )
+    fork: bool = _key(
+        True,
+        "Whether workers are forked from a process that has loaded the host, where that is safe (Linux). "
+        "Without it each loads the host itself, which takes seconds.",
         project="nothing",
     )
 
@@ -419,6 +444,7 @@ class Settings(BaseSettings):
     mail: MailSettings = MailSettings()
     delivery: DeliverySettings = DeliverySettings()
     recovery: RecoverySettings = RecoverySettings()
+    child: ChildSettings = ChildSettings()
     hooks: HookSettings = HookSettings()
     mcp: McpSettings = McpSettings()
 

@@ -6,6 +6,7 @@ supervisor is gone belongs to nobody any more; those of a living supervisor are 
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,19 @@ from typing import Final
 from crew_plugin.models.records import Owner
 from crew_plugin.store.liveness import owner_alive
 
-__all__ = ["OWNER_VARIABLE", "Orphan", "end_marked", "end_orphans", "owner_mark"]
+__all__ = [
+    "DEPTH_VARIABLE",
+    "OWNER_VARIABLE",
+    "Orphan",
+    "depth_here",
+    "end_marked",
+    "end_orphans",
+    "owner_mark",
+]
 
 OWNER_VARIABLE: Final = "CREW_SUPERVISOR"
 """In the environment of all that sessions start."""
+DEPTH_VARIABLE: Final = "CREW_DEPTH"
 _GRACE_SECONDS: Final = 3.0
 """How long those that are asked to end may take before they are killed."""
 
@@ -33,6 +43,14 @@ class Orphan:
     session: str
     killed: bool
     """It did not end when it was asked to."""
+
+
+def depth_here() -> int:
+    """In how many runs this process is: 0 outside of all, 1 in the shell of a session."""
+    try:
+        return int(os.environ.get(DEPTH_VARIABLE, "0"))
+    except ValueError:
+        return 0
 
 
 def owner_mark(owner: Owner) -> str:

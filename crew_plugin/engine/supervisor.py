@@ -22,7 +22,7 @@ from crew_plugin.engine.driver import Driver, Means
 from crew_plugin.engine.hooks import SECONDS as HOOK_SECONDS
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.leases import Abandoned, LeaseWatch
-from crew_plugin.engine.orphans import end_orphans
+from crew_plugin.engine.orphans import depth_here, end_orphans
 from crew_plugin.engine.ports import TaskRunner
 from crew_plugin.engine.runtime import Resolved, RuntimeFacts, resolve_runtime
 from crew_plugin.engine.slots import Slots
@@ -30,7 +30,7 @@ from crew_plugin.engine.snapshot import RetryPolicy
 from crew_plugin.engine.steer import Order, SteerReport, ask, receipt_of, silence
 from crew_plugin.engine.submit import new_run_of, new_tasks_of
 from crew_plugin.engine.takeover import TakeOver
-from crew_plugin.errors import CallerError, CrewError, HostUnsupported, UnknownName
+from crew_plugin.errors import CallerError, CrewError, HostUnsupported, NotAllowed, UnknownName
 from crew_plugin.host import EngineCapability, HostInfo
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, ParentRef, RunRecord
@@ -95,6 +95,7 @@ class Supervisor:
         max_dispatches: int = 3,
         retry: RetryPolicy | None = None,
         recovery: RecoveryPolicy | None = None,
+        most_depth: int = 2,
         capabilities: frozenset[EngineCapability] = frozenset(EngineCapability),
         host: HostInfo | None = None,
     ) -> None:
@@ -108,6 +109,7 @@ class Supervisor:
         )
         self._owner = current_owner()
         self._recovery = recovery or RecoveryPolicy()
+        self._most_depth = most_depth
         self._means = Means(
             writer=writer,
             hooks=Hooks(hooks, hook_seconds),
@@ -147,7 +149,13 @@ class Supervisor:
 
         Raises:
             HostUnsupported: this process cannot execute it as it is planned; nothing was written.
+            NotAllowed: it is too deep inside other runs.
         """
+        if depth_here() > self._most_depth:
+            raise NotAllowed(
+                f"crews may start crews {self._most_depth} deep (limits.depth), and this is a session inside "
+                f"{depth_here()} runs: do the work here, or hand in what is needed from others"
+            )
         spec = self._resolved(spec)
 
         def write(store: RunStore) -> RunRecord:

@@ -20,7 +20,7 @@ from crew_plugin.models.records import Effect
 if TYPE_CHECKING:
     from crew_plugin.models.spec import McpServerSpec
 
-__all__ = ["HostServers", "McpProxy", "McpTimes", "SessionTools"]
+__all__ = ["HostServers", "McpProxy", "McpTimes", "SessionTools", "ToolSource", "ToolsOfServers"]
 
 _END_SECONDS: Final = 7.0
 _WORD: Final = 160
@@ -48,6 +48,30 @@ class McpTimes:
     """A server of one agent that no session of it uses is ended after this."""
     calls: Mapping[str, float] | None = None
     """Other limits for the calls of single servers of the host, by name."""
+
+
+class ToolsOfServers(Protocol):
+    """The MCP tools of one session."""
+
+    def specs(self) -> list[ToolSpec]:
+        """Those that may be called now."""
+        ...
+
+    def watch(self, told: Callable[[LinkNote], None], keep: Keep | None) -> None:
+        """Have `told` called with what happens to the servers; what cannot be shown goes to `keep`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the servers."""
+        ...
+
+
+class ToolSource(Protocol):
+    """Where sessions get MCP tools from: connections of this process, or its supervisor's."""
+
+    async def tools(self, access: Access, servers: "Sequence[McpServerSpec]", cwd: str) -> ToolsOfServers:
+        """The tools that `access` allows."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)

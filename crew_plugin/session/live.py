@@ -12,7 +12,7 @@ from crew_plugin.host import Engine, EngineCapability, Session, SessionSpec
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.facts import ModelTable
 from crew_plugin.models.records import TranscriptEntry
-from crew_plugin.models.states import AttemptState, SessionKind
+from crew_plugin.models.states import AttemptState
 from crew_plugin.session import words
 from crew_plugin.session.contract import ResultContract
 from crew_plugin.session.course import Course, Reopening
@@ -276,7 +276,7 @@ class LiveSession:
         record.event(
             "session.opened",
             {
-                "kind": SessionKind.LIVE,
+                "kind": context.attempt.kind,
                 "agent": spec.agent,
                 "model": spec.model,
                 "tools": [

@@ -1,4 +1,4 @@
-"""Live sessions: attempts executed by an engine in this process."""
+"""Sessions: attempts executed by an engine, here or in worker processes."""
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.host import Engine
@@ -27,7 +27,9 @@ class SessionRunner:
         rules: ResultRules | None = None,
         table: ModelTable | None = None,
         mail: MailPolicy | None = None,
+        kind: SessionKind = SessionKind.LIVE,
     ) -> None:
+        self._kind = kind
         self._table = table or ModelTable()
         self._engine = engine
         self._writer = writer
@@ -38,8 +40,8 @@ class SessionRunner:
 
     @property
     def kind(self) -> SessionKind:
-        """Live."""
-        return SessionKind.LIVE
+        """Live, or in processes of their own: that is the engine's doing."""
+        return self._kind
 
     @property
     def engine(self) -> str:

@@ -16,11 +16,13 @@ from crew_hooks.bub.parts import import_parts
 from crew_hooks.bub.session import BubSession
 from crew_hooks.bub.toolset import HOST_TOOLS
 from crew_plugin.config.settings import Settings
+from crew_plugin.engine.orphans import owner_mark
 from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.host import EngineCapability, ServerReport, Session, SessionSpec
 from crew_plugin.mcp.names import Access, matches
 from crew_plugin.mcp.proxy import McpProxy, McpTimes
 from crew_plugin.models.spec import McpServerSpec
+from crew_plugin.store.liveness import current_owner
 
 __all__ = ["BubEngine", "mcp_times"]
 
@@ -66,6 +68,11 @@ class BubEngine:
         """Everything that an engine may be able to do."""
         return frozenset(EngineCapability)
 
+    @property
+    def servers(self) -> McpProxy:
+        """The MCP servers of this process, for sessions in others."""
+        return self._mcp
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Builds the clients of the usual model, off the loop, so that no session waits for them.
@@ -92,7 +99,8 @@ class BubEngine:
 
     def open(self, spec: SessionSpec) -> AbstractAsyncContextManager[Session]:
         """A session, opened on entry. Leaving it ends all that it owns."""
-        return BubSession(self._framework, spec, self._pool, self._mcp, self._hook_seconds)
+        owner = owner_mark(current_owner())
+        return BubSession(self._framework, spec, self._pool, self._mcp, self._hook_seconds, owner)
 
     async def available_tools(
         self,

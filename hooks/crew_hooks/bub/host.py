@@ -1,6 +1,7 @@
 """Bub as a host of the crew: what it offers, and how a crew is put together inside it."""
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from crew_hooks.bub.progress import Progress
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
-    from crew_plugin.host import HostInfo, Offered, ToolContext, ToolSpec
+    from crew_plugin.engine.ports import TaskRunner
+    from crew_plugin.host import Engine, HostInfo, Offered, ToolContext, ToolSpec
     from crew_plugin.models.records import ParentRef
     from crew_plugin.project import Project
     from crew_plugin.session.mail import MailPolicy
@@ -38,6 +40,7 @@ _FROM_CHAT: Final = "run_command"
 
 _PARTS: Final = (
     "crew_hooks.bub.engine",
+    "crew_plugin.child.engine",
     "crew_plugin.config",
     "crew_plugin.crew",
     "crew_plugin.engine.supervisor",
@@ -181,6 +184,8 @@ async def compose(
     # Importing takes longer than the host's loop may be held up.
     await asyncio.to_thread(import_parts, *_PARTS)
     from crew_hooks.bub.engine import BubEngine, mcp_times
+    from crew_plugin.child.engine import ChildEngine
+    from crew_plugin.child.nursery import Nursery
     from crew_plugin.config import load_settings
     from crew_plugin.crew import Crew
     from crew_plugin.detached.start import can_detach
@@ -208,26 +213,54 @@ async def compose(
             hook_seconds=settings.hooks.seconds,
         )
         await stack.enter_async_context(engine.running())
-        live = SessionRunner(
-            engine=engine,
-            writer=writer,
-            toolbox=session_tools,
-            rules=ResultRules(
-                reminders=settings.result.reminders,
-                max_bytes=settings.result.max_bytes,
-                jobs_seconds=settings.result.jobs_seconds,
-            ),
-            table=settings.model_table(),
-            mail=_mail_policy(settings),
-        )
+
+        def session_runner(holder: "Engine", kind: SessionKind) -> SessionRunner:
+            return SessionRunner(
+                engine=holder,
+                writer=writer,
+                toolbox=session_tools,
+                rules=ResultRules(
+                    reminders=settings.result.reminders,
+                    max_bytes=settings.result.max_bytes,
+                    jobs_seconds=settings.result.jobs_seconds,
+                ),
+                table=settings.model_table(),
+                mail=_mail_policy(settings),
+                kind=kind,
+            )
+
+        runners: "dict[SessionKind, TaskRunner]" = {
+            SessionKind.LIVE: session_runner(engine, SessionKind.LIVE),
+            SessionKind.SCAFFOLD: ScaffoldRunner(writer=writer),
+        }
+        if can_detach():
+            nursery = await stack.enter_async_context(
+                Nursery(
+                    zygote="crew_hooks.bub.zygote",
+                    worker="crew_hooks.bub.worker",
+                    forks=settings.child.fork and sys.platform == "linux",
+                )
+            )
+            child = ChildEngine(
+                engine,
+                nursery,
+                denied_variables=settings.child.env_deny,
+                hook_seconds=settings.hooks.seconds,
+                start_requests=settings.provider.start_requests,
+                max_requests=settings.provider.max_requests,
+            )
+            runners[SessionKind.CHILD] = session_runner(child, SessionKind.CHILD)
+            if settings.runtime.mode == "child-process":
+                nursery.warm()
         supervisor = Supervisor(
             writer=writer,
-            runners={SessionKind.LIVE: live, SessionKind.SCAFFOLD: ScaffoldRunner(writer=writer)},
+            runners=runners,
             hooks=hooks.manager,
             hook_seconds=settings.hooks.seconds,
             process_width=settings.limits.process_sessions,
             run_width=settings.limits.width,
             max_dispatches=settings.limits.max_dispatches,
+            most_depth=settings.limits.depth,
             recovery=RecoveryPolicy(
                 takes_over=settings.recovery.policy == "auto", lease_seconds=settings.recovery.lease_seconds
             ),

@@ -19,7 +19,7 @@ from crew_hooks.bub.compat.runner import ModelFailed
 from crew_hooks.bub.jobs import Jobs
 from crew_hooks.bub.strays import end_strays
 from crew_hooks.bub.toolset import HostTools, Toolset
-from crew_plugin.engine.orphans import OWNER_VARIABLE, owner_mark
+from crew_plugin.engine.orphans import DEPTH_VARIABLE, OWNER_VARIABLE, depth_here
 from crew_plugin.errors import EngineError
 from crew_plugin.host import (
     Job,
@@ -38,10 +38,9 @@ from crew_plugin.host import (
 )
 from crew_plugin.mcp.link import LinkNote, LinkState
 from crew_plugin.mcp.names import Access
-from crew_plugin.mcp.proxy import McpProxy
+from crew_plugin.mcp.proxy import ToolSource
 from crew_plugin.models.causes import Cause
 from crew_plugin.session.history import said_before
-from crew_plugin.store.liveness import current_owner
 
 __all__ = ["SESSION_PREFIX", "BubSession"]
 
@@ -73,9 +72,12 @@ class BubSession:
         framework: BubFramework,
         spec: SessionSpec,
         pool: ClientPool,
-        mcp: McpProxy,
+        mcp: ToolSource,
         hook_seconds: float,
+        owner: str,
     ) -> None:
+        """`owner` is the mark of the supervisor, for all that the session starts."""
+        self._owner = owner
         self._framework = framework
         self._bridge = Bridge(framework, self, hook_seconds)
         self._spec = spec
@@ -198,7 +200,8 @@ class BubSession:
         self._marks = {
             **marks,
             "CREW_SESSION": spec.session_id,
-            OWNER_VARIABLE: owner_mark(current_owner()),
+            OWNER_VARIABLE: self._owner,
+            DEPTH_VARIABLE: str(depth_here() + 1),
         }
         self._environment = await self._stack.enter_async_context(
             compat.owned_environment(self._bridge, self._id, spec.cwd, self._marks)
