@@ -12,7 +12,14 @@ from crew_plugin.engine.snapshot import LastAttempt
 from crew_plugin.engine.triage import Triage, Verdict, triage
 from crew_plugin.errors import CallerError, UnknownName
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import AttemptRecord, Lease, NewEvent, TaskRecord, TranscriptEntry
+from crew_plugin.models.records import (
+    AttemptRecord,
+    Lease,
+    NewEvent,
+    TaskRecord,
+    ToolCallState,
+    TranscriptEntry,
+)
 from crew_plugin.models.states import AttemptState, SessionKind, TaskState
 from crew_plugin.store.port import RunStore
 
@@ -108,6 +115,7 @@ def _sort(store: RunStore, lease: Lease, task: TaskRecord, attempt: AttemptRecor
 def _go_on(
     store: RunStore, lease: Lease, task: TaskRecord, transcript: list[TranscriptEntry], taken: TakenOver
 ) -> None:
+    _cut_off(store, task)
     kept = {message for entry in transcript for message in entry.data.get("messages", ())}
     store.return_messages(lease, task.key, kept=kept)
     taken.resumes.add(task.key)
@@ -116,6 +124,7 @@ def _go_on(
 def _start_again(
     store: RunStore, lease: Lease, task: TaskRecord, attempt: AttemptRecord, taken: TakenOver
 ) -> None:
+    _cut_off(store, task)
     store.return_messages(lease, task.key)
     outcome = Outcome(state=AttemptState.LOST, cause=_LOST, retryable=True)
     settle_attempt(store, lease, attempt.id, outcome, stop=None, again=lambda _task, _last: True)
@@ -141,6 +150,13 @@ def _decide(
         cause = Cause(code=CauseCode.SUPERVISOR_LOST, message=f"{task.hold}; {actor} decided to end it")
         outcome = Outcome(state=AttemptState.FAILED, cause=cause)
         settle_attempt(store, lease, attempt.id, outcome, stop=None, again=lambda _task, _last: False)
+
+
+def _cut_off(store: RunStore, task: TaskRecord) -> None:
+    """What became of calls that were under way is told or decided now: none of them is open any more."""
+    for call in store.list_tool_calls(task.attempt_id or ""):
+        if call.state is ToolCallState.STARTED:
+            store.end_tool_call(call.id, error="cut off: its process died", cancelled=True)
 
 
 def _last_of(store: RunStore, task: TaskRecord) -> LastAttempt:

@@ -9,6 +9,7 @@ from typing import Any
 from bub.framework import BubFramework
 
 from crew_hooks.bub.engine import BubEngine
+from crew_plugin.child.engine import ChildEngine
 from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.host import Session, SessionEvent, ToolContext, ToolOutput, ToolSpec, TurnEnded
 from crew_plugin.testing.conversation import Conversation, Reply
@@ -30,7 +31,7 @@ class Host:
     """What a test of the engine works with."""
 
     framework: BubFramework
-    engine: BubEngine
+    engine: BubEngine | ChildEngine
     model: ScriptedModelServer
     folder: Path
     gates: ProviderGates

@@ -15,9 +15,12 @@ from bub.framework import BubFramework
 from loguru import logger
 
 from crew_hooks.bub.engine import BubEngine
+from crew_plugin.child.engine import ChildEngine
+from crew_plugin.child.nursery import Nursery
 from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.host import SessionSpec
 from crew_plugin.models.spec import LimitsSpec
+from crew_plugin.models.states import SessionKind
 from crew_plugin.testing.conversation import Script
 from crew_plugin.testing.model_server import ScriptedModelServer
 from tests.hosts.bub_engine import Host
@@ -42,9 +45,30 @@ def bub_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     configure.load(home / "none.yml")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of what every engine must do are run with sessions here and with sessions in workers."""
+    if metafunc.definition.get_closest_marker("both_engines"):
+        metafunc.parametrize("engine_kind", [SessionKind.LIVE, SessionKind.CHILD])
+
+
+@pytest.fixture
+def engine_kind() -> SessionKind:
+    """Where the sessions of a test are held, where it does not say."""
+    return SessionKind.LIVE
+
+
+@asynccontextmanager
+async def _engine_of(engine: BubEngine, kind: SessionKind) -> AsyncIterator[BubEngine | ChildEngine]:
+    if kind is SessionKind.LIVE:
+        yield engine
+        return
+    async with Nursery(zygote="crew_hooks.bub.zygote", worker="crew_hooks.bub.worker") as nursery:
+        yield ChildEngine(engine, nursery)
+
+
 @pytest.fixture
 def hosted(
-    bub_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bub_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine_kind: SessionKind
 ) -> Callable[..., AbstractAsyncContextManager[Host]]:
     """Opens a running Bub with an engine. `plugins` are registered after Bub's own hooks."""
 
@@ -65,8 +89,8 @@ def hosted(
             gates = ProviderGates(start=64, ceiling=128)
             engine = BubEngine(framework, gates=gates, hook_seconds=hook_seconds)
             if running:
-                async with framework.running(), engine.running():
-                    yield Host(framework, engine, model, folder, gates)
+                async with framework.running(), engine.running(), _engine_of(engine, engine_kind) as held:
+                    yield Host(framework, held, model, folder, gates)
                     nothing_is_left_in(framework)
             else:
                 async with engine.running():

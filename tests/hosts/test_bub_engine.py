@@ -25,7 +25,7 @@ from crew_plugin.models.records import Usage
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, ToolUse
 from tests.hosts.bub_engine import Host, Play, rest, tool, turn, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.bub]
+pytestmark = [pytest.mark.anyio, pytest.mark.bub, pytest.mark.both_engines]
 
 Hosted = Callable[..., AbstractAsyncContextManager[Host]]
 SpecOf = Callable[..., SessionSpec]

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from loguru import logger
+
 from crew_plugin.engine.provider_gate import (
     LONGEST_PAUSE,
     USUAL_CEILING,
@@ -24,7 +26,7 @@ from crew_plugin.errors import EngineError, EngineErrorKind
 if TYPE_CHECKING:
     from any_llm import AnyLLM
 
-__all__ = ["ClientPool", "back_off", "engine_error", "refusal"]
+__all__ = ["ClientPool", "back_off", "built_clients", "engine_error", "refusal"]
 
 _CLOSE_SECONDS: Final = 2.0
 _CONNECTIONS: Final = 4096
@@ -53,7 +55,11 @@ class ClientPool:
     too much to repeat for every session. `close` ends them all.
     """
 
-    def __init__(self, gates: ProviderGates | None = None) -> None:
+    def __init__(
+        self, gates: ProviderGates | None = None, built: "Mapping[str, AnyLLM] | None" = None
+    ) -> None:
+        """`built` are clients that were made before, in what this process was forked from."""
+        self._built = built or {}
         self._clients: dict[str, asyncio.Task[AnyLLM]] = {}
         self._gates = gates or ProviderGates(start=USUAL_START, ceiling=USUAL_CEILING)
 
@@ -63,7 +69,9 @@ class ClientPool:
 
     async def get(self, provider: str, arguments: Mapping[str, Any]) -> "AnyLLM":
         """The client for this provider and these arguments. Raises what building it raised."""
-        key = f"{provider} {json.dumps(arguments, sort_keys=True, default=repr)}"
+        key = _key(provider, arguments)
+        if key in self._built:
+            return self._built[key]
         building = self._clients.get(key)
         if building is None:
             # A task of its own: whichever session asks first may be cancelled, the others wait on.
@@ -79,7 +87,7 @@ class ClientPool:
     async def close(self) -> None:
         """Close every client. One that cannot be closed does not keep the others open."""
         building, self._clients = list(self._clients.values()), {}
-        for client in await asyncio.gather(*building, return_exceptions=True):
+        for client in [*self._built.values(), *await asyncio.gather(*building, return_exceptions=True)]:
             close = getattr(getattr(client, "client", None), "close", None)
             if close is not None:
                 with contextlib.suppress(OSError, RuntimeError, TimeoutError):
@@ -88,6 +96,24 @@ class ClientPool:
 
     def __len__(self) -> int:
         return len(self._clients)
+
+
+def built_clients() -> "dict[str, AnyLLM]":
+    """The clients of the usual model, for processes that are forked from this one: none has an event loop
+    yet. One that cannot be built is left to the session that needs it."""
+    from crew_hooks.bub.compat.runner import usual_clients
+
+    built: dict[str, AnyLLM] = {}
+    try:
+        for provider, arguments in usual_clients():
+            built[_key(provider, arguments)] = _build(provider, dict(arguments))
+    except Exception as error:  # noqa: BLE001 - see above
+        logger.debug("crew: the clients of the usual model could not be built: {!r}", error)
+    return built
+
+
+def _key(provider: str, arguments: Mapping[str, Any]) -> str:
+    return f"{provider} {json.dumps(arguments, sort_keys=True, default=repr)}"
 
 
 def _build(provider: str, arguments: dict[str, Any]) -> "AnyLLM":

@@ -229,7 +229,7 @@ async def compose(
                 kind=kind,
             )
 
-        runners: "dict[SessionKind, TaskRunner]" = {
+        runners: dict[SessionKind, TaskRunner] = {
             SessionKind.LIVE: session_runner(engine, SessionKind.LIVE),
             SessionKind.SCAFFOLD: ScaffoldRunner(writer=writer),
         }

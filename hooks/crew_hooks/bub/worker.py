@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bub.framework import BubFramework
 from loguru import logger
@@ -29,6 +29,9 @@ from crew_plugin.mcp.link import LinkNote, LinkState
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import Effect
 
+if TYPE_CHECKING:
+    from any_llm import AnyLLM
+
 __all__ = ["load_framework", "main", "serve"]
 
 _END_SECONDS: Final = 8.0
@@ -43,9 +46,12 @@ def load_framework() -> BubFramework:
     return framework
 
 
-def serve(connection: socket.socket, framework: BubFramework) -> int:
-    """Serve the one session of this process; its exit code."""
-    return asyncio.run(_serve(connection, framework))
+def serve(
+    connection: socket.socket, framework: BubFramework, built: "Mapping[str, AnyLLM] | None" = None
+) -> int:
+    """Serve the one session of this process; its exit code. `built` are clients of models that are
+    there already."""
+    return asyncio.run(_serve(connection, framework, built or {}))
 
 
 def main(descriptor: int) -> int:
@@ -53,7 +59,7 @@ def main(descriptor: int) -> int:
     return serve(socket.socket(fileno=descriptor), load_framework())
 
 
-async def _serve(connection: socket.socket, framework: BubFramework) -> int:
+async def _serve(connection: socket.socket, framework: BubFramework, built: "Mapping[str, AnyLLM]") -> int:
     supervisor = _Supervisor(await Wire.over(connection))
     supervisor.send(protocol.Hello(version=protocol.VERSION, pid=os.getpid()))
     listening = asyncio.create_task(supervisor.listen(), name="crew supervisor")
@@ -62,15 +68,17 @@ async def _serve(connection: socket.socket, framework: BubFramework) -> int:
         if order is None:
             return 0
         framework.workspace = Path(order.cwd)
-        return await _hold(supervisor, framework, order)
+        pool = ClientPool(ProviderGates(start=order.start_requests, ceiling=order.max_requests), built)
+        return await _hold(supervisor, framework, order, pool)
     finally:
         listening.cancel()
         await supervisor.close()
 
 
-async def _hold(supervisor: "_Supervisor", framework: BubFramework, order: protocol.Open) -> int:
+async def _hold(
+    supervisor: "_Supervisor", framework: BubFramework, order: protocol.Open, pool: ClientPool
+) -> int:
     """The session from its opening to its end."""
-    pool = ClientPool(ProviderGates(start=order.start_requests, ceiling=order.max_requests))
     servers = _Served(supervisor, order.remote)
     try:
         async with framework.running():

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 __all__ = ["main"]
 
+_LATE: Final = ("anyio._backends._asyncio", "any_llm.providers.registry", "concurrent.futures.thread")
+"""What a session would import at its first use."""
 _DIE_WITH_PARENT: Final = 1
 """PR_SET_PDEATHSIG of Linux."""
 
@@ -27,11 +29,13 @@ def main(descriptor: int) -> int:
     _die_with_the_supervisor()
     control = socket.socket(fileno=descriptor)
     from crew_hooks.bub import worker
+    from crew_hooks.bub.clients import built_clients
     from crew_hooks.bub.parts import import_parts
     from crew_plugin.child import protocol
 
     framework = worker.load_framework()
-    import_parts("crew_hooks.bub.lean")
+    import_parts("crew_hooks.bub.lean", *_LATE)
+    built = built_clients()
     protocol.warm()
     # What is loaded is never collected: looking at it would copy its pages into every worker.
     gc.collect()
@@ -47,11 +51,11 @@ def main(descriptor: int) -> int:
         if wake in readable:
             _drain(wake)
             _tell_ends(control)
-        if control.fileno() in readable and not _obey(control, (wake, woken), framework):
+        if control.fileno() in readable and not _obey(control, (wake, woken), (framework, built)):
             return 0
 
 
-def _obey(control: socket.socket, pipe: tuple[int, int], framework: Any) -> bool:
+def _obey(control: socket.socket, pipe: tuple[int, int], loaded: tuple[Any, Any]) -> bool:
     """Carry out one order. False if the supervisor is gone."""
     head, descriptors, _, _ = socket.recv_fds(control, 4, 1)
     if len(head) < 4 or not descriptors:
@@ -64,14 +68,18 @@ def _obey(control: socket.socket, pipe: tuple[int, int], framework: Any) -> bool
         return True
     pid = os.fork()
     if pid == 0:
-        os._exit(_become_a_worker(control, pipe, descriptors[0], order, framework))
+        os._exit(_become_a_worker(control, pipe, descriptors[0], order, loaded))
     os.close(descriptors[0])
     control.sendall(json.dumps({"forked": pid}).encode() + b"\n")
     return True
 
 
 def _become_a_worker(
-    control: socket.socket, pipe: tuple[int, int], descriptor: int, order: dict[str, Any], framework: Any
+    control: socket.socket,
+    pipe: tuple[int, int],
+    descriptor: int,
+    order: dict[str, Any],
+    loaded: tuple[Any, Any],
 ) -> int:
     code = 1
     try:
@@ -86,7 +94,7 @@ def _become_a_worker(
         os.chdir(order["cwd"])
         from crew_hooks.bub import worker
 
-        code = worker.serve(socket.socket(fileno=descriptor), framework)
+        code = worker.serve(socket.socket(fileno=descriptor), *loaded)
     except BaseException:  # noqa: BLE001 - this process ends here, and its parent's stack is none of its own
         sys.excepthook(*sys.exc_info())
     finally:
