@@ -370,6 +370,13 @@ class _ChildSession:
             self._calls[call.id] = scope
             try:
                 self._wire.send(await self._answer(call))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if scope.cancel_called or (task is not None and task.cancelling()):
+                    raise
+                # Nobody cancelled it from here: it happened inside of the tool.
+                what = f"{call.name} was cancelled before it was done"
+                self._wire.send(protocol.Answer(id=call.id, error=what))
             finally:
                 del self._calls[call.id]
 

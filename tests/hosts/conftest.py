@@ -47,7 +47,8 @@ def bub_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests of what every engine must do are run with sessions here and with sessions in workers."""
-    if metafunc.definition.get_closest_marker("both_engines"):
+    marker = metafunc.definition.get_closest_marker
+    if marker("both_engines") and not marker("live_only"):
         metafunc.parametrize("engine_kind", [SessionKind.LIVE, SessionKind.CHILD])
 
 

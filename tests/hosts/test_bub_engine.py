@@ -258,6 +258,7 @@ class Polite:
         return f"The block of {state['crew']['role']}."
 
 
+@pytest.mark.live_only
 async def test_the_faults_of_another_plugin_do_not_end_a_session(
     hosted: Hosted, spec_of: SpecOf, log: list[str]
 ) -> None:
@@ -276,6 +277,7 @@ async def test_the_faults_of_another_plugin_do_not_end_a_session(
     }
 
 
+@pytest.mark.live_only
 async def test_other_plugins_add_their_block_and_see_who_the_session_is(
     hosted: Hosted, spec_of: SpecOf
 ) -> None:
@@ -317,6 +319,7 @@ async def test_leaving_an_unprompted_session_ends_it(hosted: Hosted, spec_of: Sp
     assert host.model.requests == []
 
 
+@pytest.mark.live_only
 async def test_twenty_sessions_share_one_client(hosted: Hosted, spec_of: SpecOf) -> None:
     async with hosted(lambda _: Reply(text="ok")) as host:
 
@@ -331,6 +334,7 @@ async def test_twenty_sessions_share_one_client(hosted: Hosted, spec_of: SpecOf)
     assert host.model.connections <= 20
 
 
+@pytest.mark.live_only
 async def test_the_client_is_built_before_a_session_asks_for_it(hosted: Hosted) -> None:
     async with hosted(lambda _: Reply(text="never")) as host:
         (warming,) = (task for task in asyncio.all_tasks() if task.get_name() == "crew clients")

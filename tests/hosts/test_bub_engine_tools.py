@@ -17,7 +17,7 @@ from crew_plugin.models.records import Effect
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
 from tests.hosts.bub_engine import Host, Play, turn, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.bub]
+pytestmark = [pytest.mark.anyio, pytest.mark.bub, pytest.mark.both_engines]
 
 Hosted = Callable[..., AbstractAsyncContextManager[Host]]
 SpecOf = Callable[..., SessionSpec]

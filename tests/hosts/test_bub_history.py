@@ -12,7 +12,7 @@ from crew_plugin.session.history import NO_RESULT
 from crew_plugin.testing.conversation import Reply, ToolUse
 from tests.hosts.bub_engine import Host, Play, tool, turn
 
-pytestmark = [pytest.mark.anyio, pytest.mark.bub]
+pytestmark = [pytest.mark.anyio, pytest.mark.bub, pytest.mark.both_engines]
 
 Hosted = Callable[..., AbstractAsyncContextManager[Host]]
 SpecOf = Callable[..., SessionSpec]
