@@ -77,6 +77,21 @@ COMMON: Final = (
 _RUN = Param("run", "A run id, the beginning or the end of one, or `last`.", default="last", metavar="RUN")
 _TASK = Param("task", "A task of the run, by its key.", metavar="TASK")
 _QUIET = Param("quiet", "No progress; only the result.", bool, ("--quiet", "-q"), False)
+_YES = Param(
+    "yes",
+    "Do what cannot be undone without being asked; without it a terminal is asked, and nothing is done "
+    "where there is none.",
+    bool,
+    ("--yes", "-y"),
+    False,
+)
+_INTENT = Param(
+    "intent",
+    "Why, for what has to be confirmed; written into the event. Needed where `safety.intent` says so.",
+    str,
+    ("--intent",),
+    metavar="TEXT",
+)
 _NAME = Param("name", "Show this one in full.", metavar="NAME")
 
 COMMANDS: Final = (
@@ -223,7 +238,15 @@ COMMANDS: Final = (
             Param("run", _RUN.help, default=REQUIRED, metavar="RUN"),
             _TASK,
             Param("reason", "Written down with the cancellation.", str, ("--reason",), metavar="TEXT"),
-            Param("force", "Also a run that a chat session asked for.", bool, ("--force",), False),
+            Param(
+                "force",
+                "Also a run that a chat session asked for; it has to be confirmed.",
+                bool,
+                ("--force",),
+                False,
+            ),
+            _YES,
+            _INTENT,
         ),
         more="A run whose supervisor died is closed as lost; what was finished stays readable.",
         light=True,
@@ -259,6 +282,8 @@ COMMANDS: Final = (
                 metavar="turn|agent|tree",
             ),
             Param("force", "Also in a run that a chat session asked for.", bool, ("--force",), False),
+            _YES,
+            _INTENT,
         ),
         more=(
             "The receipt says what became of it. injected: its next step sees it. queued: a task that has "

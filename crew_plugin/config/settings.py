@@ -32,6 +32,7 @@ __all__ = [
     "ProviderSettings",
     "ResultSettings",
     "RuntimeSettings",
+    "SafetySettings",
     "Settings",
     "SettingsWarning",
 ]
@@ -349,6 +350,16 @@ class DeliverySettings(_Section):
     )
 
 
+class SafetySettings(_Section):
+    """What destructive actions need."""
+
+    intent: bool = _key(
+        False,
+        "Destructive actions also need an `intent`, a few words on why, which is written into the event.",
+        project="tighten",
+    )
+
+
 class Settings(BaseSettings):
     """All settings. `Settings()` is the defaults; `load_settings` reads the layers."""
 
@@ -392,6 +403,7 @@ class Settings(BaseSettings):
     )
     mail: MailSettings = MailSettings()
     delivery: DeliverySettings = DeliverySettings()
+    safety: SafetySettings = SafetySettings()
     hooks: HookSettings = HookSettings()
     mcp: McpSettings = McpSettings()
 
