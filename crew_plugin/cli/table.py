@@ -294,6 +294,26 @@ COMMANDS: Final = (
         light=True,
     ),
     Command(
+        "respond",
+        "Answer the question that an agent waits for; without words, list the open questions.",
+        'crew respond last "yes, the public API too"',
+        "crew_plugin.cli.respond",
+        (
+            Param(
+                "run",
+                "A run; left out where only one question is open in the project.",
+                metavar="[RUN]",
+            ),
+            Param("task", "The task's key; left out where only one task of the run asks.", metavar="[TASK]"),
+            Param("answer", "The answer, the last word.", metavar="ANSWER"),
+        ),
+        more=(
+            "The answer is kept even while nobody drives the run. Where a question has choices, the answer is "
+            "one of them."
+        ),
+        light=True,
+    ),
+    Command(
         "resize",
         "Have more or fewer sessions of a run open at once, from now on.",
         "crew resize last 4",

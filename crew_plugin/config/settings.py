@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentOverride",
     "AgentSettings",
+    "AskSettings",
     "AtOnce",
     "ContextSettings",
     "DeliverySettings",
@@ -350,6 +351,17 @@ class DeliverySettings(_Section):
     )
 
 
+class AskSettings(_Section):
+    """How long sessions wait for the answer to a question."""
+
+    seconds: float = _key(
+        3600, "Seconds that a session waits for an answer where it names no time.", project="lower", gt=0
+    )
+    max_seconds: float = _key(
+        86_400, "Seconds that a session may wait for an answer at most.", project="lower", gt=0
+    )
+
+
 class SafetySettings(_Section):
     """What destructive actions need."""
 
@@ -403,6 +415,7 @@ class Settings(BaseSettings):
     )
     mail: MailSettings = MailSettings()
     delivery: DeliverySettings = DeliverySettings()
+    ask: AskSettings = AskSettings()
     safety: SafetySettings = SafetySettings()
     hooks: HookSettings = HookSettings()
     mcp: McpSettings = McpSettings()

@@ -52,8 +52,25 @@ _ALL = (
         ("key", "resources"),
     ),
     EventType("task.started", "An attempt of the task began.", "supervisor", ("key", "number")),
-    EventType("task.waiting", "The task's session asked a question.", "supervisor", ("question",)),
-    EventType("task.resumed", "The question was answered.", "supervisor", ()),
+    EventType(
+        "task.waiting",
+        "The task's session asked a question.",
+        "session",
+        ("question", "question_id", "choices", "until"),
+    ),
+    EventType(
+        "task.resumed",
+        "The session goes on: its question was answered, ran out of time, or was withdrawn.",
+        "session",
+        ("question_id", "outcome"),
+    ),
+    EventType("question.answered", "Somebody answered a question.", "caller", ("question_id", "answer")),
+    EventType(
+        "question.withdrawn",
+        "A session ended before its question was answered.",
+        "supervisor",
+        ("question_id",),
+    ),
     EventType("task.retry_due", "A new attempt will start after a pause.", "supervisor", ("at", "number")),
     EventType(
         "task.completed",
