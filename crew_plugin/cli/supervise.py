@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -71,6 +71,8 @@ class Errand:
     """False for a dry run, which needs no model."""
     json: bool
     quiet: bool
+    begin: "Callable[[Crew], Awaitable[str]] | None" = None
+    """Gives the run that is to go on, in place of a new one."""
 
 
 def supervise(errand: Errand) -> int:
@@ -96,18 +98,25 @@ async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") 
         async with host_crew(errand.project, errand.settings) as crew:
             for warning in crew.hooks.warnings() if crew.hooks else ():
                 screen.say(f"warning: {warning}")
-            spec = errand.plan(await crew.catalog())
-            run = await crew.supervisor.submit(spec, parent=None, background=False, actor=ACTOR)
-            interrupts.closing = f"{program()} cancel {run.id}{errand.place.options()}"
-            await _drive(crew, run.id, screen, interrupts)
+            run_id = await _begun(errand, crew)
+            interrupts.closing = f"{program()} cancel {run_id}{errand.place.options()}"
+            await _drive(crew, run_id, screen, interrupts)
             tell = _ending if errand.asks_model else _dry_ending
-            return await crew.writer.read(lambda store: tell(store, run.id, errand.place))
+            return await crew.writer.read(lambda store: tell(store, run_id, errand.place))
     return Ending(
         code=Exit.CANCELLED,
         run_id=None,
         text="cancelled before the run began; nothing was started",
         document={"error": {"kind": "Cancelled", "message": "cancelled before the run began"}},
     )
+
+
+async def _begun(errand: Errand, crew: "Crew") -> str:
+    """The run that is to be driven: a new one, or an ended one that is open again."""
+    if errand.begin is not None:
+        return await errand.begin(crew)
+    spec = errand.plan(await crew.catalog())
+    return (await crew.supervisor.submit(spec, parent=None, background=False, actor=ACTOR)).id
 
 
 async def _drive(crew: "Crew", run_id: str, screen: Screen, interrupts: "_Interrupts") -> None:

@@ -294,6 +294,29 @@ COMMANDS: Final = (
         light=True,
     ),
     Command(
+        "retry",
+        "Try tasks of a run again that failed, need attention or were cancelled.",
+        'crew retry last explore --text "the file is src/auth.py"',
+        "crew_plugin.cli.retry",
+        (
+            Param("run", _RUN.help, default=REQUIRED, metavar="RUN"),
+            Param(
+                "tasks",
+                "The keys of the tasks; left out, all that can be retried.",
+                list,
+                metavar="[TASK]...",
+            ),
+            Param("model", "Another model for them.", str, ("--model",), metavar="NAME"),
+            Param("text", "Added to their task for this attempt.", str, ("--text",), metavar="TEXT"),
+            Param("force", "Also in a run that a chat session asked for.", bool, ("--force",), False),
+            _QUIET,
+        ),
+        more=(
+            "Results that exist stay, and what was skipped because of these tasks is queued again. A run "
+            "that had ended is driven here; the process of one that goes on is asked to retry."
+        ),
+    ),
+    Command(
         "respond",
         "Answer the question that an agent waits for; without words, list the open questions.",
         'crew respond last "yes, the public API too"',
@@ -308,8 +331,8 @@ COMMANDS: Final = (
             Param("answer", "The answer, the last word.", metavar="ANSWER"),
         ),
         more=(
-            "The answer is kept even while nobody drives the run. Where a question has choices, the answer is "
-            "one of them."
+            "The answer is kept even while nobody drives the run. Where a question has choices, the answer "
+            "is one of them."
         ),
         light=True,
     ),

@@ -50,7 +50,7 @@ def answer_to(store: RunStore, reply: Reply) -> QuestionRecord:
         if not reply.force and _foreign(run, reply.caller):
             asked = run.parent.session if run.parent else "an operator"
             raise NotAllowed(
-                f"run {run.id} belongs to {asked}, whose answer it waits for; say force to answer all the same"
+                f"run {run.id} belongs to {asked}, whose answer it waits for; say force to answer"
             )
         return store.answer_question(question.id, reply.text, by=reply.actor)
 

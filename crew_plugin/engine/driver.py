@@ -17,6 +17,7 @@ from crew_plugin.engine.decide import decide, may_retry, next_due, resource_wait
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import TaskRunner
 from crew_plugin.engine.requests import Requests
+from crew_plugin.engine.retry import changed_spec, keys_in
 from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, view_of
 from crew_plugin.engine.shares import tags_of
@@ -95,7 +96,7 @@ class Driver:
         self._tags = {step.id: tags_of(spec, step) for step in spec.steps}
         self._shared = {key: tuple(filter(is_shared, tags)) for key, tags in self._tags.items()}
         self._needs = any(step.resources for step in spec.steps)
-        self._requests = Requests(writer=means.writer, width=spec.width, most=means.most)
+        self._requests = Requests(writer=means.writer, width=spec.width, most=means.most, retry=self._retry)
         self._hooks = RunHooks(means.hooks, means.writer, run.id)
         self._lease: Lease | None = None
         self._tasks: dict[str, TaskRecord] = {}
@@ -146,6 +147,27 @@ class Driver:
         refused = await self._requests.take(control, self._lease, self._tasks, self._contact)
         self.wake()
         return refused
+
+    async def _retry(self, control: ControlRecord) -> str:
+        """Queue tasks again that have ended. Returns which."""
+        lease, payload = self._lease, control.payload
+        assert lease is not None
+        keys = keys_in(control)
+
+        def write(store: RunStore) -> tuple[RunRecord, list[TaskRecord]]:
+            plan = store.load_run(lease.run_id).spec
+            spec = changed_spec(plan, keys, model=payload.get("model"), text=str(payload.get("text") or ""))
+            tasks = store.retry_tasks(lease, keys, actor=control.actor, spec=spec)
+            return store.load_run(lease.run_id), tasks
+
+        self.run, tasks = await self._writer.run(write)
+        self._steps.update({step.id: step for step in RunSpec.model_validate_json(self.run.spec).steps})
+        for task in tasks:
+            self._last.pop(task.key, None)
+            self._due.pop(task.key, None)
+            self._requests.task_stops.pop(task.key, None)
+            self._note_task(task)
+        return f"queued again: {', '.join(task.key for task in tasks)}"
 
     def note(self, settled: Settled) -> None:
         """An attempt's end was written down."""
@@ -375,7 +397,7 @@ class Driver:
                     if self._fits(key) and self._requests.stop is None:
                         await self._start(key, group, context)
                 case Finish(state, cause):
-                    return await self._finish(context.lease, state, cause)
+                    return await self._finish(context.lease, state, cause, group)
                 case Block(cause):
                     await self._block(context.lease, cause)
                 case Cancel(key, cause) if key in self._work:
@@ -433,7 +455,9 @@ class Driver:
         late = self._deadline is not None and anyio.current_time() >= self._deadline
         return self._requests.stop is None and not late and await self._wakes.owed()
 
-    async def _finish(self, lease: Lease, state: RunState, cause: Cause | None) -> bool:
+    async def _finish(
+        self, lease: Lease, state: RunState, cause: Cause | None, group: anyio.abc.TaskGroup
+    ) -> bool:
         """Whether the run has ended; it has not while it must wait."""
         if await self._must_wait():
             return False
@@ -441,11 +465,19 @@ class Driver:
         actor = stop.actor if stop is not None and state is RunState.CANCELLED else ACTOR
         self._wakes.close()
         answers, under_way = self._requests.last_answers(state), self._requests.taken
-        self.run = await self._writer.run(
-            lambda store: finish_run(
-                store, lease, state, cause, actor=actor, answers=answers, under_way=under_way
-            )
-        )
+
+        def finish(store: RunStore) -> RunRecord | None:
+            if any(task.state not in TASK_TERMINAL for task in store.load_tasks(lease.run_id)):
+                return None  # somebody had a task tried again meanwhile
+            return finish_run(store, lease, state, cause, actor=actor, answers=answers, under_way=under_way)
+
+        ended = await self._writer.run(finish)
+        if ended is None:
+            assert self._contact is not None
+            self._wakes.open(group, self._contact)
+            self.wake()
+            return False
+        self.run = ended
         self.ended.set()
         return True
 

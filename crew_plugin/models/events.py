@@ -34,6 +34,9 @@ _ALL = (
     EventType("run.failed", "The run ended without all required results.", "supervisor", ("tasks",)),
     EventType("run.cancelled", "The run was stopped.", "supervisor", ("tasks",)),
     EventType(
+        "run.reopened", "Somebody wants tasks of the ended run tried again.", "caller", ("tasks", "epoch")
+    ),
+    EventType(
         "runtime.resolved",
         "How sessions will be executed, and why.",
         "supervisor",
@@ -72,6 +75,12 @@ _ALL = (
         ("question_id",),
     ),
     EventType("task.retry_due", "A new attempt will start after a pause.", "supervisor", ("at", "number")),
+    EventType(
+        "task.requeued",
+        "Somebody wants the task tried again, or one that it was skipped for.",
+        "caller",
+        ("key", "was"),
+    ),
     EventType(
         "task.completed",
         "The task's result was accepted.",

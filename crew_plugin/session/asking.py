@@ -37,7 +37,8 @@ class Asking:
         """Wait for the answer. Raises `NotAllowed`."""
         if len(text) > QUESTION_CHARACTERS or len(choices) > CHOICES:
             raise NotAllowed(
-                f"a question may have {QUESTION_CHARACTERS} characters and {CHOICES} choices; ask for one decision"
+                f"a question may have {QUESTION_CHARACTERS} characters and {CHOICES} choices; "
+                "ask for one decision"
             )
         policy = self._course.box.policy
         most = min(policy.ask_seconds if seconds is None else seconds, policy.ask_max_seconds)

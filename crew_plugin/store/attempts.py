@@ -27,12 +27,13 @@ from crew_plugin.models.states import (
     TaskState,
 )
 from crew_plugin.store.questions import Questions
+from crew_plugin.store.retries import Retries
 from crew_plugin.store.rows import cause_of, dump, dump_cause, dump_ref, load, load_ref
 
 __all__ = ["Attempts"]
 
 
-class Attempts(Questions):
+class Attempts(Questions, Retries):
     """Starting, following and ending attempts. At most one of a task is open."""
 
     def start_attempt(

@@ -213,6 +213,23 @@ class RunStore(Protocol):
         """One session, by our id or the host's. Raises `UnknownName`."""
         ...
 
+    # --- retries ---
+
+    def reopen_run(
+        self, run_id: str, keys: Sequence[str], *, actor: str, spec: str | None = None
+    ) -> RunRecord:
+        """Make a failed or cancelled run `queued` again under a new epoch, with `run.reopened`, and
+        requeue these tasks with the dependants that were skipped because of them. Nobody owns it
+        then. `spec` replaces its plan."""
+        ...
+
+    def retry_tasks(
+        self, lease: Lease, keys: Sequence[str], *, actor: str, spec: str | None = None
+    ) -> list[TaskRecord]:
+        """Requeue these tasks of a run that goes on, with the dependants that were skipped because
+        of them. Returns all that changed."""
+        ...
+
     # --- questions ---
 
     def ask_question(

@@ -30,7 +30,9 @@ class Questions(Tasks):
             attempt = self._row_of("attempt", attempt_id)
             if attempt is None or attempt["run_id"] != lease.run_id:
                 raise self._unknown("attempt", attempt_id)
-            if attempt["state"] != AttemptState.RUNNING:
+            if attempt["state"] != AttemptState.RUNNING or self.list_questions(
+                attempt_id=attempt_id, only_open=True
+            ):
                 raise IllegalTransition("attempt", attempt_id, attempt["state"], "waiting")
             question_id, task_id = new_id("ask"), str(attempt["task_id"])
             self._execute(
@@ -99,12 +101,16 @@ class Questions(Tasks):
             if question.run_id != lease.run_id:
                 raise self._unknown("question", question_id)
             if question.state is QuestionState.OPEN:
+                if self._task_of(lease, question.task_id).state is not TaskState.WAITING:
+                    raise IllegalTransition("question", question_id, "open without a waiting task", state)
                 self._execute(
                     "UPDATE question SET state = ?, reason = ?, closed_at = ? WHERE id = ?",
                     (state, None if reason is None else text(reason), time.time(), question_id),
                 )
                 question = self.load_question(question_id)
-            if self._task_of(lease, question.task_id).state is TaskState.WAITING:
+            others = self.list_questions(attempt_id=question.attempt_id, only_open=True)
+            task = self._task_of(lease, question.task_id)
+            if task.state is TaskState.WAITING and task.attempt_id == question.attempt_id and not others:
                 data = {"question_id": question_id, "outcome": str(question.state)}
                 self._pause(
                     lease, question.task_id, question.attempt_id, TaskState.RUNNING, actor, None, data

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from crew_plugin.crew import Crew
     from crew_plugin.models.spec import RunSpec, RuntimeMode
 
-__all__ = ["actor_of", "folder_inside", "launch", "planned_by", "runtime_asked"]
+__all__ = ["actor_of", "folder_inside", "go_on", "launch", "planned_by", "runtime_asked"]
 
 CANNOT_DELIVER = (
     "(It was to run in the background, but nothing can be delivered to this conversation later, "
@@ -88,6 +88,29 @@ async def launch(
     answer = await crew.writer.read(lambda store: read_answer(store, run.id))
     return ToolOutput(
         text=narrowed + (CANNOT_DELIVER if background and not dry else "") + answer.text,
+        details={"run_id": run.id, "state": answer.view.shown_state, "background": False},
+    )
+
+
+async def go_on(
+    crew: "Crew", run_id: str, said: str, context: ToolContext, *, background: bool
+) -> ToolOutput:
+    """Drive a run that is open again. `said` comes before what there is to say of it."""
+    run = await crew.writer.read(lambda store: store.load_run(run_id))
+    # Only a run that was written down for the background owes its results to a conversation.
+    later = background and run.background and context.can_deliver_later and context.parent is not None
+    if later:
+        crew.supervisor.start(run.id)
+        return ToolOutput(
+            text=f"{said}run {run.id} goes on in the background. "
+            + (_TO_A_PERSON if context.by_hand else _TO_A_MODEL),
+            details={"run_id": run.id, "state": str(run.state), "background": True},
+        )
+    async with progress(crew, run.id, context):
+        await crew.supervisor.execute(run.id)
+    answer = await crew.writer.read(lambda store: read_answer(store, run.id))
+    return ToolOutput(
+        text=said + answer.text,
         details={"run_id": run.id, "state": answer.view.shown_state, "background": False},
     )
 
