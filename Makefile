@@ -34,8 +34,8 @@ $(VENV)/.dev: $(VENV)/.user pyproject.toml
 demo: $(VENV)/.user ## A team of agents reviews a real code base inside a real Bub
 	@$(BIN)/crew demo $(ARGS)
 
-test: $(VENV)/.dev ## Run the test suite
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## Run the test suite, one process for each core
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-wheel: $(VENV)/.dev ## Run the test suite against the built and installed wheel
 	@$(BIN)/python tests/wheel.py $(ARGS)

@@ -100,6 +100,8 @@ def measure(command: list[str]) -> Figures:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "hooks", ROOT / "tools"))),
     }
+    # What is installed is compiled once; so is what is measured, by the first round.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     # A folder with the file that every worker reads.
     with tempfile.TemporaryDirectory(prefix="crew-bench-") as folder:
         Path(folder, "README.md").write_text("# a file\n", encoding="utf-8")

@@ -183,7 +183,8 @@ class Fenced(StaleView):
         self.held = held
         self.current = current
         super().__init__(
-            f"run {run_id} belongs to another supervisor now (epoch {current}, this one held {held})"
+            f"run {run_id} belongs to another supervisor now (epoch {current}, this one held {held}); what "
+            "this process still did for it was stopped, and nothing more of it is written"
         )
 
 

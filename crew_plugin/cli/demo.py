@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from crew_plugin.cli.hosting import HostReport, KeyState, load_checkup
 from crew_plugin.cli.place import Place
 from crew_plugin.cli.supervise import Errand, supervise
 from crew_plugin.config import load_settings
 from crew_plugin.errors import HostUnsupported
+from crew_plugin.hosting import HostReport, KeyState, load_checkup
 from crew_plugin.resources import Catalog
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from crew_plugin.ui.text import one_line, printable
 from crew_plugin.ui.views import LOST, run_rows
 
 if TYPE_CHECKING:
-    from crew_plugin.cli.hosting import HostReport
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
     from crew_plugin.host import ServerReport
+    from crew_plugin.hosting import HostReport
     from crew_plugin.project import Project
     from crew_plugin.resources import AgentFile, Catalog
 
@@ -103,7 +103,7 @@ def _check_versions(patient: _Patient) -> Iterator[Finding]:
     wanted = "" if enough else f"; crew-plugin needs {'.'.join(map(str, _OLDEST_PYTHON))} or newer"
     yield Finding(Level.OK if enough else Level.FAIL, "Python", f"{python} at {sys.executable}{wanted}")
     yield Finding(Level.OK, "crew-plugin", version("crew-plugin"))
-    from crew_plugin.cli.hosting import load_checkup
+    from crew_plugin.hosting import load_checkup
 
     patient.host = report = load_checkup().report()
     problem = report.problem
@@ -117,7 +117,7 @@ def _check_versions(patient: _Patient) -> Iterator[Finding]:
 
 
 def _check_model(patient: _Patient) -> Iterator[Finding]:
-    from crew_plugin.cli.hosting import KeyState
+    from crew_plugin.hosting import KeyState
 
     report = patient.host
     if report is None:
@@ -391,8 +391,8 @@ def _own_tools() -> frozenset[str]:
 
 @asynccontextmanager
 async def _host(patient: _Patient) -> "AsyncGenerator[Crew]":
-    from crew_plugin.cli.hosting import load_host
     from crew_plugin.config import Settings
+    from crew_plugin.hosting import load_host
 
     assert patient.project is not None
     async with load_host()(patient.project, patient.settings or Settings()) as crew:

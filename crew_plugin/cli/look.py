@@ -8,8 +8,10 @@ from typing import Any
 from crew_plugin.cli.invoke import print_json
 from crew_plugin.cli.place import Place, program, terminal_width
 from crew_plugin.cli.respond import how_to_answer
+from crew_plugin.detached.start import log_of
 from crew_plugin.errors import InvalidValue, UnknownName
 from crew_plugin.models.records import EventRecord, TranscriptEntry
+from crew_plugin.models.states import RunState
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.questions import questions_text
 from crew_plugin.ui.receipts import letters, mail_text
@@ -67,8 +69,25 @@ def status(*, place: Place, json: bool, run: str) -> int:
     if view.questions:
         print(questions_text(view.questions, how_to_answer(place)))
     if view.shown_state == LOST:
+        if how := _how_it_ended(place, view.id):
+            print(how)
+        print(f"go on:      {program()} resume {view.id}{place.options()}")
         print(f"close it:   {program()} cancel {view.id}{place.options()}")
+    elif view.row.state is RunState.BLOCKED:
+        held = ",".join(f"{task.key}=continue" for task in view.tasks if task.hold)
+        print(f"decide:     {program()} resume {view.id} --decide {held}{place.options()}")
+    log = log_of(place.find(), view.id)
+    if log.exists():
+        print(f"log of its supervisor: {log}")
     return 0
+
+
+def _how_it_ended(place: Place, run_id: str) -> str:
+    """What the guardian of a detached supervisor saw; nothing where there was none."""
+    with place.reading() as store:
+        events = store.tail(run_id, limit=1_000_000)
+    seen = [event for event in events if event.type == "run.supervisor_ended"]
+    return f"its supervisor (process {seen[-1].data['pid']}) was {seen[-1].data['how']}" if seen else ""
 
 
 def show(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from crew_plugin.cli.detach import start_and_leave
 from crew_plugin.cli.place import Place
 from crew_plugin.cli.supervise import Errand, supervise
 from crew_plugin.config import load_settings
@@ -36,6 +37,7 @@ def run(
     cwd: str | None,
     dry_run: bool,
     runtime: str | None,
+    detach: bool,
     quiet: bool,
 ) -> int:
     """Run a team or an agent on a goal."""
@@ -72,13 +74,16 @@ def run(
             result=wanted,
         )
 
+    asks_model = (mode or settings.runtime.mode) != "scaffold"
+    if detach:
+        return start_and_leave(place, project, settings, plan, asks_model=asks_model, json=json)
     return supervise(
         Errand(
             place=place,
             project=project,
             settings=settings,
             plan=plan,
-            asks_model=(mode or settings.runtime.mode) != "scaffold",
+            asks_model=asks_model,
             json=json,
             quiet=quiet,
         )

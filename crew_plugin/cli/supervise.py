@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from crew_plugin.cli.hosting import load_checkup, load_host, need_model
 from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place, program
 from crew_plugin.cli.screen import Screen, console_on, is_terminal, screen_on
+from crew_plugin.errors import CrewError
+from crew_plugin.hosting import load_checkup, load_host, need_model
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef
 from crew_plugin.models.states import RunState
@@ -36,6 +37,7 @@ from crew_plugin.ui.views import (
 if TYPE_CHECKING:
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
+    from crew_plugin.engine.takeover import TakeOver
     from crew_plugin.models.spec import RunSpec
     from crew_plugin.project import Project
     from crew_plugin.resources import Catalog
@@ -66,7 +68,10 @@ class Errand:
     place: Place
     project: "Project"
     settings: "Settings"
-    plan: "Callable[[Catalog], RunSpec]"
+    plan: "Callable[[Catalog], RunSpec] | None" = None
+    """Makes a new run."""
+    adopts: "tuple[str, TakeOver] | None" = None
+    """Or goes on with this one."""
     asks_model: bool
     """False for a dry run, which needs no model."""
     json: bool
@@ -112,9 +117,12 @@ async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") 
 
 
 async def _begun(errand: Errand, crew: "Crew") -> str:
-    """The run that is to be driven: a new one, or an ended one that is open again."""
+    """The run of this errand: a new one, or one that was written down before."""
     if errand.begin is not None:
         return await errand.begin(crew)
+    if errand.adopts is not None:
+        return (await crew.supervisor.adopt(*errand.adopts)).id
+    assert errand.plan is not None
     spec = errand.plan(await crew.catalog())
     return (await crew.supervisor.submit(spec, parent=None, background=False, actor=ACTOR)).id
 
@@ -129,11 +137,17 @@ async def _drive(crew: "Crew", run_id: str, screen: Screen, interrupts: "_Interr
         # Whoever stops the process that owns the run does not ask its hooks.
         await crew.supervisor.cancel(run_id, cause=interrupts.cause(), actor=ACTOR, force=True)
 
+    failure: CrewError | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(screen.follow, crew, run_id)
         group.start_soon(cancel)
-        await crew.supervisor.execute(run_id)
+        try:
+            await crew.supervisor.execute(run_id)
+        except CrewError as error:
+            failure = error  # raised below, by itself instead of in a group
         group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     await screen.finish(crew, run_id)
 
 
@@ -148,6 +162,7 @@ def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
         "" if code is Exit.OK else f"\n{len(results)} of {len(view.tasks)} results were finished and are kept"
     )
     parts = [
+        *_to_decide(view, f"{crew} resume {run_id}", where),
         answers_text(view, results, limit=_SHOWN),
         *letters(mail_to_people(store, run_id)),
         _tree(view) + kept,
@@ -161,6 +176,20 @@ def _ending(store: "RunStore", run_id: str, place: Place) -> Ending:
         text="\n\n".join(parts),
         document=run_document(store, view, view.tasks),
     )
+
+
+def _to_decide(view: RunView, resume: str, where: str) -> list[str]:
+    """What keeps the run from going on, and what to type."""
+    held = [task for task in view.tasks if task.hold is not None]
+    if not held:
+        return []
+    lines = [f"  {task.key}: {task.hold}" for task in held]
+    example = ",".join(f"{task.key}=continue" for task in held)
+    return [
+        "the run waits for a decision about tasks that were cut off:\n"
+        + "\n".join(lines)
+        + f"\ndecide (continue, restart or fail): {resume} --decide {example}{where}"
+    ]
 
 
 def _dry_ending(store: "RunStore", run_id: str, place: Place) -> Ending:

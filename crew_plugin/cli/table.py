@@ -149,6 +149,13 @@ COMMANDS: Final = (
                 ("--runtime",),
                 metavar="MODE",
             ),
+            Param(
+                "detach",
+                "Do not wait: a process of its own goes on with the run, also when the terminal is closed.",
+                bool,
+                ("--detach",),
+                False,
+            ),
             _QUIET,
         ),
         more=(
@@ -227,6 +234,17 @@ COMMANDS: Final = (
             Param("after", "Only events after this sequence number.", int, ("--after",), 0, metavar="SEQ"),
         ),
         more="With --follow, --json prints one JSON object for each event, each on a line of its own.",
+        light=True,
+    ),
+    Command(
+        "inbox",
+        "List results of background runs that the chat which asked for them has not got.",
+        "crew inbox",
+        "crew_plugin.cli.inbox",
+        (
+            Param("limit", "How many.", int, ("--limit", "-n"), 20, metavar="N"),
+            Param("all", "Also those that were delivered.", bool, ("--all",), False),
+        ),
         light=True,
     ),
     Command(
@@ -351,21 +369,32 @@ COMMANDS: Final = (
     ),
     Command(
         "resume",
-        "Go on with an agent of an earlier run: it remembers, and hands in a new result.",
-        'crew resume last "and the other file?"',
+        "Go on with a run whose process is gone, or with an agent of an ended run.",
+        "crew resume last",
         "crew_plugin.cli.resume",
         (
             Param("run", _RUN.help, default=REQUIRED, metavar="RUN"),
             Param(
                 "words",
-                "What it is to do now; before it the task's key, where the run had several.",
+                "Go on with one agent instead: what it is to do now, and before it the task's key, where the "
+                "run had several.",
                 list,
-                default=REQUIRED,
-                metavar="[TASK] TEXT",
+                default=[],
+                metavar="[[TASK] TEXT]",
+            ),
+            Param(
+                "decide",
+                "What becomes of tasks that are held: TASK=continue, TASK=restart or TASK=fail, with commas "
+                "between.",
+                str,
+                ("--decide",),
+                metavar="TASK=WHAT",
             ),
             _QUIET,
         ),
-        more="Works after the process that ran it has died, too. A run that still goes on is to be steered.",
+        more="Without TEXT the run goes on where its process left it: what is finished stays, sessions go on "
+        "with their conversations, and a call with an effect outside that was cut off waits for --decide. "
+        'With TEXT an agent remembers and hands in a new result: crew resume last "and the other file?".',
     ),
     Command(
         "agents",

@@ -31,6 +31,7 @@ __all__ = [
     "ModelOverride",
     "ProjectMay",
     "ProviderSettings",
+    "RecoverySettings",
     "ResultSettings",
     "RuntimeSettings",
     "SafetySettings",
@@ -214,6 +215,13 @@ class RuntimeSettings(_Section):
         project="nothing",
     )
 
+    background: Literal["detached", "host"] = _key(
+        "detached",
+        "Where runs in the background are driven: in a process of their own that goes on when the host is "
+        "closed (detached), or in the host's, where they end with it (host).",
+        project="nothing",
+    )
+
 
 class AgentOverride(_Section):
     """What to change about one agent, wherever it comes from."""
@@ -372,6 +380,24 @@ class SafetySettings(_Section):
     )
 
 
+class RecoverySettings(_Section):
+    """What becomes of runs whose supervisor is gone."""
+
+    policy: Literal["ask", "auto"] = _key(
+        "ask",
+        "Whether such a run waits until somebody resumes it (ask), or any crew at work in the project goes "
+        "on with it (auto). A call with an effect outside that was cut off waits for a decision in any case.",
+        project="nothing",
+    )
+    lease_seconds: float = _key(
+        15,
+        "Seconds for which a supervisor may show no sign of life before others may take its run.",
+        project="nothing",
+        ge=1,
+        le=3600,
+    )
+
+
 class Settings(BaseSettings):
     """All settings. `Settings()` is the defaults; `load_settings` reads the layers."""
 
@@ -417,6 +443,7 @@ class Settings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     ask: AskSettings = AskSettings()
     safety: SafetySettings = SafetySettings()
+    recovery: RecoverySettings = RecoverySettings()
     hooks: HookSettings = HookSettings()
     mcp: McpSettings = McpSettings()
 

@@ -166,10 +166,14 @@ def _owner_in_words(run: RunRecord) -> str:
 def _close(store: RunStore, run: RunRecord, wish: Wish, me: Owner) -> CancelReport:
     """Nobody drives the run: end it here, under a lease of our own."""
     never_begun = run.owner is None and run.state is RunState.QUEUED
-    cause = wish.cause if never_begun else _lost(run, wish)
+    held = run.owner is None and run.state is RunState.BLOCKED
+    cause = wish.cause if never_begun or held else _lost(run, wish)
     closed = close_run(store, store.claim(run.id, me), cause, actor=wish.actor)
     if never_begun:
         return _report(closed, wish, CancelOutcome.CANCELLED, "it was cancelled before it began", store)
+    if held:
+        message = "it was cancelled while it waited for a decision; finished results are kept"
+        return _report(closed, wish, CancelOutcome.CANCELLED, message, store)
     return _report(closed, wish, CancelOutcome.MARKED_LOST, cause.message, store)
 
 

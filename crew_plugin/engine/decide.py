@@ -56,7 +56,7 @@ def may_retry(task: TaskView, policy: RetryPolicy, *, stopped: bool) -> bool:
         task.last is not None
         and task.last.retryable
         and task.last.state in {AttemptState.FAILED, AttemptState.LOST}
-        and task.attempts <= policy.retries
+        and (task.attempts <= policy.retries or task.last.state is AttemptState.LOST)
         and task.dispatches < task.max_dispatches
         and task.stop is None
         and not stopped
@@ -153,7 +153,7 @@ def _settle_idle(snapshot: Snapshot, now: float) -> list[Action]:
         capped = task.dispatches >= task.max_dispatches
         if task.state is TaskState.QUEUED and capped and not task.busy:
             actions.append(Cancel(task.key, _cap(task)))
-        if task.state is not TaskState.RUNNING or task.busy:
+        if task.state is not TaskState.RUNNING or task.busy or task.resumes or task.hold is not None:
             continue
         if task.retry_at is None and may_retry(task, snapshot.retry, stopped=snapshot.stop is not None):
             actions.append(Retry(task.key, now + snapshot.retry.pause(task.attempts)))
@@ -296,6 +296,7 @@ def _ready(snapshot: Snapshot, now: float) -> list[TaskView]:
         and task.hold is None
         and (
             (task.state is TaskState.QUEUED and over.issuperset(task.depends_on))
+            or (task.state is TaskState.RUNNING and task.resumes)
             or (task.state is TaskState.RUNNING and task.retry_at is not None and task.retry_at <= now)
         )
     ]

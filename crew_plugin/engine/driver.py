@@ -6,6 +6,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import anyio
@@ -14,12 +15,13 @@ import anyio.lowlevel
 
 from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.decide import decide, may_retry, next_due, resource_waits
+from crew_plugin.engine.dormant import can_go_on, go_on
 from crew_plugin.engine.hooks import Hooks
-from crew_plugin.engine.ports import TaskRunner
+from crew_plugin.engine.ports import Outcome, TaskRunner
 from crew_plugin.engine.requests import Requests
 from crew_plugin.engine.retry import changed_spec, keys_in
 from crew_plugin.engine.runhooks import RunHooks
-from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, view_of
+from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, settle_attempt, view_of
 from crew_plugin.engine.shares import tags_of
 from crew_plugin.engine.slots import Slots, is_shared
 from crew_plugin.engine.snapshot import (
@@ -36,6 +38,7 @@ from crew_plugin.engine.snapshot import (
     Start,
     TaskView,
 )
+from crew_plugin.engine.takeover import TakenOver, TakeOver, take_stock
 from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
 from crew_plugin.errors import Fenced, IllegalTransition
@@ -43,7 +46,7 @@ from crew_plugin.hookspecs import ConversationChanging, RunEnded, RunStarting, T
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, Lease, NewEvent, Owner, RunRecord, TaskRecord
 from crew_plugin.models.spec import RunSpec
-from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, RunState, TaskState
+from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, AttemptState, RunState, TaskState
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
@@ -51,8 +54,6 @@ __all__ = ["Driver", "Means"]
 
 POLL_SECONDS = 0.05
 """How often requests of other processes are looked for."""
-RENEW_SECONDS = 2.0
-"""How often the lease is renewed."""
 LAST_WORDS_SECONDS = 5.0
 """How long writing down the end of a broken run may take."""
 ACTOR = "supervisor"
@@ -71,6 +72,8 @@ class Means:
     slots: Slots
     owner: Owner
     retry: RetryPolicy
+    renew_seconds: float
+    """How often a lease is renewed."""
     most: int
     """Sessions that one run may have open at once, whatever it is asked for."""
 
@@ -79,7 +82,15 @@ class Driver:
     """Owns one run while it is driven. The only writer of the run, so what it last wrote is what
     it decides on; the store checks each change against the row and the epoch all the same."""
 
-    def __init__(self, means: Means, run: RunRecord, spec: RunSpec, runner: TaskRunner) -> None:
+    def __init__(
+        self,
+        means: Means,
+        run: RunRecord,
+        spec: RunSpec,
+        runner: TaskRunner,
+        *,
+        takes_over: TakeOver | None = None,
+    ) -> None:
         self.run = run
         """The run as it was last written."""
         self.error: Exception | None = None
@@ -98,6 +109,13 @@ class Driver:
         self._needs = any(step.resources for step in spec.steps)
         self._requests = Requests(writer=means.writer, width=spec.width, most=means.most, retry=self._retry)
         self._hooks = RunHooks(means.hooks, means.writer, run.id)
+        self._takes_over = takes_over or TakeOver()
+        self._resumes: set[str] = set()
+        """Tasks whose open attempt goes on where another supervisor left it."""
+        self._dormant: set[str] = set()
+        """Tasks that wait for an answer and have no session here."""
+        self._worked_to = 0.0
+        """Up to when the time that it was driven is written down."""
         self._lease: Lease | None = None
         self._tasks: dict[str, TaskRecord] = {}
         self._work: dict[str, Work] = {}
@@ -186,9 +204,10 @@ class Driver:
         if lease is not None:
             async with self._hooks.listening(lease):
                 await self._owned(lease)
-            await self._hooks.tell_last(
-                "after_run_end", RunEnded(run_id=self.run.id, state=self.run.state, cause=self.run.cause)
-            )
+            if self.run.state in RUN_TERMINAL:
+                await self._hooks.tell_last(
+                    "after_run_end", RunEnded(run_id=self.run.id, state=self.run.state, cause=self.run.cause)
+                )
 
     async def _owned(self, lease: Lease) -> None:
         try:
@@ -212,16 +231,25 @@ class Driver:
 
         def claim(store: RunStore) -> tuple[Lease | None, RunRecord]:
             try:
-                lease = store.claim(run_id, self._means.owner)
+                lease = self._takes_over.lease or store.claim(
+                    run_id, self._means.owner, still=self._takes_over.still
+                )
             except IllegalTransition:
                 return None, store.load_run(run_id)
-            store.append_events(lease, run_id, [_resolved(self._spec), _limited(self._spec)])
-            if not asks_first:
+            taken = TakenOver()
+            if store.load_run(run_id).state is RunState.QUEUED:
+                store.append_events(lease, run_id, [_resolved(self._spec), _limited(self._spec)])
+            else:
+                taken = take_stock(store, lease, self._takes_over)
+            if store.load_run(run_id).state is not RunState.QUEUED or not asks_first:
                 store.transition_run(lease, RunState.RUNNING, actor=ACTOR)
+            self._resumes, self._last, self._dormant = taken.resumes, taken.last, taken.waits
             self._tasks = {task.key: task for task in store.load_tasks(run_id)}
             return lease, store.load_run(run_id)
 
         lease, self.run = await self._writer.run(claim)
+        self._worked_to = anyio.current_time()
+        self._due = dict.fromkeys(self._last, self._worked_to)
         return lease
 
     async def _begin(self, lease: Lease) -> bool:
@@ -243,7 +271,7 @@ class Driver:
 
             self.run = await self._writer.run(go)
         if wall is not None:
-            self._deadline = anyio.current_time() + wall
+            self._deadline = anyio.current_time() + wall - self.run.worked
         return self.run.state not in RUN_TERMINAL
 
     async def _sessions(self, lease: Lease) -> None:
@@ -295,8 +323,10 @@ class Driver:
 
     async def _renew(self, lease: Lease) -> None:
         while True:
-            await anyio.sleep(RENEW_SECONDS)
-            await self._writer.run(lambda store: store.renew(lease))
+            await anyio.sleep(self._means.renew_seconds)
+            now = anyio.current_time()
+            worked, self._worked_to = now - self._worked_to, now
+            await self._writer.run(partial(_renew, lease=lease, worked=worked))
 
     async def _watch(self) -> None:
         run_id = self.run.id
@@ -305,6 +335,20 @@ class Driver:
             await anyio.sleep(POLL_SECONDS)
             for control in await self._writer.read(lambda store: store.pending_controls(run_id)):
                 await self.request(control)
+            if self._dormant:
+                await self._wake_dormant()
+
+    async def _wake_dormant(self) -> None:
+        """Go on with those whose question is answered, or out of time."""
+        lease, tasks = self._lease, [self._tasks[key] for key in self._dormant]
+        assert lease is not None
+        ready = await self._writer.read(lambda store: [task for task in tasks if can_go_on(store, task)])
+        for task in ready:
+            if task.key in self._dormant:
+                self._dormant.discard(task.key)
+                record = await self._writer.run(partial(_answered, lease=lease, task=task))
+                self._resumes.add(task.key)
+                self._note_task(record)
 
     # --- what the scheduler sees ---
 
@@ -332,7 +376,8 @@ class Driver:
         stopping = work is not None and work.stop is not None
         last, due = self._last.get(key), self._due.get(key)
         ticket = self._means.slots.ticket(self.run.id, key) if self._needs else None
-        made_of = (task, busy, stopping, last, due, stop, ticket)
+        resumes = key in self._resumes and not busy
+        made_of = (task, busy, stopping, last, due, stop, ticket, resumes)
         known = self._views.get(key)
         if known is not None and known[0] == made_of:
             return known[1]
@@ -345,6 +390,7 @@ class Driver:
             stop=None if stop is None else stop.cause,
             tags=self._tags[key],
             ticket=ticket,
+            resumes=resumes,
         )
         self._views[key] = (made_of, view)
         return view
@@ -400,6 +446,7 @@ class Driver:
                     return await self._finish(context.lease, state, cause, group)
                 case Block(cause):
                     await self._block(context.lease, cause)
+                    return True
                 case Cancel(key, cause) if key in self._work:
                     work = self._work[key]
                     work.stop = Stop(cause=cause, actor=self._requests.actor_for(key))
@@ -419,11 +466,25 @@ class Driver:
             return lambda store: store.schedule_retry(lease, task.id, at, actor=ACTOR)
         to = action.to if isinstance(action, Cancel) else TaskState.SKIPPED
         actor = self._requests.actor_for(task.key)
+        if task.state is TaskState.WAITING or (
+            task.state is TaskState.RUNNING and (task.hold is not None or task.key in self._resumes)
+        ):
+            # Its attempt is open, and nobody works on it.
+            self._resumes.discard(task.key)
+            self._dormant.discard(task.key)
+            return partial(_end_idle, lease=lease, task=task, stop=Stop(cause=action.cause, actor=actor))
         return lambda store: store.transition_task(lease, task.id, to, actor=actor, cause=action.cause)
 
     async def _start(self, key: str, group: anyio.abc.TaskGroup, context: RunContext) -> None:
         """Give the task a slot. Yields, so that the first session begins before the last is thought of."""
-        work = Work(context=context, books=self, task=self._tasks[key], step=self._steps[key])
+        work = Work(
+            context=context,
+            books=self,
+            task=self._tasks[key],
+            step=self._steps[key],
+            goes_on=key in self._resumes,
+        )
+        self._resumes.discard(key)
         self._work[key] = work
         self._due.pop(key, None)
         self._means.slots.take(self._tags[key])
@@ -445,9 +506,21 @@ class Driver:
             self._hooks.tell("after_task_end", _task_ended(task, summary))
 
     async def _block(self, lease: Lease, cause: Cause) -> None:
-        self.run = await self._writer.run(
-            lambda store: store.transition_run(lease, RunState.BLOCKED, actor=ACTOR, cause=cause)
-        )
+        """Let go of a run in which nothing can be done before somebody decides: whoever does takes
+        it up again, and no process has to wait for it."""
+
+        def block(store: RunStore) -> RunRecord:
+            store.transition_run(lease, RunState.BLOCKED, actor=ACTOR, cause=cause)
+            for control in store.pending_controls(lease.run_id):
+                store.answer_control(
+                    lease, control.id, refused=f"the run waits: {cause.message}", actor=ACTOR
+                )
+            store.release(lease)
+            return store.load_run(lease.run_id)
+
+        self._wakes.close()
+        self.run = await self._writer.run(block)
+        self.ended.set()
 
     async def _must_wait(self) -> bool:
         """Whether the run's end has to wait for a session that reads what a person told it. Not if
@@ -489,6 +562,22 @@ class Driver:
                 run_id=self.run.id, host=host, asked_from=parent.session, turns_to=turns_to
             )
             self._hooks.tell("session_before_switch", event)
+
+
+def _renew(store: RunStore, *, lease: Lease, worked: float) -> int:
+    return store.renew(lease, worked=worked)
+
+
+def _answered(store: RunStore, *, lease: Lease, task: TaskRecord) -> TaskRecord:
+    return go_on(store, lease, task)
+
+
+def _end_idle(store: RunStore, *, lease: Lease, task: TaskRecord, stop: Stop) -> TaskRecord:
+    """End a task whose attempt is open without anybody working on it."""
+    outcome = Outcome(state=AttemptState.CANCELLED, cause=stop.cause)
+    for attempt in store.list_attempts(task.id)[-1:]:
+        settle_attempt(store, lease, attempt.id, outcome, stop=stop, again=lambda _task, _last: False)
+    return store.load_task(lease.run_id, task.id)
 
 
 def _limited(spec: RunSpec) -> NewEvent:

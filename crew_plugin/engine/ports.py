@@ -28,6 +28,8 @@ class AttemptContext:
     put_off: "Callable[[float], None] | None" = None
     """Moves the limit that is kept outside the session by so many seconds, while it waits for an
     answer."""
+    goes_on: bool = False
+    """The attempt was begun by a process that is gone: go on with its own conversation."""
     wake: "Callable[[str], str | None] | None" = None
     """Has the ended session of the task with this key opened again to read its mail
     (`TaskRunner.follow_up`, in the scope of the run). Returns why not, None if it will be."""

@@ -1,8 +1,10 @@
-"""Going on with an agent that has ended: a new run whose one step continues an earlier session."""
+"""Going on: with a run whose supervisor is gone, or with an agent that has ended, which is a new run
+whose one step continues an earlier session."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crew_plugin.engine.takeover import Decision
 from crew_plugin.errors import CallerError, InvalidValue, UnknownName
 from crew_plugin.models.records import AttemptRecord, RunRecord, TaskRecord
 from crew_plugin.models.states import RUN_TERMINAL, SessionKind
@@ -12,7 +14,7 @@ from crew_plugin.store.port import RunStore
 if TYPE_CHECKING:
     from crew_plugin.models.spec import RunSpec
 
-__all__ = ["Earlier", "find_earlier", "plan_resume"]
+__all__ = ["Earlier", "decisions_of", "find_earlier", "find_interrupted", "plan_resume"]
 
 SOLO = "solo"
 
@@ -24,6 +26,29 @@ class Earlier:
     run: RunRecord
     task: TaskRecord
     attempt: AttemptRecord
+
+
+def find_interrupted(store: RunStore, run: str) -> RunRecord:
+    """A run that can be gone on with: it has not ended. Raises `CallerError` for one that has."""
+    record = store.load_run(run)
+    if record.state in RUN_TERMINAL:
+        raise CallerError(
+            f"run {record.id} has ended ({record.state}), so there is nothing to go on with; to go on with "
+            f'one of its agents say what it is to do now: crew resume {record.id} "..."'
+        )
+    return record
+
+
+def decisions_of(text: str) -> dict[str, Decision]:
+    """What `TASK=WHAT,TASK=WHAT` decides. Raises `InvalidValue`."""
+    found: dict[str, Decision] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, _, word = part.rpartition("=")
+        if not key or word.strip().lower() not in set(Decision):
+            words = ", ".join(Decision)
+            raise InvalidValue("decide", part, f"TASK=WHAT, where WHAT is one of {words}")
+        found[key.strip()] = Decision(word.strip().lower())
+    return found
 
 
 def find_earlier(store: RunStore, run: str, task: str | None) -> Earlier:

@@ -68,6 +68,7 @@ def view_of(
     stop: Cause | None = None,
     tags: Collection[str] = (),
     ticket: int | None = None,
+    resumes: bool = False,
 ) -> TaskView:
     """A task's row as the scheduler sees it, with what only its supervisor knows."""
     return TaskView(
@@ -86,6 +87,8 @@ def view_of(
         retry_at=retry_at,
         tags=frozenset((f"role:{task.role}", f"agent:{task.agent}", *tags)),
         ticket=ticket,
+        hold=task.hold if task.state not in TASK_TERMINAL else None,
+        resumes=resumes,
         ended_at=task.ended_at,
         stop=stop,
     )

@@ -71,6 +71,8 @@ class TaskView:
     retry_at: float | None = None
     hold: str | None = None
     """Why it may not start until somebody decides."""
+    resumes: bool = False
+    """Its attempt is open without anybody working on it, and can go on where it was."""
     tags: frozenset[str] = frozenset()
     """`role:reviewer`, `agent:explorer`, `team:review`, `provider:openai`, `resource:db`: what limits
     by tag count."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import pluggy
 
 from crew_plugin.engine.cancel import (
@@ -20,23 +21,27 @@ from crew_plugin.engine.cancel import (
 from crew_plugin.engine.driver import Driver, Means
 from crew_plugin.engine.hooks import SECONDS as HOOK_SECONDS
 from crew_plugin.engine.hooks import Hooks
+from crew_plugin.engine.leases import Abandoned, LeaseWatch
+from crew_plugin.engine.orphans import end_orphans
 from crew_plugin.engine.ports import TaskRunner
 from crew_plugin.engine.retry import Again, Retried, reopen_or_ask, retried_in_place
 from crew_plugin.engine.runtime import Resolved, RuntimeFacts, resolve_runtime
 from crew_plugin.engine.slots import Slots
 from crew_plugin.engine.snapshot import RetryPolicy
 from crew_plugin.engine.steer import Order, SteerReport, ask, receipt_of, silence
-from crew_plugin.errors import CrewError, NotAllowed, UnknownName
+from crew_plugin.engine.submit import new_run_of, new_tasks_of
+from crew_plugin.engine.takeover import TakeOver
+from crew_plugin.errors import CallerError, CrewError, HostUnsupported, NotAllowed, UnknownName
 from crew_plugin.host import EngineCapability, HostInfo
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ControlRecord, NewRun, NewTask, ParentRef, RunRecord
+from crew_plugin.models.records import ControlRecord, ParentRef, RunRecord
 from crew_plugin.models.spec import RunSpec, RuntimeMode
-from crew_plugin.models.states import RUN_TERMINAL, SessionKind
+from crew_plugin.models.states import RUN_TERMINAL, RunState, SessionKind
 from crew_plugin.store.liveness import current_owner, owner_alive
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["Supervisor"]
+__all__ = ["RecoveryPolicy", "Supervisor"]
 
 STOP_SECONDS = 8.0
 """How long a stopped run may take to be over and gone before it is stopped at once."""
@@ -44,16 +49,36 @@ ANSWER_SECONDS = 5.0
 """How long an answer to a request is waited for."""
 LOOK_SECONDS = 0.05
 """How often the answer of another process is looked for."""
+RENEWALS = 6
+"""How often a lease is renewed in the time after which it expires."""
+LOOK_OVER_SECONDS = 5.0
+"""How often the runs of the project are looked over for lost supervisors."""
+LOOKED_OVER = 200
+"""Active runs that are looked over, the newest first."""
+MOST_EPOCHS = 6
+"""A run that was begun so often and lost its supervisor each time is not taken up by itself."""
 UNCLAIMED_SECONDS = 10.0
 """How long a run that nobody drives is waited for: another process may be about to claim it."""
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPolicy:
+    """What is done about runs whose supervisor is gone."""
+
+    takes_over: bool = False
+    """Whether this process goes on with them by itself."""
+    lease_seconds: float = 15.0
+
+
 @dataclass(frozen=True, slots=True)
 class _Submitted:
     run: RunRecord
     spec: RunSpec
+    takes_over: TakeOver | None = None
+    adopted: bool = False
+    """It is not this process's to close if nothing comes of it."""
 
 
 class Supervisor:
@@ -70,6 +95,7 @@ class Supervisor:
         run_width: int = 1024,
         max_dispatches: int = 3,
         retry: RetryPolicy | None = None,
+        recovery: RecoveryPolicy | None = None,
         capabilities: frozenset[EngineCapability] = frozenset(EngineCapability),
         host: HostInfo | None = None,
     ) -> None:
@@ -82,12 +108,14 @@ class Supervisor:
             host=host,
         )
         self._owner = current_owner()
+        self._recovery = recovery or RecoveryPolicy()
         self._means = Means(
             writer=writer,
             hooks=Hooks(hooks, hook_seconds),
             slots=Slots(process_width),
             owner=self._owner,
             retry=retry or RetryPolicy(),
+            renew_seconds=self._recovery.lease_seconds / RENEWALS,
             most=run_width,
         )
         self._drivers: dict[str, Driver] = {}
@@ -99,12 +127,15 @@ class Supervisor:
         """Owns the background runs. Leaving it stops them with the cause `shutdown`."""
         failure: Exception | None = None
         async with anyio.create_task_group() as self._group:
+            looking = anyio.CancelScope()
+            self._group.start_soon(self._look_over, looking)
             try:
                 yield
             except Exception as error:  # noqa: BLE001 - raised again below, by itself instead of in a group
                 failure = error
             finally:
                 self._group = None
+                looking.cancel()
                 cause = Cause(code=CauseCode.SHUTDOWN, message="the process that owned it was asked to end")
                 await self._stop_all(cause)
         if failure is not None:
@@ -121,31 +152,35 @@ class Supervisor:
         spec = self._resolved(spec)
 
         def write(store: RunStore) -> RunRecord:
-            new = NewRun(
-                goal=spec.goal,
-                team=spec.team,
-                workflow=spec.workflow,
-                cwd=spec.cwd,
-                spec=spec.model_dump_json(),
-                background=background,
-                parent=parent,
-                wall_seconds=spec.wall_seconds,
-                runtime=spec.runtime,
-                runtime_note=spec.runtime_reason if spec.runtime_fallback else "",
-            )
-            run = store.create_run(new, self._tasks_of(spec), actor=actor)
+            new = new_run_of(spec, parent=parent, background=background)
+            tasks = new_tasks_of(spec, max_dispatches=self._max_dispatches)
+            run = store.create_run(new, tasks, actor=actor)
             # Noted here: it is written down even if the caller is cancelled while it waits.
             self._submitted[run.id] = _Submitted(run, spec)
             return run
 
         return await self._writer.run(write)
 
-    async def adopt(self, run_id: str) -> RunRecord:
-        """Make a run that another process wrote down one that `execute` or `start` can drive here.
-        Claims nothing yet. Raises `UnknownName`."""
+    async def adopt(self, run_id: str, how: TakeOver | None = None) -> RunRecord:
+        """Make a run that another process wrote down, or drove until it died, one that `execute` or
+        `start` can drive here. Claims nothing yet. Raises `UnknownName` and `CallerError`."""
         run = await self._writer.read(lambda store: store.load_run(run_id))
-        self._submitted[run.id] = _Submitted(run, RunSpec.model_validate_json(run.spec))
+        if run.state in RUN_TERMINAL:
+            raise CallerError(f"run {run.id} has ended ({run.state}); there is nothing to go on with")
+        spec = RunSpec.model_validate_json(run.spec)
+        if run.state is RunState.QUEUED:
+            spec = self._resolved(spec)
+        else:
+            # Before its sessions go on: what the dead ones left running would work beside them.
+            await anyio.to_thread.run_sync(end_orphans)
+        if spec.runtime not in self._runners:
+            raise HostUnsupported(f"run {run.id} needs {spec.runtime} sessions, and this process has none")
+        self._submitted[run.id] = _Submitted(run, spec, how, adopted=True)
         return run
+
+    def hand_off(self, run_id: str) -> None:
+        """A submitted run is driven by another process."""
+        self._submitted.pop(run_id, None)
 
     async def execute(self, run_id: str) -> RunRecord:
         """Drive a submitted run in the caller's scope; returns how it ended.
@@ -292,13 +327,60 @@ class Supervisor:
         for driver in self._drivers.values():
             driver.conversation_changed(host, turns_to)
 
+    # --- runs of others ---
+
+    async def _look_over(self, scope: anyio.CancelScope) -> None:
+        """Notice the supervisors of the project that are gone, and go on with their runs where the
+        settings say so."""
+        watch = LeaseWatch(self._recovery.lease_seconds)
+        with scope:
+            await anyio.to_thread.run_sync(end_orphans)
+            while True:
+                await anyio.sleep(min(LOOK_OVER_SECONDS, self._recovery.lease_seconds / 2))
+                try:
+                    for gone in watch.look(await self._others(), anyio.current_time()):
+                        await self._found(gone)
+                except CrewError:
+                    logger.warning("the project's runs could not be looked over", exc_info=True)
+
+    async def _others(self) -> list[RunRecord]:
+        active = (RunState.RUNNING, RunState.QUEUED)
+        runs = await self._writer.read(lambda store: store.list_runs(states=active, limit=LOOKED_OVER))
+        return [run for run in runs if run.owner is not None and run.id not in self._drivers]
+
+    async def _found(self, gone: Abandoned) -> None:
+        run = gone.run
+        known = not await self._writer.run(
+            lambda store: store.note_lost(run.id, run.epoch, how=gone.how, actor="supervisor")
+        )
+        if not known:
+            await anyio.to_thread.run_sync(end_orphans)
+        if not self._recovery.takes_over or self._group is None or run.id in self._submitted:
+            return
+        if run.epoch >= MOST_EPOCHS:
+            if not known:
+                logger.warning("run %s lost its supervisor %d times and is left", run.id, run.epoch)
+            return
+        try:
+            await self.adopt(run.id, TakeOver(still=gone.still))
+        except (CallerError, HostUnsupported):
+            logger.info("run %s is not taken over", run.id, exc_info=True)
+            return
+        self.start(run.id)
+
     # --- drivers ---
 
     def _driver(self, run_id: str) -> Driver:
         submitted = self._submitted.pop(run_id, None)
         if submitted is None:
             raise UnknownName("submitted run", run_id, self._submitted)
-        driver = Driver(self._means, submitted.run, submitted.spec, self._runners[submitted.spec.runtime])
+        driver = Driver(
+            self._means,
+            submitted.run,
+            submitted.spec,
+            self._runners[submitted.spec.runtime],
+            takes_over=submitted.takes_over,
+        )
         self._drivers[run_id] = driver
         return driver
 
@@ -342,7 +424,9 @@ class Supervisor:
     async def _stop_all(self, cause: Cause) -> None:
         with anyio.move_on_after(STOP_SECONDS, shield=True):
             while self._submitted:
-                await self._drop(self._submitted.popitem()[0], cause)
+                run_id, submitted = self._submitted.popitem()
+                if not submitted.adopted:
+                    await self._drop(run_id, cause)
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 for driver in list(self._drivers.values()):
@@ -363,22 +447,6 @@ class Supervisor:
                 "runtime_looked_at": found.looked_at,
             }
         )
-
-    def _tasks_of(self, spec: RunSpec) -> list[NewTask]:
-        return [
-            NewTask(
-                key=step.id,
-                title=step.title or step.id,
-                role=step.role,
-                agent=step.agent,
-                depends_on=step.depends_on,
-                optional=step.optional,
-                attention_pass=step.attention == "pass",
-                max_dispatches=self._max_dispatches,
-                spec=step.model_dump_json(),
-            )
-            for step in spec.steps
-        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from crew_plugin.engine.ports import AttemptContext, Outcome, TaskRunner
 from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, settle_attempt
 from crew_plugin.engine.snapshot import LastAttempt
-from crew_plugin.errors import Fenced
+from crew_plugin.errors import Fenced, IllegalTransition
 from crew_plugin.hookspecs import TaskResult, TaskStarting
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import AttemptRecord, Lease, NewEvent, ResultRecord, RunRecord, TaskRecord
@@ -56,7 +56,9 @@ class RunContext:
     wake: Callable[[str], str | None]
     """Has the session of a task that has ended opened again. Returns why not."""
 
-    def of_attempt(self, task: TaskRecord, step: StepSpec, attempt: AttemptRecord) -> AttemptContext:
+    def of_attempt(
+        self, task: TaskRecord, step: StepSpec, attempt: AttemptRecord, *, goes_on: bool = False
+    ) -> AttemptContext:
         """What its runner is told of one attempt."""
         return AttemptContext(
             lease=self.lease,
@@ -65,6 +67,7 @@ class RunContext:
             task=task,
             step=step,
             attempt=attempt,
+            goes_on=goes_on,
             wake=self.wake,
         )
 
@@ -80,6 +83,8 @@ class Work:
     attempt: AttemptRecord | None = None
     stop: Stop | None = None
     settled: bool = False
+    goes_on: bool = False
+    """The task's open attempt is taken up again instead of beginning one."""
     _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     _over: anyio.Event = field(default_factory=anyio.Event)
 
@@ -115,9 +120,13 @@ class Work:
             logger.exception("aborting attempt %s failed; its scope is cancelled instead", attempt.id)
 
     async def _attempt(self) -> None:
-        if await self._refused():
+        if not self.goes_on and await self._refused():
             return
-        attempt, self.task = await self._write(self._start, patient=True)
+        started = await self._write(self._resume if self.goes_on else self._start, patient=True)
+        if isinstance(started, Settled):
+            self.books.note(started)
+            return
+        attempt, self.task = started
         self.attempt = attempt
         if self.stop is not None:
             return
@@ -138,9 +147,22 @@ class Work:
         )
         return attempt, store.load_task(context.lease.run_id, self.task.id)
 
+    def _resume(self, store: RunStore) -> tuple[AttemptRecord, TaskRecord] | Settled:
+        """Take the open attempt up, or end it if it was started as often as it may be."""
+        lease, attempt_id = self.context.lease, self.task.attempt_id or ""
+        try:
+            attempt = store.resume_attempt(lease, attempt_id, actor="supervisor")
+        except IllegalTransition as error:
+            cause = Cause(code=CauseCode.DISPATCH_CAP, message=str(error))
+            outcome = Outcome(state=AttemptState.FAILED, cause=cause)
+            return settle_attempt(
+                store, lease, attempt_id, outcome, stop=self.stop, again=lambda _task, _last: False
+            )
+        return attempt, store.load_task(lease.run_id, self.task.id)
+
     async def _outcome(self, attempt: AttemptRecord) -> Outcome:
         """How the attempt ended. The limit here is kept outside the session that it guards."""
-        context = self.context.of_attempt(self.task, self.step, attempt)
+        context = self.context.of_attempt(self.task, self.step, attempt, goes_on=self.goes_on)
         seconds = self.step.limits.wall_seconds + WALL_MARGIN
         try:
             with anyio.move_on_after(seconds) as limit:

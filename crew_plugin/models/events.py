@@ -26,6 +26,18 @@ _ALL = (
         "run.created", "The run and its tasks were written down.", "caller", ("team", "workflow", "tasks")
     ),
     EventType("run.claimed", "A supervisor took the lease.", "supervisor", ("pid", "epoch", "takeover")),
+    EventType(
+        "run.supervisor_lost",
+        "The supervisor of the run is gone: its process died, or its lease stood still.",
+        "host",
+        ("pid", "how"),
+    ),
+    EventType(
+        "run.supervisor_ended",
+        "The guardian of a detached supervisor saw how that ended before the run was over.",
+        "host",
+        ("pid", "how", "log"),
+    ),
     EventType("run.released", "The supervisor gave the run up without ending it.", "supervisor", ()),
     EventType("run.started", "The first task may start.", "supervisor", ("runtime", "width")),
     EventType("run.blocked", "The run waits for a decision.", "supervisor", ()),
@@ -53,6 +65,15 @@ _ALL = (
         "The task could start but for resources that others use.",
         "supervisor",
         ("key", "resources"),
+    ),
+    EventType(
+        "task.held",
+        "What a lost session did last must be looked at before the task goes on.",
+        "supervisor",
+        ("key", "reason"),
+    ),
+    EventType(
+        "task.decided", "Somebody decided what becomes of a held task.", "supervisor", ("key", "decision")
     ),
     EventType("task.started", "An attempt of the task began.", "supervisor", ("key", "number")),
     EventType(
@@ -101,6 +122,18 @@ _ALL = (
         "The attempt ended otherwise than its task: another one is due, or the task ended differently.",
         "supervisor",
         ("state",),
+    ),
+    EventType(
+        "attempt.triaged",
+        "A supervisor took the run over and looked at what the attempt had done.",
+        "supervisor",
+        ("verdict", "entries", "tool", "arguments"),
+    ),
+    EventType(
+        "attempt.resumed",
+        "The attempt goes on with its conversation under a new supervisor.",
+        "supervisor",
+        ("key", "number", "steps"),
     ),
     EventType("attempt.lost", "The process that worked on the attempt died.", "supervisor", ()),
     EventType("session.opened", "A session began.", "session", ("kind", "agent", "model", "tools")),
@@ -211,6 +244,12 @@ _ALL = (
         ("message_id", "to", "kind", "outcome"),
     ),
     EventType("message.delivered", "A message reached its session.", "session", ("message_id",)),
+    EventType(
+        "message.returned",
+        "The session that a message was given to was lost before it kept it; the next one takes it.",
+        "supervisor",
+        ("message_id",),
+    ),
     EventType("message.failed", "A message could not be delivered.", "session", ("message_id", "reason")),
     EventType(
         "control.requested",

@@ -6,9 +6,11 @@ down; a price is never guessed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from crew_plugin.models.records import Usage
+if TYPE_CHECKING:
+    # Some thirty records, made when they are imported; a host that loads the plugin needs none.
+    from crew_plugin.models.records import Usage
 
 __all__ = ["DEFAULT_WINDOW", "ModelFacts", "ModelTable"]
 
@@ -41,7 +43,7 @@ class ModelTable:
         found = self._find(names)
         return self.window if found is None or found.window is None else found.window
 
-    def cost_of(self, usage: Usage, *names: str | None) -> float | None:
+    def cost_of(self, usage: "Usage", *names: str | None) -> float | None:
         """What this usage costs in US dollars: what the provider said it did, else by the price of
         the model; None where a price that is needed is not known."""
         if usage.cost is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["NewQuestion", "QuestionRecord", "QuestionState"]
+__all__ = ["NewQuestion", "QuestionRecord", "QuestionState", "told_to_session"]
 
 
 class QuestionState(StrEnum):
@@ -53,3 +53,20 @@ class QuestionRecord:
     asked_at: float
     expires_at: float
     closed_at: float | None
+
+
+def told_to_session(question: QuestionRecord) -> str:
+    """What the call that asked returns."""
+    if question.state is QuestionState.ANSWERED:
+        return f"The answer ({question.by}): {question.answer}"
+    if question.state is QuestionState.WITHDRAWN:
+        return (
+            f"No answer: {question.reason}. You see it at this step; if you still need the answer after it, "
+            "ask again."
+        )
+    going_on = (
+        f"Go on with your default: {question.default}"
+        if question.default is not None
+        else "Take the most plausible reading, go on, and name the assumption in your summary."
+    )
+    return f"No answer: {question.reason}. {going_on}"

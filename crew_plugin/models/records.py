@@ -196,6 +196,8 @@ class RunRecord:
     runtime: SessionKind
     runtime_note: str
     """Why it is executed in another way than it was asked for; empty where it is not."""
+    worked: float = 0.0
+    """Seconds for which supervisors have driven it, by their own clocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +237,8 @@ class TaskRecord:
     retry_at: float | None
     started_at: float | None
     ended_at: float | None
+    hold: str | None = None
+    """What must be decided before it goes on; None if nothing is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,9 @@ __all__ = ["BadText", "Json", "Mapped", "dump_given", "dump_mapping", "load_mapp
 type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
 
 _MAX_DEPTH: Final = 32
+_TOO_DEEP: Final = f"nested deeper than {_MAX_DEPTH} levels"
+_LIBRARY_DEPTH: Final = "nesting depth"
+"""What newer releases of the C library say of far deeper text, before any of its events comes out."""
 _TAG: Final = "tag:yaml.org,2002:"
 _AS_TEXT: Final = frozenset({_TAG + "str", _TAG + "timestamp", _TAG + "value", _TAG + "merge"})
 """Plain words that YAML would read as something that no key of ours wants stay text."""
@@ -96,7 +99,10 @@ def load_mapping(text: str, first_line: int) -> Mapped:
         began = error.context_mark if (error.context or "").startswith("while scanning") else None
         mark = began or error.problem_mark or error.context_mark
         line = first_line + (mark.line if mark else 0)
-        raise BadText(f"not valid YAML: {error.problem or error.context}", line) from None
+        problem = error.problem or error.context or ""
+        if _LIBRARY_DEPTH in problem:
+            raise BadText(_TOO_DEEP, line) from None
+        raise BadText(f"not valid YAML: {problem}", line) from None
     except yaml.YAMLError as error:
         raise BadText(f"not valid YAML: {str(error).splitlines()[0]}", first_line) from None
     finally:
@@ -121,7 +127,7 @@ def _build(loader: "_Loader", first_line: int) -> Mapped:
             if event.tag is not None:
                 raise BadText(f"the tag {event.tag!r} is not used here", line)
             if len(stack) > _MAX_DEPTH:
-                raise BadText(f"nested deeper than {_MAX_DEPTH} levels", line)
+                raise BadText(_TOO_DEEP, line)
             stack.append(_Open(value={} if isinstance(event, yaml.MappingStartEvent) else []))
         elif isinstance(event, yaml.CollectionEndEvent):
             closed = stack.pop()

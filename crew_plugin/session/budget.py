@@ -26,9 +26,9 @@ class Budget:
     """Counts requests, those that failed too. What is due is due until it was asked for, so that it
     can wait while a submitted result is judged."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, requests: int = 0) -> None:
         self.limit = limit
-        self.requests = 0
+        self.requests = requests
         self._since: int | None = None
         self._noticed = False
 

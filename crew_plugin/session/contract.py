@@ -5,7 +5,7 @@ knows no clock, so every rung of the ladder can be tested by calling it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -132,6 +132,11 @@ class ResultContract:
     def kind(self) -> str | None:
         """The one JSON type that `data` must have; None if there are several or any will do."""
         return self._checker.kind if self._checker is not None else None
+
+    def remember(self, parts: Sequence[Section]) -> None:
+        """These were handed in before, by the same session in another process."""
+        for part in parts:
+            self._sections.keep(part)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from crew_plugin.errors import Fenced
 from crew_plugin.host import Engine, EngineCapability, Session, ToolCall
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.facts import ModelTable
-from crew_plugin.models.records import TranscriptEntry, Usage
+from crew_plugin.models.records import TranscriptEntry
+from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.session import words
 from crew_plugin.session.budget import Budget
 from crew_plugin.session.contract import Accepted, Ended, Held, Submission
@@ -35,6 +36,8 @@ __all__ = ["SUBMIT", "Course", "Reopening"]
 SUBMIT: Final = "submit_result"
 QUIET_SECONDS: Final = 0.8
 """How long an engine may take to obey before its session is left."""
+_LEAST_WALL: Final = 0.1
+"""The share of its time that a session has in any case after its process was lost."""
 _VERDICT_SECONDS: Final = 0.25
 """How long a result that is being judged is waited for, and the disk, before something is stopped."""
 
@@ -72,17 +75,19 @@ class Course:
     ) -> None:
         self.context = context
         self.engine = engine
-        self.limits = context.step.limits
-        self.ladder = Ladder(limit=self.limits.steps, reminders=rules.reminders)
+        # An attempt that goes on counts from where it was; a new one stands at nothing.
+        before = context.attempt
+        self.limits = _limits_left(context)
+        self.ladder = Ladder(limit=self.limits.steps, reminders=rules.reminders, steps=before.steps)
         self.record = Record(context, writer)
-        self.journal = Journal(self.record, context.lease, context.attempt.id)
+        self.journal = Journal(self.record, context.lease, before.id)
         self.box = room.box(context.run.id, context.task.key, wake=context.wake)
         self.box.pause = self.wait
-        self.tally = Tally(table, model=context.attempt.model_asked)
+        self.tally = Tally(table, model=before.model_asked, before=before.counts)
         self.memory = Memory()
         self.jobs = Hold(self.record, seconds=rules.jobs_seconds, wall_seconds=self.limits.wall_seconds)
         self.deadlines = Deadlines(self.limits, anyio.current_time())
-        self.budget = Budget(self.limits.requests)
+        self.budget = Budget(self.limits.requests, requests=before.usage.calls + before.counts.retries)
         self.progressing = Progress(self.limits.stuck_steps, ignored=frozenset({SUBMIT}))
         self.session: Session | None = None
         """The engine session that takes texts now."""
@@ -96,7 +101,7 @@ class Course:
         self.settled = False
         """Its result was found on the disk although nobody was told of it."""
         self.last_text = ""
-        self.usage = Usage()
+        self.usage = before.usage
         self.wants_data = False
         self.restricted = False
         """Nothing but submit_result is offered any more."""
@@ -294,7 +299,7 @@ class Course:
         self._given.append(messages)
         self.deadlines.turn_began(anyio.current_time())
         self.jobs.unpark()
-        self.record.entry("user", text)
+        self.record.entry("user", text, {"messages": list(messages)} if messages else None)
         await session.prompt(text)
 
     async def steer(self, text: str, *messages: str) -> bool:
@@ -346,3 +351,14 @@ class Course:
         if EngineCapability.RESTRICT_TOOLS in capabilities:
             force = SUBMIT if EngineCapability.FORCE_RESULT in capabilities else None
             session.restrict(frozenset({SUBMIT}), force=force)
+
+
+def _limits_left(context: AttemptContext) -> LimitsSpec:
+    """The limits of a session; one that goes on has what is left of its time. Both moments were
+    noted by the process that it was in."""
+    limits = context.step.limits
+    if not context.goes_on:
+        return limits
+    spent = max(0.0, context.attempt.last_activity_at - context.attempt.started_at)
+    left = max(limits.wall_seconds - spent, limits.wall_seconds * _LEAST_WALL)
+    return limits.model_copy(update={"wall_seconds": left})

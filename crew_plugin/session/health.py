@@ -17,16 +17,18 @@ _AT_LEAST_BETWEEN: Final = 3
 class Tally:
     """Is told what happens in a session; `counts` is written down with its progress."""
 
-    def __init__(self, table: ModelTable, *, model: str | None) -> None:
+    def __init__(self, table: ModelTable, *, model: str | None, before: Counts | None = None) -> None:
+        """`before` is what was counted of the session in another process."""
+        before = before or Counts()
         self._table = table
         self._model = model
         self._recent: deque[bool] = deque(maxlen=_RECENT)
-        self._turns = 0
-        self._tool_calls = 0
-        self._tool_errors = 0
-        self._retries = 0
-        self._compactions = 0
-        self._context = 0
+        self._turns = before.turns
+        self._tool_calls = before.tool_calls
+        self._tool_errors = before.tool_errors
+        self._retries = before.retries
+        self._compactions = before.compactions
+        self._context = before.context
         self._window = table.window_of(model)
         self._since_compaction = _AT_LEAST_BETWEEN
         self.calls_open = 0

@@ -68,10 +68,10 @@ Move = Warn | CloseWays | LastCall | Remind | GiveUp
 class Ladder:
     """Is told what a session does and says what to do about it."""
 
-    def __init__(self, *, limit: int, reminders: int) -> None:
+    def __init__(self, *, limit: int, reminders: int, steps: int = 0) -> None:
         self.limit = limit
         self.reminders = reminders
-        self.steps = 0
+        self.steps = steps
         """Model calls so far."""
         self.closing: Closing | None = None
         """Why all ways but one are closed; None while they are open."""

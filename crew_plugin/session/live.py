@@ -24,7 +24,7 @@ from crew_plugin.session.guard import Guard
 from crew_plugin.session.listen import Listener
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.memory import Memory
-from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare
+from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare, prepare_again
 from crew_plugin.session.record import usage_data
 from crew_plugin.session.scope import ResultRules, SessionScope, Toolbox
 from crew_plugin.session.shorten import shortened
@@ -238,8 +238,13 @@ class LiveSession:
         ours = [tool.name for tool in tools]
         wanted = tuple(name for name in agent.tools if name not in ours)
         theirs = await equipment.theirs(wanted, cwd)
-        prepared = await prepare(context, self._writer, course.box, [*ours, *theirs])
-        course.memory = Memory(prepared.history)
+        if context.goes_on:
+            prepared = await prepare_again(context, self._writer, course.box)
+        else:
+            prepared = await prepare(context, self._writer, course.box, [*ours, *theirs])
+        course.memory = Memory(prepared.history, after=prepared.known)
+        course.journal.touched_the_world = prepared.touched_the_world
+        contract.remember(prepared.parts)
         spec = SessionSpec(
             session_id=context.attempt.session_id,
             agent=agent.name,

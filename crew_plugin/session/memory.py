@@ -12,10 +12,10 @@ class Memory:
     """The conversation behind a session: what it began with, then its transcript; from the first
     compaction on what that kept, then what was said since."""
 
-    def __init__(self, before: Sequence[TranscriptEntry] = ()) -> None:
+    def __init__(self, before: Sequence[TranscriptEntry] = (), *, after: int = 0) -> None:
+        """`before` stands for the transcript up to its entry `after`."""
         self._base = tuple(before)
-        self._after = 0
-        """The last entry of the transcript for which the base stands."""
+        self._after = after
         self._overflows = 0
 
     def said(self, transcript: Sequence[TranscriptEntry]) -> tuple[TranscriptEntry, ...]:

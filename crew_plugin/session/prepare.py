@@ -1,5 +1,6 @@
 """From an attempt to the prompt of its session, which is kept before any model sees it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,13 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CallerError
-from crew_plugin.models.records import ArtifactRef, MessageRecord, TranscriptEntry
+from crew_plugin.models.records import (
+    ArtifactRef,
+    Effect,
+    MessageRecord,
+    SectionRecord,
+    TranscriptEntry,
+)
 from crew_plugin.session import words
 from crew_plugin.session.compact import Cut, cut
 from crew_plugin.session.contract import ResultContract
@@ -23,12 +30,14 @@ from crew_plugin.session.prompt import (
     Prompt,
     PromptInputs,
     build_prompt,
+    system_of,
     wanted_of,
 )
+from crew_plugin.session.sections import Section
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["Prepared", "contract_of", "folder_of", "prepare"]
+__all__ = ["Prepared", "contract_of", "folder_of", "prepare", "prepare_again"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,12 @@ class Prepared:
     mail: tuple[MessageRecord, ...]
     history: tuple[TranscriptEntry, ...] = ()
     """The conversation that this one goes on with."""
+    known: int = 0
+    """How much of its own transcript that stands for."""
+    parts: tuple[Section, ...] = ()
+    """The parts of a result that it has handed in already."""
+    touched_the_world: bool = False
+    """Whether it has begun a call that cannot be repeated without thought."""
 
 
 def folder_of(context: AttemptContext) -> str:
@@ -91,11 +106,48 @@ async def prepare(
         body = prompt.document().encode("utf-8", "replace")
         artifact = store.put_artifact(context.run.id, name, body, task_id=context.task.id)
         history = past.kept if past else ()
-        return Prepared(prompt=prompt, artifact=artifact, mail=mail, history=history)
+        return Prepared(prompt=prompt, artifact=artifact, mail=mail, history=history, known=len(history))
 
     prepared = await writer.run(build)
     box.heard(prepared.mail)
     return prepared
+
+
+async def prepare_again(context: AttemptContext, writer: StoreWriter, box: Mailbox) -> Prepared:
+    """What a session goes on with whose process is gone: its own prompt and conversation, as they
+    are on record, and the mail that it had not got."""
+    attempt = context.attempt
+
+    def look(store: RunStore) -> Prepared:
+        cwd = folder_of(context)
+        if not Path(cwd).is_dir():
+            raise CallerError(f"the working folder {cwd!r} of task {context.task.key!r} does not exist")
+        artifact = store.load_session(attempt.session_id).prompt
+        if artifact is None:
+            raise LookupError("there is no prompt of the session that is to go on")
+        system = system_of(store.read_artifact(artifact.sha256).decode("utf-8", "replace"))
+        entries = store.read_transcript(attempt.session_id)
+        made = cut(entries, HISTORY_CHARS)
+        return Prepared(
+            prompt=Prompt(system=system, first=words.taken_up(left_out=made.left_out)),
+            artifact=artifact,
+            mail=(),
+            history=made.kept,
+            known=entries[-1].seq if entries else 0,
+            parts=tuple(_part(store, section) for section in store.list_sections(attempt.id)),
+            touched_the_world=any(
+                call.effect is Effect.EXTERNAL for call in store.list_tool_calls(attempt.id)
+            ),
+        )
+
+    prepared = await writer.run(look)
+    box.knock()
+    return prepared
+
+
+def _part(store: RunStore, section: SectionRecord) -> Section:
+    value = json.loads(store.read_artifact(section.body.sha256))
+    return Section(label=section.label, value=value, adds=section.adds)
 
 
 def _past(store: RunStore, context: AttemptContext) -> Cut | None:

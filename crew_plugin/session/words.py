@@ -17,6 +17,7 @@ __all__ = [
     "resumed",
     "silent",
     "slow_tool",
+    "taken_up",
     "time_warning",
     "woken",
 ]
@@ -171,6 +172,17 @@ def slow_tool(name: str, seconds: float, limit: float) -> str:
     return (
         f"Your call of {name} had taken {seconds:.0f} s when this was written; at {limit:.0f} s a call is "
         "stopped. If you need more of it, ask for less at a time."
+    )
+
+
+def taken_up(*, left_out: int) -> str:
+    """What a session is told whose process died in the middle of its work."""
+    cut = f" {left_out} of its messages are left out for want of room." if left_out else ""
+    return (
+        "The process that you worked in died, and you go on in a new one. The conversation above is your "
+        f"own, as far as it was written down.{cut} A call without a result may or may not have taken effect: "
+        "look before you repeat it. Whatever you had running in the background has ended. Go on with your "
+        "task, and hand in your result when it is done."
     )
 
 

@@ -93,6 +93,40 @@ class Attempts(Questions, Retries):
             )
             return _attempt(row)
 
+    def resume_attempt(self, lease: Lease, attempt_id: str, *, actor: str) -> AttemptRecord:
+        """An open attempt goes on under this lease, with `attempt.resumed`. Counts as a dispatch if
+        no model has answered since it was resumed last."""
+        with self._change():
+            self._fence(lease)
+            attempt = self._attempt_of(lease, attempt_id)
+            task = self._task_of(lease, attempt.task_id)
+            if attempt.state in ATTEMPT_TERMINAL:
+                raise IllegalTransition("attempt", attempt_id, attempt.state, "resumed")
+            before = self._one("SELECT resumed_steps FROM attempt WHERE id = ?", (attempt_id,))[0]
+            stands = before is not None and attempt.steps <= before
+            if stands and task.dispatches >= task.max_dispatches:
+                current = f"{task.state} after {task.dispatches} of {task.max_dispatches} dispatches"
+                raise IllegalTransition("task", task.id, current, "resumed")
+            self._execute(
+                "UPDATE attempt SET epoch = ?, state = ?, resumed_steps = ?, last_activity_at = ?"
+                " WHERE id = ?",
+                (lease.epoch, AttemptState.RUNNING, attempt.steps, time.time(), attempt_id),
+            )
+            self._execute(
+                "UPDATE task SET state = ?, cause = NULL, dispatches = dispatches + ? WHERE id = ?",
+                (TaskState.RUNNING, int(stands), task.id),
+            )
+            self._append(
+                lease.run_id,
+                lease.epoch,
+                "attempt.resumed",
+                actor,
+                task_id=task.id,
+                attempt_id=attempt_id,
+                data={"key": task.key, "number": attempt.number, "steps": attempt.steps},
+            )
+            return self._attempt_of(lease, attempt_id)
+
     def open_session(
         self, lease: Lease, attempt_id: str, *, host_session: str, prompt: ArtifactRef | None
     ) -> None:

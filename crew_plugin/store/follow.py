@@ -14,9 +14,11 @@ from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["follow"]
+__all__ = ["follow", "others"]
 
 _PAUSE = 0.05
+_PAUSE_OF_OTHERS = 0.2
+"""Between two looks of a process that is open for hours."""
 _PAUSES_PER_LOOK = 20
 """How often a run is looked at although nothing changed: a supervisor that died changes nothing."""
 
@@ -49,6 +51,41 @@ async def follow(
                 return
         pauses += 1
         await anyio.sleep(_PAUSE)
+
+
+async def others(writer: StoreWriter) -> AsyncIterator[EventRecord]:
+    """What other processes append from now on, as it comes; never ends."""
+    import anyio
+
+    mine: set[int] = set()
+    unsubscribe = writer.subscribe(lambda event: mine.add(event.seq))
+    try:
+        seen, version = await writer.read(_newest)
+        while True:
+            await anyio.sleep(_PAUSE_OF_OTHERS)
+            now = await writer.read(RunStore.data_version)
+            if now == version:
+                continue
+            version = now
+            events = await writer.read(partial(_after, seen=seen))
+            # What this process committed just before is told to the subscription by now.
+            await anyio.sleep(_PAUSE)
+            for event in events:
+                seen = event.seq
+                if event.seq not in mine:
+                    yield event
+            mine.difference_update([seq for seq in mine if seq <= seen])
+    finally:
+        unsubscribe()
+
+
+def _newest(store: RunStore) -> tuple[int, int]:
+    version = store.data_version()
+    return store.last_seq(), version
+
+
+def _after(store: RunStore, *, seen: int) -> list[EventRecord]:
+    return store.tail(None, after_seq=seen)
 
 
 def _glance(store: RunStore, *, run_id: str | None, seen: int) -> _Glance:

@@ -68,6 +68,10 @@ class EventLog(Connection):
             for row in rows
         ]
 
+    def last_seq(self) -> int:
+        """The number of the newest event; 0 before the first."""
+        return int(self._one("SELECT coalesce(max(seq), 0) FROM event")[0])
+
     def _append(
         self,
         run_id: str,

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from crew_plugin.errors import IllegalTransition
@@ -105,6 +105,25 @@ class Mail(Runs):
                 self._append(run_id, epoch, "message.delivered", recipient, data={"message_id": row["id"]})
                 taken.append(_message(self._message_row(row["id"])))
             return taken
+
+    def return_messages(self, lease: Lease, recipient: str, *, kept: Collection[str] = ()) -> None:
+        """Mail that a lost session was given and that is not among those it `kept` was not delivered
+        after all: whoever comes next takes it."""
+        with self._change():
+            self._fence(lease)
+            rows = self._all(
+                "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ? ORDER BY n",
+                (lease.run_id, recipient, MessageState.DELIVERED),
+            )
+            for row in rows:
+                if row["id"] in kept:
+                    continue
+                self._execute(
+                    "UPDATE message SET state = ?, delivered_at = NULL WHERE id = ?",
+                    (MessageState.ACCEPTED, row["id"]),
+                )
+                data = {"message_id": row["id"]}
+                self._append(lease.run_id, lease.epoch, "message.returned", recipient, data=data)
 
     def _expire(self, run_id: str, recipient: str) -> None:
         """Mail that nobody took in its time is not given to anybody any more."""

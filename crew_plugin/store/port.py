@@ -13,7 +13,7 @@ for the state that is already there changes nothing, appends nothing and is no e
 a state that the table does not allow raises `IllegalTransition`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -96,14 +96,21 @@ class RunStore(Protocol):
 
     # --- lease ---
 
-    def claim(self, run_id: str, owner: Owner, *, force: bool = False) -> Lease:
+    def claim(self, run_id: str, owner: Owner, *, force: bool = False, still: int | None = None) -> Lease:
         """Take the run under a new epoch. Raises `LeaseHeld` while its owner's process lives
-        (same boot, same pid, same start time) unless `force`; a terminal run raises
+        (same boot, same pid, same start time) unless `force`, or unless its count of renewals still
+        is `still`: the caller saw it stand there for the time of a lease. A terminal run raises
         `IllegalTransition`."""
         ...
 
-    def renew(self, lease: Lease) -> int:
-        """Show that the supervisor lives. Returns the new count of renewals."""
+    def renew(self, lease: Lease, *, worked: float = 0.0) -> int:
+        """Show that the supervisor lives, and that it has driven the run for `worked` seconds more.
+        Returns the new count of renewals."""
+        ...
+
+    def note_lost(self, run_id: str, epoch: int, *, how: str, actor: str) -> bool:
+        """Note, once for each epoch, that the supervisor of a run is gone (`run.supervisor_lost`).
+        False if that is known, or not so any more."""
         ...
 
     def release(self, lease: Lease) -> None:
@@ -139,6 +146,11 @@ class RunStore(Protocol):
         """`queued` (or `running` between two attempts) -> `running`: counts the dispatch, makes
         the attempt and its session. Raises `IllegalTransition` when the dispatch cap is reached
         or another attempt of the task is open."""
+        ...
+
+    def resume_attempt(self, lease: Lease, attempt_id: str, *, actor: str) -> AttemptRecord:
+        """An open attempt goes on under this lease, with its task `running`. Counts as a dispatch if
+        no model has answered since it was resumed last; raises `IllegalTransition` at the cap."""
         ...
 
     def open_session(
@@ -191,6 +203,14 @@ class RunStore(Protocol):
     ) -> TaskRecord:
         """Move a task that has no open attempt (skip, cancel, fail), or `running <-> waiting`.
         `COMPLETED` and `RUNNING` from `queued` are not reached this way."""
+        ...
+
+    def hold_task(self, lease: Lease, task_id: str, reason: str, *, actor: str) -> TaskRecord:
+        """Nothing of the task goes on until somebody decides (`task.held`)."""
+        ...
+
+    def free_task(self, lease: Lease, task_id: str, decision: str, *, actor: str) -> TaskRecord:
+        """It was decided what becomes of a held task (`task.decided`)."""
         ...
 
     def schedule_retry(self, lease: Lease, task_id: str, at: float, *, actor: str) -> TaskRecord:
@@ -269,6 +289,11 @@ class RunStore(Protocol):
         attempt is open."""
         ...
 
+    def owe_results(self, lease: Lease) -> None:
+        """Whoever asked for the run does not wait for it any more: its results, those that are there
+        already too, are owed to its parent from now on."""
+        ...
+
     def add_section(
         self, lease: Lease, attempt_id: str, label: str, value: Any, *, adds: bool, actor: str
     ) -> SectionRecord:
@@ -332,6 +357,10 @@ class RunStore(Protocol):
     ) -> list[MessageRecord]:
         """The messages for this recipient that are still `accepted`, oldest first; they become
         `delivered`, and those whose time has passed `expired`. Kinds in `without` are left."""
+        ...
+
+    def return_messages(self, lease: Lease, recipient: str, *, kept: Collection[str] = ()) -> None:
+        """Mail that a lost session was given and did not keep is `accepted` again."""
         ...
 
     def settle_message(self, message_id: str, state: MessageState, *, reason: str | None = None) -> None:
@@ -415,6 +444,10 @@ class RunStore(Protocol):
 
     def tail(self, run_id: str | None, *, after_seq: int = 0, limit: int = 1000) -> list[EventRecord]:
         """Events of a run (or of all runs) after a sequence number, oldest first."""
+        ...
+
+    def last_seq(self) -> int:
+        """The number of the newest event; 0 before the first."""
         ...
 
     def put_artifact(

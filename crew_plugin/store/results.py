@@ -20,6 +20,18 @@ __all__ = ["Results"]
 class Results(Artifacts, Attempts):
     """Accepting and reading results."""
 
+    def owe_results(self, lease: Lease) -> None:
+        """Whoever asked for the run does not wait for it any more: from now on its results are owed
+        to the parent, those that are there already too. A run without a parent owes nothing."""
+        with self._change():
+            run = self._fence(lease)
+            if run["background"] or run["parent_host"] is None:
+                return
+            self._update_run("UPDATE run SET background = 1 WHERE id = ?", (lease.run_id,))
+            run = self._fence(lease)
+            for result in self.list_results(lease.run_id):
+                self._owe(run, lease.run_id, task_id=result.task_id, result_id=result.id)
+
     def accept_result(self, lease: Lease, attempt_id: str, result: NewResult, *, actor: str) -> ResultRecord:
         """Write an accepted result and, for a background run with a parent, its outbox row."""
         run_id = lease.run_id

@@ -26,8 +26,8 @@ class Retries(Tasks):
                 raise IllegalTransition("run", run_id, state, "opened again")
             epoch = int(row["epoch"]) + 1
             self._update_run(
-                "UPDATE run SET state = ?, cause = NULL, ended_at = NULL, epoch = ?, spec = coalesce(?, spec)"
-                " WHERE id = ?",
+                "UPDATE run SET state = ?, cause = NULL, ended_at = NULL, worked = 0, epoch = ?,"
+                " spec = coalesce(?, spec) WHERE id = ?",
                 (RunState.QUEUED, epoch, None if spec is None else text(spec), run_id),
             )
             self._append(run_id, epoch, "run.reopened", actor, data={"tasks": list(keys), "epoch": epoch})
@@ -68,7 +68,7 @@ class Retries(Tasks):
     def _queue_again(self, epoch: int, task: TaskRecord, actor: str) -> TaskRecord:
         """Somebody wants it: it may be started once more, however often it was before."""
         self._execute(
-            "UPDATE task SET state = ?, cause = NULL, retry_at = NULL, ended_at = NULL,"
+            "UPDATE task SET state = ?, cause = NULL, retry_at = NULL, ended_at = NULL, hold = NULL,"
             " max_dispatches = max(max_dispatches, dispatches + 1) WHERE id = ?",
             (TaskState.QUEUED, task.id),
         )

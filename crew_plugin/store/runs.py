@@ -146,18 +146,21 @@ class Runs(Outbox):
                 self._append(run_id, lease.epoch, "run.started", actor, data=self._how_it_runs(run_id))
             return self.load_run(run_id)
 
-    def claim(self, run_id: str, owner: Owner, *, force: bool = False) -> Lease:
-        """Take the run under a new epoch, with `run.claimed`. A lease of a dead process is free."""
+    def claim(self, run_id: str, owner: Owner, *, force: bool = False, still: int | None = None) -> Lease:
+        """Take the run under a new epoch, with `run.claimed`. The lease of a dead process is free, and
+        so is one that still shows the count of renewals at which the caller has seen it stand."""
         with self._change():
             row = self._first(
-                "SELECT state, epoch, owner_pid, owner_started, owner_boot FROM run WHERE id = ?", (run_id,)
+                "SELECT state, epoch, renewals, owner_pid, owner_started, owner_boot FROM run WHERE id = ?",
+                (run_id,),
             )
             if row is None:
                 raise self._unknown("run", run_id)
             if RunState(row["state"]) in RUN_TERMINAL:
                 raise IllegalTransition("run", run_id, row["state"], "claimed")
             before = owner_of(row)
-            if before is not None and not force and owner_alive(before):
+            expired = still is not None and row["renewals"] == still
+            if before is not None and not force and not expired and owner_alive(before):
                 raise LeaseHeld(run_id, before.pid)
             epoch = int(row["epoch"]) + 1
             self._update_run(
@@ -174,12 +177,31 @@ class Runs(Outbox):
             )
             return Lease(run_id=run_id, epoch=epoch, owner=owner)
 
-    def renew(self, lease: Lease) -> int:
-        """Show that the supervisor lives. Returns the new count of renewals."""
+    def renew(self, lease: Lease, *, worked: float = 0.0) -> int:
+        """Show that the supervisor lives and has driven the run for so many seconds more. Returns
+        the new count of renewals."""
         with self._change():
             renewals = int(self._fence(lease)["renewals"]) + 1
-            self._update_run("UPDATE run SET renewals = ? WHERE id = ?", (renewals, lease.run_id))
+            self._update_run(
+                "UPDATE run SET renewals = ?, worked = worked + ? WHERE id = ?",
+                (renewals, worked, lease.run_id),
+            )
             return renewals
+
+    def note_lost(self, run_id: str, epoch: int, *, how: str, actor: str) -> bool:
+        """Note, once for each epoch, that the supervisor of a run is gone. False if that is known, or
+        not so any more."""
+        with self._change():
+            row = self._first("SELECT state, epoch, owner_pid, lost_epoch FROM run WHERE id = ?", (run_id,))
+            if row is None:
+                raise self._unknown("run", run_id)
+            known = row["lost_epoch"] >= epoch or row["epoch"] != epoch or row["owner_pid"] is None
+            if known or RunState(row["state"]) in RUN_TERMINAL:
+                return False
+            self._update_run("UPDATE run SET lost_epoch = ? WHERE id = ?", (epoch, run_id))
+            data = {"pid": row["owner_pid"], "how": how}
+            self._append(run_id, epoch, "run.supervisor_lost", actor, data=data)
+            return True
 
     def release(self, lease: Lease) -> None:
         """Give the run up without ending it. Nothing is left to give up once it has ended."""
@@ -354,4 +376,5 @@ def _record(row: sqlite3.Row, counts: Mapping[TaskState, int]) -> RunRecord:
         task_counts=counts,
         runtime=SessionKind(row["runtime"]),
         runtime_note=row["runtime_note"],
+        worked=row["worked"],
     )

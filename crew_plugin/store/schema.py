@@ -250,9 +250,10 @@ CREATE INDEX artifact_by_body ON artifact (sha256);
 """
 
 _SECOND = """
--- recovery
--- background
--- waiting
+ALTER TABLE run ADD COLUMN worked REAL NOT NULL DEFAULT 0;
+ALTER TABLE run ADD COLUMN lost_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE task ADD COLUMN hold TEXT;
+ALTER TABLE attempt ADD COLUMN resumed_steps INTEGER;
 CREATE TABLE question (
     n INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -273,7 +274,6 @@ CREATE TABLE question (
 CREATE INDEX question_by_run ON question (run_id, state);
 CREATE INDEX question_by_state ON question (state);
 CREATE UNIQUE INDEX question_open ON question (attempt_id) WHERE state = 'open';
--- upkeep
 """
 
 MIGRATIONS = (_FIRST, _SECOND)

@@ -154,6 +154,26 @@ class Tasks(Runs):
             self._bury_mail(lease.run_id, lease.epoch, f"{task.key} never started ({to})", task.key)
         return _task(row)
 
+    def hold_task(self, lease: Lease, task_id: str, reason: str, *, actor: str) -> TaskRecord:
+        """Nothing of the task goes on until somebody decides, with `task.held`."""
+        with self._change():
+            self._fence(lease)
+            task = self._task_of(lease, task_id)
+            self._execute("UPDATE task SET hold = ? WHERE id = ?", (text(reason), task_id))
+            data = {"key": task.key, "reason": text(reason)}
+            self._append(lease.run_id, lease.epoch, "task.held", actor, task_id=task_id, data=data)
+            return self._task_of(lease, task_id)
+
+    def free_task(self, lease: Lease, task_id: str, decision: str, *, actor: str) -> TaskRecord:
+        """It was decided what becomes of a held task, with `task.decided`."""
+        with self._change():
+            self._fence(lease)
+            task = self._task_of(lease, task_id)
+            self._execute("UPDATE task SET hold = NULL WHERE id = ?", (task_id,))
+            data = {"key": task.key, "decision": decision}
+            self._append(lease.run_id, lease.epoch, "task.decided", actor, task_id=task_id, data=data)
+            return self._task_of(lease, task_id)
+
     def _pause(
         self,
         lease: Lease,
@@ -208,6 +228,7 @@ def _task(row: sqlite3.Row) -> TaskRecord:
         attempt_id=row["attempt_id"],
         attempts=row["attempts"],
         retry_at=row["retry_at"],
+        hold=row["hold"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
     )

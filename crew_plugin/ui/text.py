@@ -199,6 +199,8 @@ def status_text(view: RunView) -> str:
 
 def task_note(task: TaskView) -> str:
     """What there is to say about a task in one line."""
+    if task.hold:
+        return one_line(f"to be decided (continue, restart or fail): {task.hold}", 160)
     if task.now:
         return one_line(task.now, 80)
     if task.waits_for:
@@ -219,7 +221,7 @@ def _why(row: RunRow) -> str:
         pid = f" (process {row.owner.pid})" if row.owner else ""
         return (
             f"its supervisor{pid} is gone; the store still says {row.state}. Finished results are kept; "
-            "cancel the run to close it"
+            "resume the run to go on with it, or cancel it to close it"
         )
     return f"cause: {row.cause}" if row.cause is not None else ""
 

@@ -33,6 +33,7 @@ from crew_plugin.store.port import RunStore
 
 __all__ = [
     "DRY_RUN",
+    "HELD",
     "LOST",
     "ResultView",
     "RunRow",
@@ -60,6 +61,9 @@ LOST = "lost"
 
 DRY_RUN = "dry run"
 """Shown for what wrote prompts and asked no model: neither a result nor a failure."""
+
+HELD: Final = "held"
+"""Shown for a task that goes on only when somebody has decided how."""
 
 INLINE_LIMIT: Final = 100_000
 """Characters of a summary, of data or of a last text that stand in JSON."""
@@ -110,6 +114,8 @@ class TaskView:
     ended_at: float | None
     elapsed: float | None
     retry_at: float | None
+    hold: str | None
+    """What must be decided before it goes on."""
 
     def as_json(self) -> dict[str, Any]:
         """The stable shape that `--json` prints."""
@@ -140,6 +146,7 @@ class TaskView:
             "started_at": self.started_at,
             "ended_at": self.ended_at,
             "elapsed": self.elapsed,
+            "hold": self.hold,
         }
 
 
@@ -496,7 +503,7 @@ def _task(
         role=record.role,
         agent=record.agent,
         state=record.state,
-        shown_state=_shown_task(record, lost=lost and under_way),
+        shown_state=_shown_task(record, lost=lost and under_way, held=record.hold is not None and under_way),
         cause=record.cause,
         optional=record.optional,
         depends_on=record.depends_on,
@@ -515,12 +522,15 @@ def _task(
         ended_at=record.ended_at,
         elapsed=_elapsed(record, newest, lost=lost, now=now),
         retry_at=record.retry_at if under_way else None,
+        hold=record.hold if under_way else None,
     )
 
 
-def _shown_task(record: TaskRecord, *, lost: bool) -> str:
+def _shown_task(record: TaskRecord, *, lost: bool, held: bool) -> str:
     if _was_dry(record.cause):
         return DRY_RUN
+    if held:
+        return HELD
     return LOST if lost else str(record.state)
 
 

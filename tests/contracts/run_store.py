@@ -361,6 +361,99 @@ class RunStoreContract:
         assert lease.epoch == 2
         assert store.load_run(run.id).owner == current_owner()
 
+    def test_a_lease_that_stood_still_can_be_claimed_from_a_living_process(
+        self, store: RunStore, live_owner: Owner
+    ) -> None:
+        run = create(store)
+        held = store.claim(run.id, live_owner)
+        seen = store.load_run(run.id).renewals
+        store.renew(held, worked=2.5)
+
+        with pytest.raises(LeaseHeld):
+            store.claim(run.id, current_owner(), still=seen)
+        lease = store.claim(run.id, current_owner(), still=seen + 1)
+
+        assert lease.epoch == held.epoch + 1
+        assert store.load_run(run.id).worked == 2.5
+        with pytest.raises(Fenced):
+            store.renew(held)
+
+    def test_a_lost_supervisor_is_noted_once_for_each_epoch(self, store: RunStore, dead_owner: Owner) -> None:
+        run = create(store)
+        store.claim(run.id, dead_owner)
+
+        noted = [store.note_lost(run.id, 1, how="gone", actor="x") for _ in range(2)]
+        store.claim(run.id, dead_owner)
+        late = store.note_lost(run.id, 1, how="gone", actor="x")
+        again = store.note_lost(run.id, 2, how="gone", actor="x")
+
+        assert (noted, late, again) == ([True, False], False, True)
+        lost = [event.epoch for event in store.tail(run.id) if event.type == "run.supervisor_lost"]
+        assert lost == [1, 2]
+
+    def test_an_attempt_goes_on_under_a_new_lease_and_counts_only_without_progress(
+        self, store: RunStore, dead_owner: Owner
+    ) -> None:
+        run = create(store)
+        lost = store.claim(run.id, dead_owner)
+        store.transition_run(lost, RunState.RUNNING, actor="supervisor")
+        attempt = start(store, lost)
+        lease = store.claim(run.id, current_owner())
+
+        dispatches: list[int] = []
+        for steps in (1, 2, 2):
+            store.touch_attempt(lease, attempt.id, usage=Usage(calls=steps), steps=steps, model_used=None)
+            resumed = store.resume_attempt(lease, attempt.id, actor="supervisor")
+            dispatches.append(store.load_task(run.id, "one").dispatches)
+
+        assert (resumed.id, resumed.epoch, resumed.steps) == (attempt.id, lease.epoch, 2)
+        assert dispatches == [1, 1, 2]
+        with pytest.raises(Fenced):
+            store.resume_attempt(lost, attempt.id, actor="supervisor")
+        store.resume_attempt(lease, attempt.id, actor="supervisor")
+        with pytest.raises(IllegalTransition, match="3 of 3 dispatches"):
+            store.resume_attempt(lease, attempt.id, actor="supervisor")
+
+    def test_a_task_is_held_until_somebody_decides(self, store: RunStore) -> None:
+        lease = running(store)
+        task = start(store, lease).task_id
+
+        held = store.hold_task(lease, task, "what about the mail?", actor="supervisor")
+        free = store.free_task(lease, task, "continue", actor="operator")
+
+        assert (held.hold, free.hold) == ("what about the mail?", None)
+        told = [(event.type, event.actor) for event in store.tail(lease.run_id)[-2:]]
+        assert told == [("task.held", "supervisor"), ("task.decided", "operator")]
+
+    def test_mail_that_a_lost_session_did_not_keep_is_taken_again(self, store: RunStore) -> None:
+        lease = running(store)
+        sent = [
+            store.send_message(
+                lease.run_id, sender="parent", recipient="one", kind=MessageKind.MESSAGE, body=text
+            )
+            for text in ("kept", "lost")
+        ]
+        store.take_messages(lease.run_id, "one")
+
+        store.return_messages(lease, "one", kept={sent[0].id})
+
+        assert [message.body for message in store.take_messages(lease.run_id, "one")] == ["lost"]
+
+    def test_results_of_a_run_that_nobody_waits_for_any_more_are_owed(self, store: RunStore) -> None:
+        run = store.create_run(new_run(parent=PARENT), [new_task("one"), new_task("two")], actor="cli")
+        lease = store.claim(run.id, current_owner())
+        store.transition_run(lease, RunState.RUNNING, actor="supervisor")
+        complete(store, lease)
+        before = store.list_deliveries(run_id=run.id)
+
+        for _ in range(2):
+            store.owe_results(lease)
+        complete(store, lease, "two")
+
+        owed = [delivery.task_id for delivery in store.list_deliveries(run_id=run.id)]
+        assert before == []
+        assert owed == [store.load_task(run.id, key).id for key in ("one", "two")]
+
     @pytest.mark.parametrize("changes", [{"started": 1.0}, {"boot_id": "another boot"}])
     def test_a_pid_that_belongs_to_another_process_by_now_holds_nothing(
         self, store: RunStore, changes: dict[str, float | str]
@@ -1101,7 +1194,7 @@ class RunStoreContract:
 
         with store.transaction():
             note("before")
-            with pytest.raises(ZeroDivisionError), store.transaction():
+            with pytest.raises(ZeroDivisionError), store.transaction():  # noqa: PT012 - a block is what is undone
                 note("undone")
                 raise ZeroDivisionError
             note("after")
@@ -1120,7 +1213,7 @@ class RunStoreContract:
 
         with store.transaction():
             before = state()
-            with pytest.raises(ZeroDivisionError), store.transaction():
+            with pytest.raises(ZeroDivisionError), store.transaction():  # noqa: PT012 - a block is what is undone
                 store.transition_task(lease, task.id, TaskState.SKIPPED, actor="x")
                 undone = state()
                 raise ZeroDivisionError

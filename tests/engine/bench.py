@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from crew_plugin.engine.snapshot import RetryPolicy
-from crew_plugin.engine.supervisor import Supervisor
+from crew_plugin.engine.supervisor import RecoveryPolicy, Supervisor
 from crew_plugin.models.records import EventRecord, RunRecord, TaskRecord
 from crew_plugin.models.spec import AgentSpec, RunSpec, StepSpec
 from crew_plugin.models.states import SessionKind, TaskState
@@ -52,6 +52,7 @@ async def open_bench(
     process_width: int = 32,
     retry: RetryPolicy | None = None,
     hook_seconds: float = 10,
+    recovery: RecoveryPolicy | None = None,
 ) -> AsyncIterator[Bench]:
     """A bench whose supervisor is running."""
     hooks = build_hooks()
@@ -69,6 +70,7 @@ async def open_bench(
             hook_seconds=hook_seconds,
             process_width=process_width,
             retry=retry or RetryPolicy(delay=0.01),
+            recovery=recovery,
         )
         await stack.enter_async_context(supervisor.running())
         yield Bench(writer, runner, supervisor)

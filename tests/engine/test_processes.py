@@ -9,16 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from crew_plugin.engine.cancel import CancelOutcome
 from crew_plugin.engine.steer import Order, Say
+from crew_plugin.engine.supervisor import RecoveryPolicy
+from crew_plugin.errors import CallerError, LeaseHeld
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.states import AttemptState, RunState, TaskState
+from crew_plugin.models.states import RUN_TERMINAL, AttemptState, RunState, TaskState
 from crew_plugin.project import Project
-from tests.engine.bench import open_bench
+from crew_plugin.testing.fake_runner import hangs, submits
+from tests.engine.bench import Bench, open_bench
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +138,58 @@ async def test_waiting_sees_the_end_of_a_run_in_another_process(project: Project
                 group.start_soon(wait)
                 await bench.supervisor.cancel(other.run_id, cause=ENOUGH, actor="operator", force=True)
         assert ended == [RunState.CANCELLED]
+
+
+async def test_a_run_of_a_dead_process_is_taken_over_where_the_settings_say_so(project: Project) -> None:
+    auto = RecoveryPolicy(takes_over=True, lease_seconds=0.2)
+    async with supervising(project) as other:
+        await other.kill()
+        async with open_bench(project, default=submits("after all"), recovery=auto) as bench:
+            with anyio.fail_after(10):
+                ended = await _ended(bench, other.run_id)
+            events = await bench.events(other.run_id)
+            results = await bench.writer.read(lambda store: store.list_results(other.run_id))
+    assert ended is RunState.COMPLETED
+    assert [result.summary for result in results] == ["kept", "after all", "after all"]
+    told = [event.type for event in events]
+    assert told.count("run.supervisor_lost") == 1
+    assert [event.data["verdict"] for event in events if event.type == "attempt.triaged"] == ["replayable"]
+
+
+async def test_a_lost_run_waits_for_somebody_where_the_settings_say_so(project: Project) -> None:
+    async with supervising(project) as other:
+        await other.kill()
+        async with open_bench(project, recovery=RecoveryPolicy(lease_seconds=0.1)) as bench:
+            with anyio.fail_after(10):
+                while not await bench.events(other.run_id, "run.supervisor_lost"):
+                    await anyio.lowlevel.checkpoint()
+            run = await bench.writer.read(lambda store: store.load_run(other.run_id))
+            assert (run.state, run.epoch) == (RunState.RUNNING, 1)
+            # Somebody resumes it, and a second one at the same time: one of them has it.
+            bench.runner.default = submits("after all")
+            adopted = await bench.supervisor.adopt(other.run_id)
+            assert (await bench.supervisor.execute(adopted.id)).state is RunState.COMPLETED
+            with pytest.raises(CallerError, match="has ended"):
+                await bench.supervisor.adopt(other.run_id)
+
+
+async def test_two_that_take_the_same_run_do_not_both_get_it(project: Project) -> None:
+    async with supervising(project) as other:
+        await other.kill()
+        async with open_bench(project, default=hangs()) as one, open_bench(project) as two:
+            for bench in (one, two):
+                await bench.supervisor.adopt(other.run_id)
+            one.supervisor.start(other.run_id)
+            with anyio.fail_after(5):
+                while not await one.events(other.run_id, "attempt.triaged"):
+                    await anyio.lowlevel.checkpoint()
+                with pytest.raises(LeaseHeld):
+                    await two.supervisor.execute(other.run_id)
+
+
+async def _ended(bench: Bench, run_id: str) -> RunState:
+    while True:
+        run = await bench.writer.read(lambda store: store.load_run(run_id))
+        if run.state in RUN_TERMINAL:
+            return run.state
+        await anyio.lowlevel.checkpoint()

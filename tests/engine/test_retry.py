@@ -1,17 +1,25 @@
 """Explicit retries: what failed is tried again, what is finished stays."""
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from crew_plugin.engine.retry import Again
 from crew_plugin.errors import CallerError, Fenced, InvalidValue, NotAllowed
-from crew_plugin.models.records import ParentRef
+from crew_plugin.models.records import Lease, ParentRef
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.project import Project
+from crew_plugin.store.liveness import current_owner
 from crew_plugin.testing.fake_runner import fails, gate, in_turn, submits
-from tests.engine.bench import open_bench, spec_of, step
+from tests.engine.bench import Bench, open_bench, spec_of, step
 
 pytestmark = pytest.mark.anyio
+
+
+async def stands(bench: Bench, run_id: str, state: TaskState) -> None:
+    """Return when task `a` stands there."""
+    while (await bench.states(run_id))["a"] is not state:
+        await anyio.lowlevel.checkpoint()
 
 
 async def test_a_retried_task_gets_a_new_attempt_and_what_was_skipped_comes_after_it(
@@ -78,12 +86,10 @@ async def test_a_task_of_a_run_that_goes_on_is_retried_in_place(project: Project
         run = await bench.submit(spec_of(step("a"), step("slow")), background=True)
         bench.supervisor.start(run.id)
         with anyio.fail_after(20):
-            while (await bench.states(run.id))["a"] is not TaskState.FAILED:
-                await anyio.sleep(0.005)
+            await stands(bench, run.id, TaskState.FAILED)
             retried = await bench.supervisor.retry(Again(run=run.id, actor="operator", force=True))
             assert (retried.tasks, retried.in_place) == (("a",), True)
-            while (await bench.states(run.id))["a"] is not TaskState.COMPLETED:
-                await anyio.sleep(0.005)
+            await stands(bench, run.id, TaskState.COMPLETED)
             opened.set()
             assert (await bench.supervisor.wait(run.id, None)).state is RunState.COMPLETED
         (applied,) = await bench.events(run.id, "control.applied")
@@ -112,9 +118,6 @@ async def test_what_cannot_be_retried_is_refused_with_what_can_and_nothing_chang
 async def test_whoever_drove_the_run_before_it_was_opened_again_is_fenced(project: Project) -> None:
     async with open_bench(project, {"a": in_turn(fails(), submits())}) as bench:
         run = await bench.execute(spec_of(step("a")))
-        from crew_plugin.models.records import Lease
-        from crew_plugin.store.liveness import current_owner
-
         old = Lease(run_id=run.id, epoch=run.epoch, owner=current_owner())
         await bench.supervisor.retry(Again(run=run.id, actor="operator"))
         with pytest.raises(Fenced):

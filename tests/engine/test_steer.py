@@ -148,14 +148,14 @@ async def test_a_woken_session_waits_for_a_slot_and_the_end_of_its_run_for_it(pr
 
 
 async def test_a_run_that_is_stopped_does_not_wait_for_who_was_woken(project: Project) -> None:
-    listening, awake = Listening(), anyio.Event()
+    listening, awake, finish = Listening(), anyio.Event(), anyio.Event()
 
     async def never_ends(attempt: FakeAttempt) -> Outcome:
         awake.set()
         await anyio.sleep_forever()
         raise AssertionError("never reached")
 
-    async with open_bench(project, {"a": listening, "b": submits()}, process_width=1) as bench:
+    async with open_bench(project, {"a": listening, "b": gate(finish, submits())}) as bench:
         bench.runner.awake = never_ends
         with anyio.fail_after(5):
             order = await begin(bench, listening, "b")
@@ -164,6 +164,7 @@ async def test_a_run_that_is_stopped_does_not_wait_for_who_was_woken(project: Pr
                 report = await bench.supervisor.order(replace(order, text=text))
                 assert report.receipt.outcome is ReceiptOutcome.WOKEN
                 await awake.wait()
+                finish.set()
             await bench.supervisor.cancel(order.run_id, cause=ENOUGH, actor="operator")
             assert (await bench.supervisor.wait(order.run_id, None)).state in (
                 RunState.COMPLETED,

@@ -134,6 +134,7 @@ def framework_with_crew(folder: Path, monkeypatch: pytest.MonkeyPatch, base_url:
     project.mkdir(parents=True, exist_ok=True)
     (project / "app.py").write_text("def login(name):\n    return True\n", encoding="utf-8")
     (project / ".crew").mkdir(exist_ok=True)
+    monkeypatch.setenv("CREW_RUNTIME__BACKGROUND", "host")  # runs stay where they can be looked at
     monkeypatch.setenv("BUB_HOME", str(folder / "bub"))
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))

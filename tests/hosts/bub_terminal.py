@@ -54,6 +54,8 @@ class BubHome:
             "TERM": "xterm-256color",
             "NO_PROXY": "127.0.0.1,localhost",
             "PROMPT_TOOLKIT_NO_CPR": "1",
+            # A host of its own for each run takes seconds; what is said of it is tested on its own.
+            "CREW_RUNTIME__BACKGROUND": "host",
         }
         if self.base_url is not None:
             env |= {"BUB_MODEL": "openai:scripted", "BUB_API_KEY": "test", "BUB_API_BASE": self.base_url}

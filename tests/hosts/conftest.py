@@ -36,6 +36,8 @@ def bub_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("BUB_HOME", str(home))
     monkeypatch.setenv("BUB_MODEL", "openai:scripted")
     monkeypatch.setenv("BUB_API_KEY", "test")
+    # Runs in the background stay here, where their sessions can be looked at.
+    monkeypatch.setenv("CREW_RUNTIME__BACKGROUND", "host")
     yield home
     configure.load(home / "none.yml")
 

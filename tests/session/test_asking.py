@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from crew_plugin.engine.ports import Outcome
@@ -41,7 +42,7 @@ def asks(**question: Any) -> Callable[[Conversation], Reply]:
 async def asked(stage: Stage) -> QuestionRecord:
     """The question, once it stands in the store."""
     while not (found := await stage.writer.read(lambda store: store.list_questions(stage.run.id))):
-        await anyio.sleep(0.005)
+        await anyio.lowlevel.checkpoint()
     return found[-1]
 
 
@@ -114,7 +115,7 @@ async def test_without_an_answer_in_time_it_goes_on_with_its_default(make_stage:
 
     async def nothing(question: QuestionRecord, _: Any) -> None:
         while (await asked(stage)).state is QuestionState.OPEN:
-            await anyio.sleep(0.005)
+            await anyio.lowlevel.checkpoint()
         with pytest.raises(NotAllowed, match="expired, nobody answered"):
             await stage.writer.run(lambda store: store.answer_question(question.id, "x", by="operator"))
 

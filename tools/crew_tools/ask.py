@@ -5,7 +5,7 @@ from typing import Any, Final, cast
 
 from crew_plugin.errors import CallerError, InvalidValue
 from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
-from crew_plugin.models.questions import QuestionRecord, QuestionState
+from crew_plugin.models.questions import told_to_session
 from crew_plugin.models.records import Effect
 from crew_plugin.session.scope import SessionScope
 
@@ -48,7 +48,7 @@ def ask_tool(scope: SessionScope) -> ToolSpec:
         except CallerError as error:
             raise ToolError(str(error)) from error
         return ToolOutput(
-            text=_told(question), details={"question_id": question.id, "state": str(question.state)}
+            text=told_to_session(question), details={"question_id": question.id, "state": str(question.state)}
         )
 
     return ToolSpec(
@@ -58,22 +58,6 @@ def ask_tool(scope: SessionScope) -> ToolSpec:
         execute=execute,
         effect=Effect.IDEMPOTENT,
     )
-
-
-def _told(question: QuestionRecord) -> str:
-    if question.state is QuestionState.ANSWERED:
-        return f"The answer ({question.by}): {question.answer}"
-    if question.state is QuestionState.WITHDRAWN:
-        return (
-            f"No answer: {question.reason}. You see it at this step; if you still need the answer after it, "
-            "ask again."
-        )
-    going_on = (
-        f"Go on with your default: {question.default}"
-        if question.default is not None
-        else "Take the most plausible reading, go on, and name the assumption in your summary."
-    )
-    return f"No answer: {question.reason}. {going_on}"
 
 
 def _question(arguments: Mapping[str, Any]) -> str:

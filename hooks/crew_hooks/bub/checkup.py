@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from crew_plugin.cli.hosting import HostReport, KeyState
+from crew_plugin.hosting import HostReport, KeyState
 
 if TYPE_CHECKING:
     from bub.builtin.settings import AgentSettings

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from crew_plugin.models.records import DeliveryRecord, DeliveryState, EventRecord, Owner, ParentRef
 from crew_plugin.models.states import RUN_TERMINAL
+from crew_plugin.store.follow import others
 
 if TYPE_CHECKING:
     from bub.channels.message import ChannelMessage
@@ -85,8 +86,15 @@ class Delivery:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             pump = group.create_task(self._pump(), name="crew-delivery")
             stack.callback(pump.cancel)
+            watch = group.create_task(self._watch_others(), name="crew-delivery-others")
+            stack.callback(watch.cancel)
             stack.callback(self._crew.writer.subscribe(self._saw))
             yield
+
+    async def _watch_others(self) -> None:
+        """Hear of runs that supervisors of their own have driven to their end."""
+        async for event in others(self._crew.writer):
+            self._saw(event)
 
     def _saw(self, event: EventRecord) -> None:
         if event.type in _ENDED:

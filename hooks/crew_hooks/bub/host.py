@@ -183,8 +183,9 @@ async def compose(
     from crew_hooks.bub.engine import BubEngine, mcp_times
     from crew_plugin.config import load_settings
     from crew_plugin.crew import Crew
+    from crew_plugin.detached.start import can_detach
     from crew_plugin.engine.provider_gate import ProviderGates
-    from crew_plugin.engine.supervisor import Supervisor
+    from crew_plugin.engine.supervisor import RecoveryPolicy, Supervisor
     from crew_plugin.models.states import SessionKind
     from crew_plugin.plugins import load_hooks
     from crew_plugin.resources import is_trusted
@@ -227,6 +228,9 @@ async def compose(
             process_width=settings.limits.process_sessions,
             run_width=settings.limits.width,
             max_dispatches=settings.limits.max_dispatches,
+            recovery=RecoveryPolicy(
+                takes_over=settings.recovery.policy == "auto", lease_seconds=settings.recovery.lease_seconds
+            ),
             capabilities=engine.capabilities,
             host=identify(framework),
         )
@@ -238,6 +242,7 @@ async def compose(
             supervisor=supervisor,
             engine=engine,
             hooks=hooks,
+            detaches=settings.runtime.background == "detached" and can_detach(),
         )
 
 

@@ -9,6 +9,7 @@ import anyio
 
 from crew_plugin.errors import CrewError
 from crew_plugin.models.records import EventRecord, ParentRef
+from crew_plugin.store.follow import others
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -60,10 +61,16 @@ class Progress:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._pump)
+                group.start_soon(self._watch_others)
                 yield
                 group.cancel_scope.cancel()
         finally:
             unsubscribe()
+
+    async def _watch_others(self) -> None:
+        """See what supervisors of their own do for the chats of this process."""
+        async for event in others(self._crew.writer):
+            self._saw(event)
 
     def line(self, parent: ParentRef, text: str) -> None:
         """Print a line soon."""
@@ -134,15 +141,23 @@ def _lost(store: "RunStore", session: str) -> list[tuple[ParentRef, str]]:
     asked = ParentRef(host="bub", session=session)
     rows = run_rows(store, states=active, limit=_LOOKED_AT, parent=asked)
     lost = [row.id for row in rows if row.shown_state == LOST]
-    lines = [f"run {ident} was lost with its process; ,team cancel {ident} closes it" for ident in lost]
+    lines = [
+        f"run {ident} was lost with its process; ,team resume {ident} goes on with it, "
+        f",team cancel {ident} closes it"
+        for ident in lost
+    ]
     if len(lines) > _LOST_LINES:
         lines[_LOST_LINES:] = [f"and {len(lines) - _LOST_LINES} more; ,team list run shows them"]
     return [(store.load_run(lost[0]).parent or asked, line) for line in lines]
 
 
 def _look_up(store: "RunStore", run_id: str) -> _Run:
+    from crew_hooks.bub.delivery import process_text
+    from crew_plugin.store.liveness import current_owner
     from crew_plugin.ui.views import task_names
 
     run = store.load_run(run_id)
-    # A waiting tool call tells of its run itself.
-    return _Run(run.parent if run.background else None, task_names(store, run_id))
+    me = current_owner()
+    mine = run.owner == me or (run.parent is not None and run.parent.route.get("process") == process_text(me))
+    # A waiting tool call tells of its run itself, and a chat of another process of its own.
+    return _Run(run.parent if run.background and mine else None, task_names(store, run_id))

@@ -19,6 +19,7 @@ from crew_hooks.bub.compat.runner import ModelFailed
 from crew_hooks.bub.jobs import Jobs
 from crew_hooks.bub.strays import end_strays
 from crew_hooks.bub.toolset import HostTools, Toolset
+from crew_plugin.engine.orphans import OWNER_VARIABLE, owner_mark
 from crew_plugin.errors import EngineError
 from crew_plugin.host import (
     Job,
@@ -40,6 +41,7 @@ from crew_plugin.mcp.names import Access
 from crew_plugin.mcp.proxy import McpProxy
 from crew_plugin.models.causes import Cause
 from crew_plugin.session.history import said_before
+from crew_plugin.store.liveness import current_owner
 
 __all__ = ["SESSION_PREFIX", "BubSession"]
 
@@ -193,7 +195,11 @@ class BubSession:
             stall_seconds=spec.limits.idle_seconds * _STALL_SHARE,
         )
         marks = {f"CREW_{name.upper()}": value for name, value in spec.identity.items()}
-        self._marks = {**marks, "CREW_SESSION": spec.session_id}
+        self._marks = {
+            **marks,
+            "CREW_SESSION": spec.session_id,
+            OWNER_VARIABLE: owner_mark(current_owner()),
+        }
         self._environment = await self._stack.enter_async_context(
             compat.owned_environment(self._bridge, self._id, spec.cwd, self._marks)
         )

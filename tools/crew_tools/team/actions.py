@@ -98,8 +98,8 @@ _ALL: Final = (
     ),
     Action(
         name="resume",
-        summary="Go on with an agent of an ended run: it remembers its conversation and hands in a new "
-        "result.",
+        summary="Go on with a run whose process is gone (no goal), or with an agent of an ended run: it "
+        "remembers its conversation and hands in a new result.",
         example='action="resume", run_id="last", goal="And the same for src/session.py?"',
         cli='crew resume last "and the same for src/session.py?"',
         module="crew_tools.team.resume",

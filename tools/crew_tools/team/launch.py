@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crew_plugin.errors import InvalidValue
+from crew_plugin.errors import HostUnsupported, InvalidValue
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.records import RunRecord
 from crew_tools.progress import progress
 from crew_tools.team.answer import read_answer
+from crew_tools.team.collect import collect
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -66,6 +67,17 @@ async def planned_by(plan: "Callable[[], RunSpec]") -> "RunSpec":
     return await anyio.to_thread.run_sync(plan)
 
 
+async def go_on(crew: "Crew", run: RunRecord, context: ToolContext, *, background: bool) -> ToolOutput:
+    """Execute a run that was adopted, awaited or in the background."""
+    if background and context.can_deliver_later:
+        crew.supervisor.start(run.id)
+        text = f"run {run.id} goes on in the background; its results come to whoever asked for it."
+        return ToolOutput(text=text, details={"run_id": run.id, "background": True})
+    async with progress(crew, run.id, context):
+        await crew.supervisor.execute(run.id)
+    return await collect(crew, run.id, context)
+
+
 async def launch(
     crew: "Crew", spec: "RunSpec", context: ToolContext, *, background: bool, width: int | None = None
 ) -> ToolOutput:
@@ -81,8 +93,7 @@ async def launch(
     later = background and context.can_deliver_later and context.parent is not None and not dry
     run = await crew.supervisor.submit(spec, parent=context.parent, background=later, actor=actor_of(context))
     if later:
-        crew.supervisor.start(run.id)
-        return _started(run, spec, narrowed, by_hand=context.by_hand)
+        return await _in_background(crew, run, spec, narrowed, by_hand=context.by_hand)
     async with progress(crew, run.id, context):
         await crew.supervisor.execute(run.id)
     answer = await crew.writer.read(lambda store: read_answer(store, run.id))
@@ -92,27 +103,23 @@ async def launch(
     )
 
 
-async def go_on(
-    crew: "Crew", run_id: str, said: str, context: ToolContext, *, background: bool
+async def _in_background(
+    crew: "Crew", run: RunRecord, spec: "RunSpec", narrowed: str, *, by_hand: bool
 ) -> ToolOutput:
-    """Drive a run that is open again. `said` comes before what there is to say of it."""
-    run = await crew.writer.read(lambda store: store.load_run(run_id))
-    # Only a run that was written down for the background owes its results to a conversation.
-    later = background and run.background and context.can_deliver_later and context.parent is not None
-    if later:
-        crew.supervisor.start(run.id)
-        return ToolOutput(
-            text=f"{said}run {run.id} goes on in the background. "
-            + (_TO_A_PERSON if context.by_hand else _TO_A_MODEL),
-            details={"run_id": run.id, "state": str(run.state), "background": True},
-        )
-    async with progress(crew, run.id, context):
-        await crew.supervisor.execute(run.id)
-    answer = await crew.writer.read(lambda store: read_answer(store, run.id))
-    return ToolOutput(
-        text=said + answer.text,
-        details={"run_id": run.id, "state": answer.view.shown_state, "background": False},
-    )
+    """In a process of its own that outlives the host, or, where there can be none, in the host's."""
+    if crew.detaches:
+        try:
+            detached = await crew.detach(run.id)
+        except HostUnsupported as error:
+            where = f"({error}; it ends with this process.)\n"
+        else:
+            owner = detached.run.owner
+            pid = f" (process {owner.pid})" if owner else ""
+            where = f"(It goes on when this process is closed{pid}; log: {detached.log}.)\n"
+            return _started(run, spec, narrowed + where, by_hand=by_hand)
+        narrowed += where
+    crew.supervisor.start(run.id)
+    return _started(run, spec, narrowed, by_hand=by_hand)
 
 
 def _started(run: RunRecord, spec: "RunSpec", narrowed: str, *, by_hand: bool) -> ToolOutput:

@@ -1,4 +1,4 @@
-"""`resume`: go on with an agent that has ended, with all that it knows."""
+"""`resume`: go on with a run whose process is gone, or with an agent that has ended, with all it knows."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,7 @@ from pydantic import AliasChoices, Field
 
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_tools.params import Params
-from crew_tools.team.launch import launch
+from crew_tools.team.launch import actor_of, go_on, launch
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -21,9 +21,16 @@ class ResumeParams(Params):
 
     run_id: str = Field(description="A run that has ended, or RUN/TASK; `last` is the newest.")
     task_id: str | None = Field(default=None, description="The task, where the run had several.")
-    goal: str = Field(
+    goal: str | None = Field(
+        default=None,
         validation_alias=AliasChoices("goal", "prompt", "message", "task"),
-        description="What it is to do now. It remembers its earlier conversation.",
+        description="For one agent: what it is to do now; it remembers its earlier conversation. Left out to "
+        "go on with a whole run whose process is gone.",
+    )
+    decide: str | None = Field(
+        default=None,
+        description="What becomes of held tasks: TASK=continue, TASK=restart or TASK=fail, with commas "
+        "between. Ask the user: a call that was cut off may have taken effect.",
     )
     background: bool = Field(
         default=False,
@@ -36,9 +43,21 @@ PARAMETERS = ResumeParams
 
 
 async def act(crew: "Crew", params: ResumeParams, context: ToolContext) -> ToolOutput:
-    """Plan a run that goes on with the agent, and launch it."""
+    """Go on with the run, or plan one that goes on with the agent, and launch it."""
+    if params.goal is None:
+        return await _taken_over(crew, params, context)
     spec = await resumed(crew, params.run_id, params.task_id, params.goal)
     return await launch(crew, spec, context, background=params.background)
+
+
+async def _taken_over(crew: "Crew", params: ResumeParams, context: ToolContext) -> ToolOutput:
+    from crew_plugin.engine.resume import decisions_of, find_interrupted
+    from crew_plugin.engine.takeover import TakeOver
+
+    how = TakeOver(decisions=decisions_of(params.decide or ""), actor=actor_of(context))
+    run = await crew.writer.read(lambda store: find_interrupted(store, params.run_id))
+    run = await crew.supervisor.adopt(run.id, how)
+    return await go_on(crew, run, context, background=params.background)
 
 
 async def resumed(crew: "Crew", run: str, task: str | None, text: str) -> "RunSpec":

@@ -60,7 +60,10 @@ async def act(crew: "Crew", params: RetryParams, context: ToolContext) -> ToolOu
             text=f"run {retried.run_id} goes on and tries again: {names}",
             details={"run_id": retried.run_id, "retried": list(retried.tasks), "background": True},
         )
-    output = await go_on(
-        crew, retried.run_id, f"tried again: {names}\n", context, background=params.background
+    run = await crew.writer.read(lambda store: store.load_run(retried.run_id))
+    # Only a run that was written down for the background owes its results to a conversation.
+    output = await go_on(crew, run, context, background=params.background and run.background)
+    return ToolOutput(
+        text=f"tried again: {names}\n{output.text}",
+        details={**output.details, "retried": list(retried.tasks)},
     )
-    return ToolOutput(text=output.text, details={**output.details, "retried": list(retried.tasks)})

@@ -1,0 +1,1 @@
+"""Supervisors in processes of their own, which outlive whoever started them."""

@@ -1,0 +1,151 @@
+"""A supervisor without a terminal: `python -m crew_plugin.detached.supervisor ROOT STATE_DIR RUN`.
+
+It claims its run before it loads anything heavy, and renews the lease from a thread until the host is
+there: loading one takes seconds, in which the run belongs to somebody and can be cancelled.
+
+Told to end (SIGTERM), it ends what its sessions run and leaves the run as it is: to be resumed. Whoever
+wants the run cancelled asks for that.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from crew_plugin.engine.cancel import cause_of_request
+from crew_plugin.engine.settle import close_run
+from crew_plugin.errors import CrewError
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import ControlVerb, Lease
+from crew_plugin.models.states import RUN_TERMINAL
+from crew_plugin.project import Project
+from crew_plugin.store.liveness import current_owner
+from crew_plugin.store.sqlite import SqliteStore
+
+__all__ = ["main"]
+
+_ACTOR: Final = "supervisor"
+_LOOK_SECONDS: Final = 0.05
+_RENEW_EVERY: Final = 20
+_END_SECONDS: Final = 3.0
+"""How long processes of sessions may take to end when the supervisor is told to."""
+
+
+def main(root: str, state_dir: str, run_id: str) -> int:
+    """Claim the run, load the host, drive it to its end."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _leave)
+    project = Project(root=Path(root), state_dir=Path(state_dir))
+    store = SqliteStore.open(project)
+    try:
+        lease = store.claim(run_id, current_owner())
+    except CrewError as error:
+        print(f"run {run_id} could not be claimed: {error}", file=sys.stderr)
+        return 1
+    finally:
+        store.close()
+    keeper = _Keeper(project, lease)
+    try:
+        return _drive(project, lease, keeper)
+    except BaseException as error:
+        keeper.stop()
+        _give_up(project, lease, error)
+        raise
+
+
+def _drive(project: Project, lease: Lease, keeper: "_Keeper") -> int:
+    import anyio
+
+    from crew_plugin.config import load_settings
+    from crew_plugin.engine.takeover import TakeOver
+    from crew_plugin.hosting import load_checkup, load_host, need_model
+    from crew_plugin.models.states import SessionKind
+
+    settings = load_settings(project.root)
+    with contextlib.closing(SqliteStore.open(project, read_only=True)) as store:
+        if store.load_run(lease.run_id).runtime is not SessionKind.SCAFFOLD:
+            need_model(load_checkup().report())
+    host_crew = load_host()
+
+    async def drive() -> None:
+        async with host_crew(project, settings) as crew:
+            await crew.supervisor.adopt(lease.run_id, TakeOver(lease=lease))
+            keeper.stop()
+            run = await crew.supervisor.execute(lease.run_id)
+            print(f"run {run.id} {run.state}", flush=True)
+
+    anyio.run(drive, backend="asyncio")
+    return 0
+
+
+class _Keeper:
+    """Renews the lease and looks for a cancellation, in a thread, until the driver does both."""
+
+    def __init__(self, project: Project, lease: Lease) -> None:
+        self._project = project
+        self._lease = lease
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="crew-lease", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave it to the driver."""
+        self._over.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        with contextlib.closing(SqliteStore.open(self._project)) as store:
+            looks = 0
+            while not self._over.wait(_LOOK_SECONDS):
+                looks += 1
+                if looks % _RENEW_EVERY == 0:
+                    store.renew(self._lease)
+                for control in store.pending_controls(self._lease.run_id):
+                    if control.verb is ControlVerb.CANCEL and control.task_id is None:
+                        with store.transaction():
+                            store.answer_control(self._lease, control.id, refused=None, actor=_ACTOR)
+                            close_run(store, self._lease, cause_of_request(control), actor=control.actor)
+                        print(
+                            f"run {self._lease.run_id} was cancelled before its host was loaded", flush=True
+                        )
+                        os._exit(0)
+
+
+def _give_up(project: Project, lease: Lease, error: BaseException) -> None:
+    """Say why the run could not be driven, where everybody looks."""
+    text = str(error) if isinstance(error, CrewError) else f"{type(error).__name__}: {error}"
+    cause = Cause(
+        code=CauseCode.INTERNAL_ERROR,
+        message=f"its detached supervisor could not work: {text}",
+        detail="".join(traceback.format_exception(error))[-8000:],
+    )
+    with contextlib.suppress(CrewError), contextlib.closing(SqliteStore.open(project)) as store:
+        if store.load_run(lease.run_id).state not in RUN_TERMINAL:
+            close_run(store, lease, cause, actor=_ACTOR)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """End what the sessions run, and this process. The run stays as it is."""
+    import psutil
+
+    print(f"told to end by {signal.Signals(number).name}; the run can be resumed", flush=True)
+    left = psutil.Process().children(recursive=True)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, stubborn = psutil.wait_procs(left, timeout=_END_SECONDS)
+    for process in stubborn:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))
