@@ -72,8 +72,8 @@ def states_page() -> str:
         _table(("state", "meaning", "may become"), _states(RunState, RUN_TRANSITIONS)),
         "## Tasks\n",
         _table(("state", "meaning", "may become"), _states(TaskState, TASK_TRANSITIONS)),
-        f"An explicit retry (`crew retry`) leaves {_named(TASK_RETRYABLE)} for a new attempt, and queues the\n"
-        f"dependants again that were skipped because of them. A run that is {_named(RUN_RETRYABLE)} is\n"
+        f"An explicit retry (`crew retry`) leaves {_named(TASK_RETRYABLE)} for a new attempt, and queues\n"
+        f"the dependants again that were skipped because of them. A run that is {_named(RUN_RETRYABLE)} is\n"
         "`queued` again then, under a new epoch. Nothing else leaves a terminal state.\n\n"
         "`lost` is not a state: it is shown for a run that the store calls running and whose process is\n"
         "dead. `crew cancel` closes such a run: `failed`, with the cause `supervisor_lost`.\n",

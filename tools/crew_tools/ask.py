@@ -12,10 +12,10 @@ from crew_plugin.session.scope import SessionScope
 __all__ = ["ask_tool"]
 
 _DESCRIPTION: Final = (
-    "Ask whoever started this run, an agent or a person, and wait for the answer. Only for a decision that is "
-    "theirs and without which you cannot go on; what you can find out or sensibly assume you do not ask. One "
-    "question at a time, complete in itself: they have not seen what you have seen. Without an answer in time "
-    "the call says so and you go on."
+    "Ask whoever started this run, an agent or a person, and wait for the answer. Only for a decision that "
+    "is theirs and without which you cannot go on; what you can find out or sensibly assume you do not ask. "
+    "One question at a time, complete in itself: they have not seen what you have seen. Without an answer in "
+    "time the call says so and you go on."
 )
 _PARAMETERS: Final[Mapping[str, Any]] = {
     "type": "object",
