@@ -36,7 +36,7 @@ def scope(root: Path, *tools: str) -> SessionScope:
     )
 
 
-def test_every_session_gets_submit_result_irc_and_ask_and_the_file_tools_it_lists(tmp_path: Path) -> None:
+def test_every_session_gets_submit_result_and_irc_and_the_file_tools_it_lists(tmp_path: Path) -> None:
     assert [tool.name for tool in session_tools(scope(tmp_path))] == ["submit_result", "irc", "ask"]
     listed = session_tools(scope(tmp_path, "bash", "grep", "read", "mcp__x__y"))
     assert [tool.name for tool in listed] == ["submit_result", "irc", "ask", "read", "grep"]
