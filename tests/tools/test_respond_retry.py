@@ -1,6 +1,7 @@
 """The actions `respond` and `retry` of `team`."""
 
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -11,11 +12,16 @@ from crew_plugin.errors import CallerError, InvalidValue, NotAllowed
 from crew_plugin.models.questions import NewQuestion, QuestionRecord, QuestionState
 from crew_plugin.models.records import NewResult, ParentRef
 from crew_plugin.models.states import AttemptState
+from crew_plugin.store.port import RunStore
 from crew_plugin.testing.fake_runner import FakeAttempt, fails, in_turn, submits
 from crew_tools.team.actions import from_words
 from tests.tools.scripted import Scripted, caller, run_id_in, team
 
 pytestmark = pytest.mark.anyio
+
+
+def _question(store: RunStore, *, ident: str) -> QuestionRecord:
+    return store.load_question(ident)
 
 
 async def asks(attempt: FakeAttempt) -> Outcome:
@@ -28,7 +34,7 @@ async def asks(attempt: FakeAttempt) -> Outcome:
     )
     while asked.state is QuestionState.OPEN and not attempt.aborted.is_set():
         await anyio.lowlevel.checkpoint()
-        asked = await attempt.writer.read(lambda store: store.load_question(asked.id))
+        asked = await attempt.writer.read(partial(_question, ident=asked.id))
     asked = await attempt.writer.run(
         lambda store: store.close_question(lease, asked.id, QuestionState.WITHDRAWN, actor=key)
     )
@@ -76,7 +82,7 @@ async def test_of_several_questions_one_is_named_and_a_chat_line_names_it_in_wor
     scripted: Scripted,
 ) -> None:
     run_id = await waiting(scripted, 2)
-    with pytest.raises(CallerError, match=f"several questions are open.*{run_id} t1, {run_id} t2"):
+    with pytest.raises(CallerError, match=rf"several questions are open.*{run_id} t1, {run_id} t2"):
         await team(scripted, caller(later=True), action="respond", run_id=run_id, answer="9090")
     by_hand = replace(caller(later=True), by_hand=True)
     typed = from_words(["respond", run_id, "t2", "8080"], {})
@@ -90,7 +96,7 @@ async def test_of_several_questions_one_is_named_and_a_chat_line_names_it_in_wor
 async def test_only_whoever_asked_for_the_run_answers_without_force(scripted: Scripted) -> None:
     run_id = await waiting(scripted)
     other = replace(caller(later=True), parent=ParentRef(host="test", session="other"), session="other")
-    with pytest.raises(NotAllowed, match="belongs to chat.*say force"):
+    with pytest.raises(NotAllowed, match=r"belongs to chat.*say force"):
         await team(scripted, other, action="respond", run_id=run_id, answer="8080")
     assert (await questions(scripted, run_id))[0].state is QuestionState.OPEN
     forced = await team(scripted, other, action="respond", run_id=run_id, answer="8080", force=True)
