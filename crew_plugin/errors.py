@@ -5,7 +5,8 @@ CrewError
 |  |- InvalidValue          a parameter has a value that is not allowed
 |  |- UnknownName           no such team, workflow, agent, role, run, task, ...
 |  |- InvalidPlan           a workflow cannot be run as written
-|  `- NotAllowed            the caller may not do this, or not without `force` or `confirm`
+|  `- NotAllowed            the caller may not do this, or not without `force`
+|     `- NotConfirmed       it is destructive, and nobody confirmed it
 |- OperatorMustAct          the person who runs the machine must change something
 |  |- StateUnwritable       the project's state folder cannot be written
 |  |  `- StateDamaged       its file is damaged, or is not a store
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidValue",
     "LeaseHeld",
     "NotAllowed",
+    "NotConfirmed",
     "OperatorMustAct",
     "StaleView",
     "StateDamaged",
@@ -99,7 +101,16 @@ class InvalidPlan(CallerError):
 
 
 class NotAllowed(CallerError):
-    """The caller may not do this, or must say `force` or `confirm` first."""
+    """The caller may not do this, or must say `force` first."""
+
+
+class NotConfirmed(NotAllowed):
+    """It is destructive and was not confirmed. Nothing was changed."""
+
+    def __init__(self, deed: str, how: str) -> None:
+        self.deed = deed
+        self.how = how
+        super().__init__(f"nothing was changed: this would {deed}; to do it, say {how}")
 
 
 class OperatorMustAct(CrewError):

@@ -17,7 +17,15 @@ from crew_plugin.cli.reference import reference as cli_page
 from crew_plugin.config.document import configuration_page
 from crew_plugin.models.causes import CauseCode
 from crew_plugin.models.events import EVENT_TYPES
-from crew_plugin.models.states import RUN_TRANSITIONS, TASK_TRANSITIONS, AttemptState, RunState, TaskState
+from crew_plugin.models.states import (
+    RUN_RETRYABLE,
+    RUN_TRANSITIONS,
+    TASK_RETRYABLE,
+    TASK_TRANSITIONS,
+    AttemptState,
+    RunState,
+    TaskState,
+)
 from crew_tools.schemas.generate import all_schemas, rendered
 from crew_tools.schemas.reference import reference as tools_page
 
@@ -64,6 +72,9 @@ def states_page() -> str:
         _table(("state", "meaning", "may become"), _states(RunState, RUN_TRANSITIONS)),
         "## Tasks\n",
         _table(("state", "meaning", "may become"), _states(TaskState, TASK_TRANSITIONS)),
+        f"An explicit retry (`crew retry`) leaves {_named(TASK_RETRYABLE)} for a new attempt, and queues\n"
+        f"the dependants again that were skipped because of them. A run that is {_named(RUN_RETRYABLE)} is\n"
+        "`queued` again then, under a new epoch. Nothing else leaves a terminal state.\n\n"
         "`lost` is not a state: it is shown for a run that the store calls running and whose process is\n"
         "dead. `crew cancel` closes such a run: `failed`, with the cause `supervisor_lost`.\n",
         "## Attempts\n",
@@ -82,6 +93,10 @@ def states_page() -> str:
         f"Sorted by who must act.\n\n```text\n{tree}\n```\n",
     ]
     return "\n".join(parts)
+
+
+def _named(states: Iterable[StrEnum]) -> str:
+    return " or ".join(f"`{state}`" for state in sorted(states))
 
 
 def says(enum: type[StrEnum]) -> dict[str, str]:

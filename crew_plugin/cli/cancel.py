@@ -1,10 +1,13 @@
 """`cancel`: asks the process that supervises a run; closes the run where that process is dead."""
 
 import time
+from dataclasses import replace
 from typing import Any, Final
 
+from crew_plugin.cli.confirm import need_confirmation
 from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place, program
+from crew_plugin.consent import Consent
 from crew_plugin.engine.cancel import (
     CancelOutcome,
     CancelReport,
@@ -12,6 +15,7 @@ from crew_plugin.engine.cancel import (
     cancel_or_ask,
     report_answer,
     report_silence,
+    stops_foreign,
 )
 from crew_plugin.errors import NotAllowed
 from crew_plugin.models.causes import Cause, CauseCode
@@ -28,9 +32,20 @@ _ANSWER_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.03
 
 
-def cancel(*, place: Place, json: bool, run: str, task: str | None, reason: str | None, force: bool) -> int:
+def cancel(
+    *,
+    place: Place,
+    json: bool,
+    run: str,
+    task: str | None,
+    reason: str | None,
+    force: bool,
+    yes: bool,
+    intent: str | None,
+) -> int:
     """Cancel a run or one of its tasks."""
-    report, view = cancelled(place, run, task=task, reason=reason, force=force)
+    consent = Consent(confirmed=yes, intent=intent)
+    report, view = cancelled(place, run, task=task, reason=reason, force=force, consent=consent)
     if json:
         print_json({**report_json(report), "run": view.as_json()})
     else:
@@ -42,7 +57,7 @@ def cancel(*, place: Place, json: bool, run: str, task: str | None, reason: str 
 
 
 def cancelled(
-    place: Place, run: str, *, task: str | None, reason: str | None, force: bool
+    place: Place, run: str, *, task: str | None, reason: str | None, force: bool, consent: Consent
 ) -> tuple[CancelReport, RunView]:
     """What came of it, and the run as it stands now. Raises `NotAllowed`."""
     from crew_plugin.store.sqlite import SqliteStore
@@ -61,13 +76,25 @@ def cancelled(
             force=force or record.parent is None,
             task=None if task is None else store.load_task(run_id, task).key,
         )
+        if record.parent is not None:
+            wish = _confirmed(place, store, wish, consent)
         report = _carry_out(store, wish)
         view = run_view(store, run_id)
     finally:
         store.close()
     if report.outcome is CancelOutcome.REFUSED:
-        raise NotAllowed(f"{report.message}: {program()} cancel {run_id} --force")
+        raise NotAllowed(f"{report.message}: {program()} cancel {run_id} --force --yes")
     return report, view
+
+
+def _confirmed(place: Place, store: RunStore, wish: Wish, consent: Consent) -> Wish:
+    """The wish with its intent. Raises `NotConfirmed` where it would stop what is somebody else's."""
+    deed = stops_foreign(store, wish, current_owner())
+    if deed is None:
+        return wish
+    intent = need_confirmation(place, deed, consent)
+    said = f"{wish.cause.message} (intent: {intent})" if intent else wish.cause.message
+    return replace(wish, cause=replace(wish.cause, message=said))
 
 
 def _carry_out(store: RunStore, wish: Wish) -> CancelReport:

@@ -7,11 +7,13 @@ from typing import Any
 
 from crew_plugin.cli.invoke import print_json
 from crew_plugin.cli.place import Place, program, terminal_width
+from crew_plugin.cli.respond import how_to_answer
 from crew_plugin.detached.start import log_of
 from crew_plugin.errors import InvalidValue, UnknownName
 from crew_plugin.models.records import EventRecord, TranscriptEntry
 from crew_plugin.models.states import RunState
 from crew_plugin.store.port import RunStore
+from crew_plugin.ui.questions import questions_text
 from crew_plugin.ui.receipts import letters, mail_text
 from crew_plugin.ui.text import (
     artifacts_text,
@@ -64,6 +66,8 @@ def status(*, place: Place, json: bool, run: str) -> int:
         print_json(view.as_json())
         return 0
     print(status_text(view))
+    if view.questions:
+        print(questions_text(view.questions, how_to_answer(place)))
     if view.shown_state == LOST:
         if how := _how_it_ended(place, view.id):
             print(how)

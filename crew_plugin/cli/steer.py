@@ -1,11 +1,13 @@
 """`steer` and `resize`: tell one agent something, stop it, or change the width of a run."""
 
 import time
+from dataclasses import replace
 from typing import Final
 
 from crew_plugin.cli.cancel import cancel, cancelled, report_json
 from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place, program
+from crew_plugin.consent import Consent
 from crew_plugin.engine.address import find_address, find_run
 from crew_plugin.engine.cancel import CancelOutcome, CancelReport
 from crew_plugin.engine.steer import Order, Say, SteerReport, ask, receipt_of, silence
@@ -33,6 +35,8 @@ def steer(
     follow_up: bool,
     stop: str | None,
     force: bool,
+    yes: bool,
+    intent: str | None,
 ) -> int:
     """Tell one agent something, or stop it."""
     if stop is not None and stop not in _SCOPES:
@@ -40,11 +44,22 @@ def steer(
     if stop is not None and follow_up:
         raise InvalidValue("steer", "--stop and --follow-up", "one of the two")
     if stop == "tree":
-        return _stop_tree(place, run, task, text, as_json=json, force=force)
+        return _stop_tree(
+            place, run, task, text, as_json=json, force=force, consent=Consent(confirmed=yes, intent=intent)
+        )
     with place.reading() as store:
         run_id, key, said = _understood(store, run, task, text, stopping=stop is not None)
     if stop == "agent":
-        return cancel(place=place, json=json, run=run_id, task=key, reason=said or None, force=force)
+        return cancel(
+            place=place,
+            json=json,
+            run=run_id,
+            task=key,
+            reason=said or None,
+            force=force,
+            yes=yes,
+            intent=intent,
+        )
     say = Say.INTERRUPT if stop == "turn" else Say.FOLLOW_UP if follow_up else Say.STEER
     return _carry_out(
         place, Order(run_id=run_id, say=say, actor=ACTOR, task=key, text=said), as_json=json, force=force
@@ -87,7 +102,14 @@ def _names_task(store: RunStore, run: str, task: str) -> bool:
 
 
 def _stop_tree(
-    place: Place, name: str, task: str | None, text: str | None, *, as_json: bool, force: bool
+    place: Place,
+    name: str,
+    task: str | None,
+    text: str | None,
+    *,
+    as_json: bool,
+    force: bool,
+    consent: Consent,
 ) -> int:
     """Stop a whole run and what its sessions started. A word after it is why, unless it names a task."""
     with place.reading() as store:
@@ -98,7 +120,15 @@ def _stop_tree(
     while pending:
         run_id = pending.pop(0)
         # Whoever may stop a run may stop what it started.
-        report, _ = cancelled(place, run_id, task=None, reason=reason, force=force or run_id != top)
+        started = run_id != top
+        report, _ = cancelled(
+            place,
+            run_id,
+            task=None,
+            reason=reason,
+            force=force or started,
+            consent=replace(consent, confirmed=consent.confirmed or started),
+        )
         reports.append(report)
         with place.reading() as store:
             pending += [started.id for started in store.list_started(run_id)]
@@ -118,8 +148,6 @@ def _run_of(store: RunStore, name: str) -> RunRecord:
 
 
 def _carry_out(place: Place, order: Order, *, as_json: bool, force: bool) -> int:
-    from dataclasses import replace
-
     from crew_plugin.store.sqlite import SqliteStore
 
     store = SqliteStore.open(place.find())

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
     from crew_plugin.engine.takeover import TakeOver
-    from crew_plugin.models.records import RunRecord
     from crew_plugin.models.spec import RunSpec
     from crew_plugin.project import Project
     from crew_plugin.resources import Catalog
@@ -77,6 +76,8 @@ class Errand:
     """False for a dry run, which needs no model."""
     json: bool
     quiet: bool
+    begin: "Callable[[Crew], Awaitable[str]] | None" = None
+    """Gives the run that is to go on, in place of a new one."""
 
 
 def supervise(errand: Errand) -> int:
@@ -102,11 +103,11 @@ async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") 
         async with host_crew(errand.project, errand.settings) as crew:
             for warning in crew.hooks.warnings() if crew.hooks else ():
                 screen.say(f"warning: {warning}")
-            run = await _run_of(errand, crew)
-            interrupts.closing = f"{program()} cancel {run.id}{errand.place.options()}"
-            await _drive(crew, run.id, screen, interrupts)
+            run_id = await _begun(errand, crew)
+            interrupts.closing = f"{program()} cancel {run_id}{errand.place.options()}"
+            await _drive(crew, run_id, screen, interrupts)
             tell = _ending if errand.asks_model else _dry_ending
-            return await crew.writer.read(lambda store: tell(store, run.id, errand.place))
+            return await crew.writer.read(lambda store: tell(store, run_id, errand.place))
     return Ending(
         code=Exit.CANCELLED,
         run_id=None,
@@ -115,13 +116,15 @@ async def _supervise(errand: Errand, screen: Screen, interrupts: "_Interrupts") 
     )
 
 
-async def _run_of(errand: Errand, crew: "Crew") -> "RunRecord":
-    """The run of this errand, not begun yet."""
+async def _begun(errand: Errand, crew: "Crew") -> str:
+    """The run of this errand: a new one, or one that was written down before."""
+    if errand.begin is not None:
+        return await errand.begin(crew)
     if errand.adopts is not None:
-        return await crew.supervisor.adopt(*errand.adopts)
+        return (await crew.supervisor.adopt(*errand.adopts)).id
     assert errand.plan is not None
     spec = errand.plan(await crew.catalog())
-    return await crew.supervisor.submit(spec, parent=None, background=False, actor=ACTOR)
+    return (await crew.supervisor.submit(spec, parent=None, background=False, actor=ACTOR)).id
 
 
 async def _drive(crew: "Crew", run_id: str, screen: Screen, interrupts: "_Interrupts") -> None:

@@ -77,6 +77,21 @@ COMMON: Final = (
 _RUN = Param("run", "A run id, the beginning or the end of one, or `last`.", default="last", metavar="RUN")
 _TASK = Param("task", "A task of the run, by its key.", metavar="TASK")
 _QUIET = Param("quiet", "No progress; only the result.", bool, ("--quiet", "-q"), False)
+_YES = Param(
+    "yes",
+    "Do what cannot be undone without being asked; without it a terminal is asked, and nothing is done "
+    "where there is none.",
+    bool,
+    ("--yes", "-y"),
+    False,
+)
+_INTENT = Param(
+    "intent",
+    "Why, for what has to be confirmed; written into the event. Needed where `safety.intent` says so.",
+    str,
+    ("--intent",),
+    metavar="TEXT",
+)
 _NAME = Param("name", "Show this one in full.", metavar="NAME")
 
 COMMANDS: Final = (
@@ -241,7 +256,15 @@ COMMANDS: Final = (
             Param("run", _RUN.help, default=REQUIRED, metavar="RUN"),
             _TASK,
             Param("reason", "Written down with the cancellation.", str, ("--reason",), metavar="TEXT"),
-            Param("force", "Also a run that a chat session asked for.", bool, ("--force",), False),
+            Param(
+                "force",
+                "Also a run that a chat session asked for; it has to be confirmed.",
+                bool,
+                ("--force",),
+                False,
+            ),
+            _YES,
+            _INTENT,
         ),
         more="A run whose supervisor died is closed as lost; what was finished stays readable.",
         light=True,
@@ -277,12 +300,57 @@ COMMANDS: Final = (
                 metavar="turn|agent|tree",
             ),
             Param("force", "Also in a run that a chat session asked for.", bool, ("--force",), False),
+            _YES,
+            _INTENT,
         ),
         more=(
             "The receipt says what became of it. injected: its next step sees it. queued: a task that has "
             "not begun finds it in its first prompt. woken: a task that had ended is opened again to read "
             "it. missed, failed: not delivered, with the reason. Exit codes: 0 delivered or queued, 1 not, "
             "2 wrong call or a run that is over. `crew show RUN --mail` shows later what became of it."
+        ),
+        light=True,
+    ),
+    Command(
+        "retry",
+        "Try tasks of a run again that failed, need attention or were cancelled.",
+        'crew retry last explore --text "the file is src/auth.py"',
+        "crew_plugin.cli.retry",
+        (
+            Param("run", _RUN.help, default=REQUIRED, metavar="RUN"),
+            Param(
+                "tasks",
+                "The keys of the tasks; left out, all that can be retried.",
+                list,
+                metavar="[TASK]...",
+            ),
+            Param("model", "Another model for them.", str, ("--model",), metavar="NAME"),
+            Param("text", "Added to their task for this attempt.", str, ("--text",), metavar="TEXT"),
+            Param("force", "Also in a run that a chat session asked for.", bool, ("--force",), False),
+            _QUIET,
+        ),
+        more=(
+            "Results that exist stay, and what was skipped because of these tasks is queued again. A run "
+            "that had ended is driven here; the process of one that goes on is asked to retry."
+        ),
+    ),
+    Command(
+        "respond",
+        "Answer the question that an agent waits for; without words, list the open questions.",
+        'crew respond last "yes, the public API too"',
+        "crew_plugin.cli.respond",
+        (
+            Param(
+                "run",
+                "A run; left out where only one question is open in the project.",
+                metavar="[RUN]",
+            ),
+            Param("task", "The task's key; left out where only one task of the run asks.", metavar="[TASK]"),
+            Param("answer", "The answer, the last word.", metavar="ANSWER"),
+        ),
+        more=(
+            "The answer is kept even while nobody drives the run. Where a question has choices, the answer "
+            "is one of them."
         ),
         light=True,
     ),

@@ -28,7 +28,7 @@ __all__ = ["load_settings"]
 
 _ENVIRONMENT: Final = "environment"
 _PREFIX: Final = "CREW_"
-_STRICTNESS: Final = {"permissive": 0, "strict": 1}
+_STRICTNESS: Final = {"permissive": 0, "strict": 1, False: 0, True: 1}
 
 
 @dataclass(slots=True, kw_only=True)

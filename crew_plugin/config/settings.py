@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentOverride",
     "AgentSettings",
+    "AskSettings",
     "AtOnce",
     "ChildSettings",
     "ContextSettings",
@@ -34,6 +35,7 @@ __all__ = [
     "RecoverySettings",
     "ResultSettings",
     "RuntimeSettings",
+    "SafetySettings",
     "Settings",
     "SettingsWarning",
 ]
@@ -382,6 +384,27 @@ class DeliverySettings(_Section):
     )
 
 
+class AskSettings(_Section):
+    """How long sessions wait for the answer to a question."""
+
+    seconds: float = _key(
+        3600, "Seconds that a session waits for an answer where it names no time.", project="lower", gt=0
+    )
+    max_seconds: float = _key(
+        86_400, "Seconds that a session may wait for an answer at most.", project="lower", gt=0
+    )
+
+
+class SafetySettings(_Section):
+    """What destructive actions need."""
+
+    intent: bool = _key(
+        False,
+        "Destructive actions also need an `intent`, a few words on why, which is written into the event.",
+        project="tighten",
+    )
+
+
 class RecoverySettings(_Section):
     """What becomes of runs whose supervisor is gone."""
 
@@ -443,6 +466,8 @@ class Settings(BaseSettings):
     )
     mail: MailSettings = MailSettings()
     delivery: DeliverySettings = DeliverySettings()
+    ask: AskSettings = AskSettings()
+    safety: SafetySettings = SafetySettings()
     recovery: RecoverySettings = RecoverySettings()
     child: ChildSettings = ChildSettings()
     hooks: HookSettings = HookSettings()

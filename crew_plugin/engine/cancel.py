@@ -24,6 +24,7 @@ __all__ = [
     "is_foreign",
     "report_answer",
     "report_silence",
+    "stops_foreign",
     "whose",
 ]
 
@@ -133,6 +134,16 @@ def _ended(store: RunStore, run: RunRecord, wish: Wish) -> CancelReport | None:
     return None
 
 
+def stops_foreign(store: RunStore, wish: Wish, me: Owner) -> str | None:
+    """What of somebody else's a forced wish would stop, as a deed to be confirmed. None where it
+    stops nothing, or only what is the caller's own."""
+    run = store.load_run(wish.run_id)
+    if not wish.force or _ended(store, run, wish) is not None or not is_foreign(run, wish.caller, me):
+        return None
+    what = "" if wish.task is None else f"task {wish.task} of "
+    return f"stop {what}run {run.id}, which belongs to {_owner_in_words(run)}"
+
+
 def is_foreign(run: RunRecord, caller: ParentRef | None, me: Owner) -> bool:
     """Whether it is another session's run, or one that another living process drives for nobody here."""
     if run.owner is not None and not owner_alive(run.owner):
@@ -144,9 +155,12 @@ def is_foreign(run: RunRecord, caller: ParentRef | None, me: Owner) -> bool:
 
 def whose(run: RunRecord, wish: str) -> str:
     """Whose run it is, said to somebody else who wants something of it."""
+    return f"the run belongs to {_owner_in_words(run)}; say force to {wish} all the same"
+
+
+def _owner_in_words(run: RunRecord) -> str:
     name = f"the session {run.parent.session}" if run.parent else "another process"
-    pid = f" (process {run.owner.pid})" if run.owner else ""
-    return f"the run belongs to {name}{pid}; say force to {wish} all the same"
+    return f"{name} (process {run.owner.pid})" if run.owner else name
 
 
 def _close(store: RunStore, run: RunRecord, wish: Wish, me: Owner) -> CancelReport:

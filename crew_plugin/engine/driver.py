@@ -15,9 +15,11 @@ import anyio.lowlevel
 
 from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.decide import decide, may_retry, next_due, resource_waits
+from crew_plugin.engine.dormant import can_go_on, go_on
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import Outcome, TaskRunner
 from crew_plugin.engine.requests import Requests
+from crew_plugin.engine.retry import changed_spec, keys_in
 from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, settle_attempt, view_of
 from crew_plugin.engine.shares import tags_of
@@ -105,11 +107,13 @@ class Driver:
         self._tags = {step.id: tags_of(spec, step) for step in spec.steps}
         self._shared = {key: tuple(filter(is_shared, tags)) for key, tags in self._tags.items()}
         self._needs = any(step.resources for step in spec.steps)
-        self._requests = Requests(writer=means.writer, width=spec.width, most=means.most)
+        self._requests = Requests(writer=means.writer, width=spec.width, most=means.most, retry=self._retry)
         self._hooks = RunHooks(means.hooks, means.writer, run.id)
         self._takes_over = takes_over or TakeOver()
         self._resumes: set[str] = set()
         """Tasks whose open attempt goes on where another supervisor left it."""
+        self._dormant: set[str] = set()
+        """Tasks that wait for an answer and have no session here."""
         self._worked_to = 0.0
         """Up to when the time that it was driven is written down."""
         self._lease: Lease | None = None
@@ -161,6 +165,27 @@ class Driver:
         refused = await self._requests.take(control, self._lease, self._tasks, self._contact)
         self.wake()
         return refused
+
+    async def _retry(self, control: ControlRecord) -> str:
+        """Queue tasks again that have ended. Returns which."""
+        lease, payload = self._lease, control.payload
+        assert lease is not None
+        keys = keys_in(control)
+
+        def write(store: RunStore) -> tuple[RunRecord, list[TaskRecord]]:
+            plan = store.load_run(lease.run_id).spec
+            spec = changed_spec(plan, keys, model=payload.get("model"), text=str(payload.get("text") or ""))
+            tasks = store.retry_tasks(lease, keys, actor=control.actor, spec=spec)
+            return store.load_run(lease.run_id), tasks
+
+        self.run, tasks = await self._writer.run(write)
+        self._steps.update({step.id: step for step in RunSpec.model_validate_json(self.run.spec).steps})
+        for task in tasks:
+            self._last.pop(task.key, None)
+            self._due.pop(task.key, None)
+            self._requests.task_stops.pop(task.key, None)
+            self._note_task(task)
+        return f"queued again: {', '.join(task.key for task in tasks)}"
 
     def note(self, settled: Settled) -> None:
         """An attempt's end was written down."""
@@ -218,7 +243,7 @@ class Driver:
                 taken = take_stock(store, lease, self._takes_over)
             if store.load_run(run_id).state is not RunState.QUEUED or not asks_first:
                 store.transition_run(lease, RunState.RUNNING, actor=ACTOR)
-            self._resumes, self._last = taken.resumes, taken.last
+            self._resumes, self._last, self._dormant = taken.resumes, taken.last, taken.waits
             self._tasks = {task.key: task for task in store.load_tasks(run_id)}
             return lease, store.load_run(run_id)
 
@@ -310,6 +335,20 @@ class Driver:
             await anyio.sleep(POLL_SECONDS)
             for control in await self._writer.read(lambda store: store.pending_controls(run_id)):
                 await self.request(control)
+            if self._dormant:
+                await self._wake_dormant()
+
+    async def _wake_dormant(self) -> None:
+        """Go on with those whose question is answered, or out of time."""
+        lease, tasks = self._lease, [self._tasks[key] for key in self._dormant]
+        assert lease is not None
+        ready = await self._writer.read(lambda store: [task for task in tasks if can_go_on(store, task)])
+        for task in ready:
+            if task.key in self._dormant:
+                self._dormant.discard(task.key)
+                record = await self._writer.run(partial(_answered, lease=lease, task=task))
+                self._resumes.add(task.key)
+                self._note_task(record)
 
     # --- what the scheduler sees ---
 
@@ -404,7 +443,7 @@ class Driver:
                     if self._fits(key) and self._requests.stop is None:
                         await self._start(key, group, context)
                 case Finish(state, cause):
-                    return await self._finish(context.lease, state, cause)
+                    return await self._finish(context.lease, state, cause, group)
                 case Block(cause):
                     await self._block(context.lease, cause)
                     return True
@@ -427,9 +466,12 @@ class Driver:
             return lambda store: store.schedule_retry(lease, task.id, at, actor=ACTOR)
         to = action.to if isinstance(action, Cancel) else TaskState.SKIPPED
         actor = self._requests.actor_for(task.key)
-        if task.state is TaskState.RUNNING and (task.hold is not None or task.key in self._resumes):
+        if task.state is TaskState.WAITING or (
+            task.state is TaskState.RUNNING and (task.hold is not None or task.key in self._resumes)
+        ):
             # Its attempt is open, and nobody works on it.
             self._resumes.discard(task.key)
+            self._dormant.discard(task.key)
             return partial(_end_idle, lease=lease, task=task, stop=Stop(cause=action.cause, actor=actor))
         return lambda store: store.transition_task(lease, task.id, to, actor=actor, cause=action.cause)
 
@@ -486,7 +528,9 @@ class Driver:
         late = self._deadline is not None and anyio.current_time() >= self._deadline
         return self._requests.stop is None and not late and await self._wakes.owed()
 
-    async def _finish(self, lease: Lease, state: RunState, cause: Cause | None) -> bool:
+    async def _finish(
+        self, lease: Lease, state: RunState, cause: Cause | None, group: anyio.abc.TaskGroup
+    ) -> bool:
         """Whether the run has ended; it has not while it must wait."""
         if await self._must_wait():
             return False
@@ -494,11 +538,19 @@ class Driver:
         actor = stop.actor if stop is not None and state is RunState.CANCELLED else ACTOR
         self._wakes.close()
         answers, under_way = self._requests.last_answers(state), self._requests.taken
-        self.run = await self._writer.run(
-            lambda store: finish_run(
-                store, lease, state, cause, actor=actor, answers=answers, under_way=under_way
-            )
-        )
+
+        def finish(store: RunStore) -> RunRecord | None:
+            if any(task.state not in TASK_TERMINAL for task in store.load_tasks(lease.run_id)):
+                return None  # somebody had a task tried again meanwhile
+            return finish_run(store, lease, state, cause, actor=actor, answers=answers, under_way=under_way)
+
+        ended = await self._writer.run(finish)
+        if ended is None:
+            assert self._contact is not None
+            self._wakes.open(group, self._contact)
+            self.wake()
+            return False
+        self.run = ended
         self.ended.set()
         return True
 
@@ -514,6 +566,10 @@ class Driver:
 
 def _renew(store: RunStore, *, lease: Lease, worked: float) -> int:
     return store.renew(lease, worked=worked)
+
+
+def _answered(store: RunStore, *, lease: Lease, task: TaskRecord) -> TaskRecord:
+    return go_on(store, lease, task)
 
 
 def _end_idle(store: RunStore, *, lease: Lease, task: TaskRecord, stop: Stop) -> TaskRecord:

@@ -25,6 +25,9 @@ class AttemptContext:
     task: TaskRecord
     step: "StepSpec"
     attempt: AttemptRecord
+    put_off: "Callable[[float], None] | None" = None
+    """Moves the limit that is kept outside the session by so many seconds, while it waits for an
+    answer."""
     goes_on: bool = False
     """The attempt was begun by a process that is gone: go on with its own conversation."""
     wake: "Callable[[str], str | None] | None" = None

@@ -1,6 +1,6 @@
 """What others ask of a run while it is driven: stop all or a task or a turn, hand over mail, resize."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import anyio
@@ -8,6 +8,7 @@ import anyio
 from crew_plugin.engine.cancel import cause_of_request
 from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.settle import Stop
+from crew_plugin.errors import CallerError, IllegalTransition
 from crew_plugin.models.records import (
     ControlRecord,
     ControlVerb,
@@ -44,6 +45,8 @@ class Requests:
     width: int
     most: int
     """What a run may be widened to."""
+    retry: Callable[[ControlRecord], Awaitable[str]]
+    """Queues tasks again; returns what to say about it. Raises `CrewError`."""
     stop: Stop | None = None
     task_stops: dict[str, Stop] = field(default_factory=dict[str, Stop])
     _cancels: dict[str, ControlRecord] = field(default_factory=dict[str, ControlRecord])
@@ -84,6 +87,8 @@ class Requests:
         """What to answer; None if that shows later."""
         if control.verb is ControlVerb.RESIZE:
             return self._resize(control)
+        if control.verb is ControlVerb.RETRY:
+            return await self._again(control)
         task = next((task for task in tasks.values() if task.id == control.task_id), None)
         if task is None:
             return _Answer(refused="the run has no such task")
@@ -111,6 +116,14 @@ class Requests:
             return _Answer(refused=f"the settings allow 1 to {self.most} sessions of one run (limits.width)")
         before, self.width = self.width, width
         return _Answer(note=f"{width} session{'s' * (width != 1)} at once instead of {before}")
+
+    async def _again(self, control: ControlRecord) -> _Answer:
+        if self.stop is not None:
+            return _Answer(refused="the run is being stopped")
+        try:
+            return _Answer(note=await self.retry(control))
+        except (CallerError, IllegalTransition) as error:
+            return _Answer(refused=str(error))
 
     async def answer_settled(self, lease: Lease, tasks: Mapping[str, TaskRecord]) -> None:
         """Answer whoever wanted a task stopped that has ended by now."""

@@ -24,6 +24,7 @@ from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.leases import Abandoned, LeaseWatch
 from crew_plugin.engine.orphans import depth_here, end_orphans
 from crew_plugin.engine.ports import TaskRunner
+from crew_plugin.engine.retry import Again, Retried, reopen_or_ask, retried_in_place
 from crew_plugin.engine.runtime import Resolved, RuntimeFacts, resolve_runtime
 from crew_plugin.engine.slots import Slots
 from crew_plugin.engine.snapshot import RetryPolicy
@@ -298,6 +299,25 @@ class Supervisor:
         if report is None:
             report = await self._writer.read(lambda store: silence(store, order, asked))
         return report
+
+    async def retry(self, again: Again) -> Retried:
+        """Have tasks tried again. A run that had ended is open again then, and one that `execute` or
+        `start` can drive here; the supervisor of one that goes on has queued them.
+
+        Raises:
+            CallerError: it cannot be done; says why.
+        """
+        asked = await self._writer.run(lambda store: reopen_or_ask(store, again, self._owner))
+        if isinstance(asked, Retried):
+            await self.adopt(asked.run_id)
+            return asked
+        driver = self._drivers.get(asked.run_id)
+        if driver is not None:
+            await driver.request(asked)
+        found = await self._answered(lambda store: retried_in_place(store, asked))
+        if found is None:
+            raise NotAllowed("its supervisor was asked to retry and has not answered yet")
+        return found
 
     async def _answered[T](self, look: Callable[[RunStore], T | None]) -> T | None:
         """What `look` finds within the time that an answer may take."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from crew_plugin.engine.dormant import can_go_on, go_on
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.settle import settle_attempt
 from crew_plugin.engine.snapshot import LastAttempt
@@ -63,6 +64,8 @@ class TakenOver:
 
     resumes: set[str] = field(default_factory=set[str])
     """Tasks whose open attempt goes on."""
+    waits: set[str] = field(default_factory=set[str])
+    """Tasks whose session goes on when its question is answered or out of time."""
     last: dict[str, LastAttempt] = field(default_factory=dict[str, LastAttempt])
     """Running tasks between two attempts, the next of which is due now."""
 
@@ -99,6 +102,11 @@ def _sort(store: RunStore, lease: Lease, task: TaskRecord, attempt: AttemptRecor
         outcome = Outcome(state=AttemptState.LOST, cause=_LOST)
         settle_attempt(store, lease, attempt.id, outcome, stop=None, again=lambda _task, _last: False)
         return
+    if attempt.state is AttemptState.WAITING:
+        if not can_go_on(store, task):
+            taken.waits.add(task.key)
+            return
+        task = go_on(store, lease, task)
     transcript = store.read_transcript(attempt.session_id)
     found = triage(store.list_tool_calls(attempt.id), transcript)
     if attempt.kind is SessionKind.SCAFFOLD:

@@ -3,7 +3,7 @@
 import logging
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import anyio
@@ -166,7 +166,11 @@ class Work:
         seconds = self.step.limits.wall_seconds + WALL_MARGIN
         try:
             with anyio.move_on_after(seconds) as limit:
-                return await self.context.runner.run(context)
+
+                def put_off(by: float) -> None:
+                    limit.deadline += by
+
+                return await self.context.runner.run(replace(context, put_off=put_off))
         except Fenced:
             raise
         except Exception as error:

@@ -46,6 +46,9 @@ _ALL = (
     EventType("run.failed", "The run ended without all required results.", "supervisor", ("tasks",)),
     EventType("run.cancelled", "The run was stopped.", "supervisor", ("tasks",)),
     EventType(
+        "run.reopened", "Somebody wants tasks of the ended run tried again.", "caller", ("tasks", "epoch")
+    ),
+    EventType(
         "runtime.resolved",
         "How sessions will be executed, and why.",
         "supervisor",
@@ -73,9 +76,32 @@ _ALL = (
         "task.decided", "Somebody decided what becomes of a held task.", "supervisor", ("key", "decision")
     ),
     EventType("task.started", "An attempt of the task began.", "supervisor", ("key", "number")),
-    EventType("task.waiting", "The task's session asked a question.", "supervisor", ("question",)),
-    EventType("task.resumed", "The question was answered.", "supervisor", ()),
+    EventType(
+        "task.waiting",
+        "The task's session asked a question.",
+        "session",
+        ("question", "question_id", "choices", "until"),
+    ),
+    EventType(
+        "task.resumed",
+        "The session goes on: its question was answered, ran out of time, or was withdrawn.",
+        "session",
+        ("question_id", "outcome"),
+    ),
+    EventType("question.answered", "Somebody answered a question.", "caller", ("question_id", "answer")),
+    EventType(
+        "question.withdrawn",
+        "A session ended before its question was answered.",
+        "supervisor",
+        ("question_id",),
+    ),
     EventType("task.retry_due", "A new attempt will start after a pause.", "supervisor", ("at", "number")),
+    EventType(
+        "task.requeued",
+        "Somebody wants the task tried again, or one that it was skipped for.",
+        "caller",
+        ("key", "was"),
+    ),
     EventType(
         "task.completed",
         "The task's result was accepted.",

@@ -446,6 +446,8 @@ class ControlVerb(StrEnum):
     """Stop the turn that a session is in; the session goes on."""
     RESIZE = "resize"
     """Have another number of sessions open at once."""
+    RETRY = "retry"
+    """Try tasks again that have failed, need attention, or were cancelled."""
 
 
 class ControlState(StrEnum):

@@ -9,6 +9,7 @@ from typing import Final
 
 __all__ = [
     "ATTEMPT_TERMINAL",
+    "RUN_RETRYABLE",
     "RUN_TERMINAL",
     "RUN_TRANSITIONS",
     "TASK_RETRYABLE",
@@ -50,6 +51,10 @@ RUN_TRANSITIONS: Final = MappingProxyType(
         RunState.CANCELLED: frozenset[RunState](),
     }
 )
+
+
+RUN_RETRYABLE: Final = frozenset({RunState.FAILED, RunState.CANCELLED})
+"""Terminal states that an explicit retry may leave: the run is `queued` again under a new epoch."""
 
 
 class TaskState(StrEnum):

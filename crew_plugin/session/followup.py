@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 
 from crew_plugin.engine.ports import AttemptContext
-from crew_plugin.errors import Fenced
+from crew_plugin.errors import Fenced, NotAllowed
 from crew_plugin.host import (
     Engine,
     ModelAnswered,
@@ -28,6 +28,7 @@ from crew_plugin.host import (
     TurnEnded,
 )
 from crew_plugin.models.facts import ModelTable
+from crew_plugin.models.questions import QuestionRecord
 from crew_plugin.models.records import MessageKind, MessageRecord, TranscriptEntry, Usage
 from crew_plugin.session import words
 from crew_plugin.session.compact import cut
@@ -73,6 +74,16 @@ class _Closed:
     async def refuse(self, problem: str, written: str = "") -> Verdict:
         """Nothing is taken."""
         return await self.submit(Submission())
+
+
+class _Answering:
+    """Asks nobody: the task has ended, and there is nothing that an answer could change."""
+
+    async def ask(
+        self, text: str, *, choices: tuple[str, ...], seconds: float | None, default: str | None
+    ) -> QuestionRecord:
+        """Nobody is asked."""
+        raise NotAllowed("your task has ended; answer with irc, and say there what you would have to know")
 
 
 class FollowUp:
@@ -183,6 +194,7 @@ class FollowUp:
             cwd=cwd,
             schema=None,
             gate=_Closed(),
+            asks=_Answering(),
             mail=self._box,
             read_artifact=equipment.read_artifact,
         )

@@ -14,7 +14,7 @@ _WALL_NEAR: Final = 0.8
 _GRACE_SECONDS: Final = 6.0
 """How much longer than its limit a tool may take to let itself be stopped: a shell is asked to end
 and killed after 3 s."""
-UNTIMED: Final = frozenset({"submit_result", "irc"})
+UNTIMED: Final = frozenset({"submit_result", "irc", "ask"})
 """What they wait for, others, has a limit of its own."""
 
 
@@ -93,6 +93,14 @@ class Deadlines:
         """Note a sign of life, and that the next one may take `pause` seconds longer."""
         self._alive_at = now + pause
         self._idle_rungs = 0
+
+    def put_off(self, seconds: float) -> None:
+        """The session waits for an answer: move every clock by so many seconds, back if negative."""
+        self._wall += seconds
+        self._wall_near += seconds
+        self._alive_at += seconds
+        if self._turn is not None:
+            self._turn += seconds
 
     def turn_began(self, now: float) -> None:
         """The session was given a prompt."""

@@ -14,6 +14,7 @@ from crew_plugin.models.facts import ModelTable
 from crew_plugin.models.records import TranscriptEntry
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session import words
+from crew_plugin.session.asking import Asking
 from crew_plugin.session.contract import ResultContract
 from crew_plugin.session.course import Course, Reopening
 from crew_plugin.session.ending import Ending, ending_of, last_write, outcome_of
@@ -230,6 +231,7 @@ class LiveSession:
             gate=course.gate,
             rules=self._rules,
             mail=course.box,
+            asks=Asking(course, self._writer),
             read_artifact=equipment.read_artifact,
         )
         tools = tuple(course.journal.wrapped(tool) for tool in self._toolbox(scope))

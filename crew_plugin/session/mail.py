@@ -54,6 +54,9 @@ Wake = Callable[[str], str | None]
 class MailPolicy:
     """How long answers are waited for, and what a message to an ended session may set going."""
 
+    ask_seconds: float = 3600.0
+    """How long the answer to a question of `ask` is waited for where no time is given."""
+    ask_max_seconds: float = 86_400.0
     reply_seconds: float = 60.0
     """How long an answer is waited for where no time is given."""
     reply_max_seconds: float = 600.0
@@ -209,6 +212,8 @@ class Mailbox:
     """Set while the session is open."""
     pause: Callable[[float], None] | None = None
     """Told for how long the session is going to wait, which is no sign that it hangs."""
+    spoken_to: Callable[[str], None] | None = None
+    """Told of whoever outside of the run wrote to the open session."""
     answered: set[str] = field(default_factory=set[str])
     """Whom this session has written to."""
     heard_of: dict[str, int] = field(default_factory=dict[str, int])
@@ -323,6 +328,8 @@ class Mailbox:
                 await self.room.bury([left.id for left in messages[place:]], _ENDING)
                 return False
             self._unseen.add(message.id)
+            if self.spoken_to is not None and message.sender in OUTSIDE:
+                self.spoken_to(message.sender)
             if self._wait is not None:
                 self._wait.end(f"a message from {message.sender} came; you see it at this step")
         return True

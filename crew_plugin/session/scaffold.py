@@ -16,7 +16,7 @@ from crew_plugin.store.writer import StoreWriter
 
 __all__ = ["ScaffoldRunner"]
 
-_ALWAYS: Final = ("submit_result", "irc")
+_ALWAYS: Final = ("submit_result", "irc", "ask")
 
 
 class ScaffoldRunner:

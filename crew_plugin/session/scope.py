@@ -6,13 +6,14 @@ from typing import Any, Protocol
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.host import ToolSpec
+from crew_plugin.models.questions import QuestionRecord
 from crew_plugin.models.records import Receipt
 from crew_plugin.session.contract import Submission, Verdict
 from crew_plugin.session.mail import MailPolicy
 from crew_plugin.session.prompt import Peer
 from crew_plugin.session.waits import Waited
 
-__all__ = ["Mail", "ResultGate", "ResultRules", "SessionScope", "Toolbox"]
+__all__ = ["Asks", "Mail", "ResultGate", "ResultRules", "SessionScope", "Toolbox"]
 
 
 class Mail(Protocol):
@@ -38,6 +39,17 @@ class Mail(Protocol):
 
     async def peers(self) -> tuple[Peer, ...]:
         """The other tasks of the run and where they stand."""
+        ...
+
+
+class Asks(Protocol):
+    """How a session asks whoever started it, or a person."""
+
+    async def ask(
+        self, text: str, *, choices: tuple[str, ...], seconds: float | None, default: str | None
+    ) -> QuestionRecord:
+        """Wait for the answer, within bounds. Returns the question with what became of it: it is
+        open no longer. Raises `NotAllowed` where nobody can be asked."""
         ...
 
 
@@ -78,10 +90,11 @@ class SessionScope:
     gate: ResultGate
     rules: ResultRules = ResultRules()
     mail: Mail
+    asks: Asks
     read_artifact: Callable[[str], Awaitable[bytes]]
     """A body that this run stored, by its hash or the beginning of it. Raises `CrewError`."""
 
 
 Toolbox = Callable[[SessionScope], tuple[ToolSpec, ...]]
-"""Makes the crew's own tools for a session: `submit_result` and `irc` always, and of the file
+"""Makes the crew's own tools for a session: `submit_result`, `irc` and `ask` always, and of the file
 tools those that the agent lists."""

@@ -26,13 +26,14 @@ from crew_plugin.models.states import (
     SessionKind,
     TaskState,
 )
+from crew_plugin.store.questions import Questions
+from crew_plugin.store.retries import Retries
 from crew_plugin.store.rows import cause_of, dump, dump_cause, dump_ref, load, load_ref
-from crew_plugin.store.tasks import Tasks
 
 __all__ = ["Attempts"]
 
 
-class Attempts(Tasks):
+class Attempts(Questions, Retries):
     """Starting, following and ending attempts. At most one of a task is open."""
 
     def start_attempt(
@@ -216,6 +217,7 @@ class Attempts(Tasks):
                 return self._task_of(lease, attempt.task_id)
             task = self._task_of(lease, attempt.task_id)
             self._check_end(attempt, state, task, task_state)
+            self._withdraw_questions(lease, attempt_id, actor=actor)
             self._execute(
                 "UPDATE attempt SET state = ?, cause = ?, last_text = ?, ended_at = ? WHERE id = ?",
                 (state, dump_cause(cause), dump_ref(last_text), time.time(), attempt_id),

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from crew_plugin.models.causes import Cause
+from crew_plugin.models.questions import NewQuestion, QuestionRecord, QuestionState
 from crew_plugin.models.records import (
     ArtifactRef,
     AttemptRecord,
@@ -230,6 +231,54 @@ class RunStore(Protocol):
 
     def load_session(self, session_id: str) -> SessionRecord:
         """One session, by our id or the host's. Raises `UnknownName`."""
+        ...
+
+    # --- retries ---
+
+    def reopen_run(
+        self, run_id: str, keys: Sequence[str], *, actor: str, spec: str | None = None
+    ) -> RunRecord:
+        """Make a failed or cancelled run `queued` again under a new epoch, with `run.reopened`, and
+        requeue these tasks with the dependants that were skipped because of them. Nobody owns it
+        then. `spec` replaces its plan."""
+        ...
+
+    def retry_tasks(
+        self, lease: Lease, keys: Sequence[str], *, actor: str, spec: str | None = None
+    ) -> list[TaskRecord]:
+        """Requeue these tasks of a run that goes on, with the dependants that were skipped because
+        of them. Returns all that changed."""
+        ...
+
+    # --- questions ---
+
+    def ask_question(
+        self, lease: Lease, attempt_id: str, question: NewQuestion, *, actor: str
+    ) -> QuestionRecord:
+        """Write a question down; its attempt and task become `waiting`, with `task.waiting`."""
+        ...
+
+    def answer_question(self, question_id: str, answer: str, *, by: str) -> QuestionRecord:
+        """Answer an open question, once, with `question.answered`. The task stays `waiting` until
+        whoever drives the run has closed it. Raises `InvalidValue` for what is none of its choices,
+        and `NotAllowed` where it is not open any more."""
+        ...
+
+    def close_question(
+        self, lease: Lease, question_id: str, state: QuestionState, *, actor: str, reason: str | None = None
+    ) -> QuestionRecord:
+        """The session goes on. An open question becomes `state`, an answered one stays answered;
+        a task that waits for it is `running` again, with `task.resumed`."""
+        ...
+
+    def load_question(self, question_id: str) -> QuestionRecord:
+        """One question as it stands. Raises `UnknownName`."""
+        ...
+
+    def list_questions(
+        self, run_id: str | None = None, *, attempt_id: str | None = None, only_open: bool = False
+    ) -> list[QuestionRecord]:
+        """The questions of a run, of an attempt, or of all runs, oldest first."""
         ...
 
     # --- results and the outbox ---

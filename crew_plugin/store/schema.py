@@ -254,6 +254,26 @@ ALTER TABLE run ADD COLUMN worked REAL NOT NULL DEFAULT 0;
 ALTER TABLE run ADD COLUMN lost_epoch INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE task ADD COLUMN hold TEXT;
 ALTER TABLE attempt ADD COLUMN resumed_steps INTEGER;
+CREATE TABLE question (
+    n INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    run_id TEXT NOT NULL REFERENCES run (id),
+    task_id TEXT NOT NULL REFERENCES task (id),
+    attempt_id TEXT NOT NULL REFERENCES attempt (id),
+    text TEXT NOT NULL,
+    choices TEXT NOT NULL,
+    fallback TEXT,
+    state TEXT NOT NULL,
+    answer TEXT,
+    answered_by TEXT,
+    reason TEXT,
+    asked_at REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    closed_at REAL
+);
+CREATE INDEX question_by_run ON question (run_id, state);
+CREATE INDEX question_by_state ON question (state);
+CREATE UNIQUE INDEX question_open ON question (attempt_id) WHERE state = 'open';
 """
 
 MIGRATIONS = (_FIRST, _SECOND)

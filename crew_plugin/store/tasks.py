@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -174,7 +175,14 @@ class Tasks(Runs):
             return self._task_of(lease, task_id)
 
     def _pause(
-        self, lease: Lease, task_id: str, attempt_id: str, to: TaskState, actor: str, cause: Cause | None
+        self,
+        lease: Lease,
+        task_id: str,
+        attempt_id: str,
+        to: TaskState,
+        actor: str,
+        cause: Cause | None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         """Between `running` and `waiting`, the task and its open attempt together."""
         self._execute("UPDATE task SET state = ?, cause = ? WHERE id = ?", (to, dump_cause(cause), task_id))
@@ -188,7 +196,7 @@ class Tasks(Runs):
             task_id=task_id,
             attempt_id=attempt_id,
             cause=cause,
-            data={"question": text(cause.message)} if waiting and cause else None,
+            data=data or ({"question": text(cause.message)} if waiting and cause else None),
         )
 
 

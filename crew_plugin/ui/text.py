@@ -449,6 +449,18 @@ def _tool_ended(event: EventRecord) -> str | None:
     return None if event.data.get("ok", True) or tool == "submit_result" else f"{tool} failed"
 
 
+def _asks(event: EventRecord) -> str:
+    choices = event.data.get("choices") or ()
+    among = f" ({', '.join(map(str, choices))})" if choices else ""
+    return f"asks: {_field(event, 'question')}{printable(among)}; answer it with respond"
+
+
+def _goes_on(event: EventRecord) -> str | None:
+    outcome = _field(event, "outcome")
+    # An answer has a line of its own.
+    return None if outcome == "answered" else f"goes on{f' without an answer ({outcome})' if outcome else ''}"
+
+
 def _came_of_it(event: EventRecord) -> str:
     said = [str(event.data[key]) for key in ("outcome", "reason") if event.data.get(key)]
     return f": {printable('; '.join(said))}" if said else ""
@@ -463,8 +475,9 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     f"run.{RunState.FAILED}": _run_failed,
     f"run.{RunState.CANCELLED}": lambda event: "cancelled" + _because(event),
     "task.started": _task_started,
-    "task.waiting": lambda event: f"asks: {_field(event, 'question')}",
-    "task.resumed": lambda event: "goes on",
+    "task.waiting": _asks,
+    "question.answered": lambda event: f"has its answer: {_field(event, 'answer')}",
+    "task.resumed": _goes_on,
     "task.retry_due": lambda event: "will be tried again" + _because(event),
     "task.completed": lambda event: "completed" + _spent(event),
     "task.needs_attention": _attention,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.questions import QuestionRecord
 from crew_plugin.models.records import (
     ArtifactRef,
     AttemptRecord,
@@ -45,6 +46,7 @@ __all__ = [
     "last_text",
     "mail_json",
     "mail_to_people",
+    "question_json",
     "result_views",
     "run_document",
     "run_rows",
@@ -217,6 +219,8 @@ class RunView:
     row: RunRow
     tasks: tuple[TaskView, ...]
     usage: Usage
+    questions: tuple[QuestionRecord, ...] = ()
+    """What its sessions ask and nobody has answered yet."""
 
     @property
     def id(self) -> str:
@@ -238,6 +242,7 @@ class RunView:
             **self.row.as_json(),
             "usage": usage_json(self.usage),
             "tasks": [task.as_json() for task in self.tasks],
+            "questions": [question_json(question) for question in self.questions],
         }
 
 
@@ -277,6 +282,25 @@ class ResultView:
         }
 
 
+def question_json(question: QuestionRecord) -> dict[str, Any]:
+    """The stable shape that `--json` prints."""
+    return {
+        "id": question.id,
+        "run_id": question.run_id,
+        "task": question.key,
+        "question": question.text,
+        "choices": list(question.choices),
+        "default": question.default,
+        "state": str(question.state),
+        "answer": question.answer,
+        "by": question.by,
+        "reason": question.reason,
+        "asked_at": question.asked_at,
+        "expires_at": question.expires_at,
+        "closed_at": question.closed_at,
+    }
+
+
 def run_view(store: RunStore, run_id: str, *, now: float | None = None) -> RunView:
     """One run as it stands. Raises `UnknownName`."""
     at = time.time() if now is None else now
@@ -292,7 +316,9 @@ def run_view(store: RunStore, run_id: str, *, now: float | None = None) -> RunVi
     total = Usage()
     for task in tasks:
         total = total + task.usage
-    return RunView(row=row, tasks=tasks, usage=total)
+    waits = run.state not in RUN_TERMINAL and any(task.state is TaskState.WAITING for task in tasks)
+    asked = tuple(store.list_questions(run.id, only_open=True)) if waits else ()
+    return RunView(row=row, tasks=tasks, usage=total, questions=asked)
 
 
 def run_rows(

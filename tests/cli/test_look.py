@@ -175,6 +175,31 @@ def test_a_run_of_a_chat_session_is_cancelled_only_with_force(tmp_path: Path, st
     assert "cli:local" in refused.stderr
     assert f"crew cancel {run.id} --force" in refused.stderr
     assert store.pending_controls(run.id) == []
+    unconfirmed = subprocess.run(
+        [*command, "--force"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert unconfirmed.returncode == 2
+    assert f"nothing was changed: this would stop run {run.id}" in unconfirmed.stderr
+    assert "say --yes" in unconfirmed.stderr
+    assert store.pending_controls(run.id) == []
+
+
+def test_a_confirmed_and_forced_cancel_carries_its_intent(tmp_path: Path, store: SqliteStore) -> None:
+    run = open_book(store, parent=ParentRef(host="bub", session="cli:local")).run
+    command = [sys.executable, "-m", "crew_plugin.cli", "cancel", run.id, "--project", str(tmp_path)]
+    with subprocess.Popen(
+        [*command, "--force", "--yes", "--intent", "its branch is gone"], stdout=subprocess.PIPE
+    ) as asking:
+        while not (asked := store.pending_controls(run.id)):
+            assert asking.poll() is None
+        asking.kill()
+    assert asked[0].payload["message"] == "cancelled from the command line (intent: its branch is gone)"
+    assert asked[0].payload["force"] is True
 
 
 def test_a_supervisor_that_lives_is_asked(tmp_path: Path, book: Book) -> None:

@@ -66,10 +66,12 @@ def home_of(folder: Path, base_url: str, **agents: str) -> BubHome:
 
 
 @contextmanager
-def started(home: BubHome, *words: str) -> "Iterator[subprocess.Popen[str]]":
-    """`crew run` in a process of its own, which does not outlive the block."""
+def started(
+    home: BubHome, *words: str, command: tuple[str, ...] = ("run",)
+) -> "Iterator[subprocess.Popen[str]]":
+    """`crew run`, or another command, in a process of its own, which does not outlive the block."""
     with subprocess.Popen(
-        [CREW, "run", *words],
+        [CREW, *command, *words],
         cwd=home.project,
         env={**home.env, **LEASE},
         stdout=subprocess.DEVNULL,

@@ -15,9 +15,11 @@ from crew_plugin.errors import (
     InvalidPlan,
     InvalidValue,
     LeaseHeld,
+    NotAllowed,
     UnknownName,
 )
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.questions import NewQuestion, QuestionState
 from crew_plugin.models.records import (
     AttemptRecord,
     ControlVerb,
@@ -55,6 +57,7 @@ from crew_plugin.store.port import RunStore
 from tests.store.processes import dead_process, live_process
 
 PARENT = ParentRef(host="bub", session="chat", route={"channel": "cli"})
+NEW_QUESTION = NewQuestion(text="which one?", choices=("yes", "no"), expires_at=9e9)
 CAUSE = Cause(code=CauseCode.MODEL_ERROR, message="the model failed", detail="trace")
 
 
@@ -676,6 +679,103 @@ class RunStoreContract:
 
         assert (task.state, task.attempt_id, task.cause) == (TaskState.RUNNING, attempt.id, None)
         assert store.load_attempt(attempt.id).state == AttemptState.RUNNING
+
+    def test_a_question_is_answered_once_and_the_task_waits_until_it_is_closed(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        question = store.ask_question(lease, attempt.id, NEW_QUESTION, actor="one")
+        assert (question.key, question.state) == ("one", QuestionState.OPEN)
+        assert store.load_attempt(attempt.id).state == AttemptState.WAITING
+        with pytest.raises(IllegalTransition):
+            store.ask_question(lease, attempt.id, NEW_QUESTION, actor="one")
+        with pytest.raises(InvalidValue, match="one of: yes, no; got 'perhaps'"):
+            store.answer_question(question.id, "perhaps", by="operator")
+        assert store.list_questions(lease.run_id, only_open=True) == [question]
+
+        answered = store.answer_question(question.id, " YES", by="operator")
+
+        assert (answered.state, answered.answer, answered.by) == (QuestionState.ANSWERED, "yes", "operator")
+        with pytest.raises(NotAllowed, match="answered already, by operator"):
+            store.answer_question(question.id, "no", by="somebody")
+        assert store.load_task(lease.run_id, "one").state == TaskState.WAITING
+        closed = store.close_question(lease, question.id, QuestionState.EXPIRED, actor="one")
+        assert closed.state == QuestionState.ANSWERED
+        assert store.load_task(lease.run_id, "one").state == TaskState.RUNNING
+        assert types(store.tail(lease.run_id))[-3:] == ["task.waiting", "question.answered", "task.resumed"]
+
+    def test_an_answer_counts_while_nobody_owns_the_run_but_a_stale_owner_asks_nothing(
+        self, store: RunStore
+    ) -> None:
+        old = running(store)
+        attempt = start(store, old)
+        question = store.ask_question(old, attempt.id, NEW_QUESTION, actor="one")
+        store.claim(old.run_id, current_owner(), force=True)
+        with pytest.raises(Fenced):
+            store.close_question(old, question.id, QuestionState.WITHDRAWN, actor="one")
+        assert store.answer_question(question.id, "no", by="operator").answer == "no"
+
+    def test_an_attempt_that_ends_withdraws_its_question(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        question = store.ask_question(lease, attempt.id, NEW_QUESTION, actor="one")
+        store.end_attempt(
+            lease, attempt.id, AttemptState.FAILED, task_state=TaskState.FAILED, actor="x", cause=CAUSE
+        )
+        assert store.load_question(question.id).state == QuestionState.WITHDRAWN
+        with pytest.raises(NotAllowed, match="withdrawn, its session ended"):
+            store.answer_question(question.id, "yes", by="operator")
+
+    def test_an_ended_run_is_opened_again_under_a_new_epoch_with_what_was_skipped(
+        self, store: RunStore
+    ) -> None:
+        run = store.create_run(
+            new_run(), [new_task("a", max_dispatches=1), new_task("b", "a"), new_task("c")], actor="cli"
+        )
+        lease = store.claim(run.id, current_owner())
+        store.transition_run(lease, RunState.RUNNING, actor="x")
+        complete(store, lease, "c")
+        failed = start(store, lease, "a")
+        store.end_attempt(
+            lease, failed.id, AttemptState.FAILED, task_state=TaskState.FAILED, actor="x", cause=CAUSE
+        )
+        store.transition_task(lease, store.load_task(run.id, "b").id, TaskState.SKIPPED, actor="x")
+        store.transition_run(lease, RunState.FAILED, actor="x", cause=CAUSE)
+        with pytest.raises(IllegalTransition, match="completed"):
+            store.reopen_run(run.id, ["c"], actor="operator")
+
+        opened = store.reopen_run(run.id, ["a"], actor="operator", spec='{"other": 1}')
+
+        assert (opened.state, opened.cause, opened.owner, opened.ended_at) == (
+            RunState.QUEUED,
+            None,
+            None,
+            None,
+        )
+        assert (opened.epoch, opened.spec) == (lease.epoch + 1, '{"other": 1}')
+        states = {task.key: task.state for task in store.load_tasks(run.id)}
+        assert states == {"a": TaskState.QUEUED, "b": TaskState.QUEUED, "c": TaskState.COMPLETED}
+        with pytest.raises(Fenced):
+            store.append_events(lease, run.id, [])
+        new = store.claim(run.id, current_owner())
+        store.transition_run(new, RunState.RUNNING, actor="x")
+        assert start(store, new, "a").number == 2
+        assert [event.data["was"] for event in store.tail(run.id) if event.type == "task.requeued"] == [
+            "failed",
+            "skipped",
+        ]
+
+    def test_a_run_that_goes_on_has_its_failed_tasks_queued_in_place(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        store.end_attempt(
+            lease, attempt.id, AttemptState.FAILED, task_state=TaskState.FAILED, actor="x", cause=CAUSE
+        )
+        (again,) = store.retry_tasks(lease, ["one"], actor="operator")
+        assert (again.state, again.cause) == (TaskState.QUEUED, None)
+        with pytest.raises(IllegalTransition, match="queued"):
+            store.retry_tasks(lease, ["one"], actor="operator")
+        with pytest.raises(IllegalTransition):
+            store.reopen_run(lease.run_id, ["one"], actor="operator")
 
     @pytest.mark.parametrize("to", [TaskState.SKIPPED, TaskState.CANCELLED])
     def test_a_task_that_never_started_is_settled_once(self, store: RunStore, to: TaskState) -> None:

@@ -19,6 +19,7 @@ from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.writer import StoreWriter
 from crew_plugin.testing.conversation import Script
 from crew_plugin.testing.fake_engine import FakeEngine
+from crew_tools.ask import ask_tool
 from crew_tools.irc import irc_tool
 from crew_tools.submit_result import submit_result_tool
 from tests.leftovers import no_task_is_left, nobody_listens, nothing_is_left
@@ -48,7 +49,7 @@ class Stage:
 
     def toolbox(self, scope: SessionScope) -> tuple[ToolSpec, ...]:
         self.scopes.append(scope)
-        return (submit_result_tool(scope), irc_tool(scope), *self.extra_tools)
+        return (submit_result_tool(scope), irc_tool(scope), ask_tool(scope), *self.extra_tools)
 
     def nothing_is_open(self) -> None:
         """No session, no mailbox, and nobody who listens to the store."""

@@ -169,7 +169,7 @@ async def test_only_the_last_reminder_takes_the_other_tools_away(stage: Any) -> 
         return Reply(text="hm")
 
     await stage.execute(script)
-    assert offered == [2, 2, 2, 1]
+    assert offered == [3, 3, 3, 1]
 
 
 async def test_a_result_after_a_reminder_is_as_good_as_any(stage: Any) -> None:
@@ -188,7 +188,7 @@ async def test_an_engine_that_cannot_narrow_the_tools_is_only_reminded(stage: An
     outcome = await stage.execute(engine.script, engine=engine)
     assert outcome.cause.code is CauseCode.NO_RESULT
     assert engine.sessions[0].forced is None
-    assert len(engine.sessions[0].offered) == 2
+    assert len(engine.sessions[0].offered) == 3
 
 
 async def test_after_the_last_reminder_other_tools_are_refused_even_where_they_are_still_offered(

@@ -13,6 +13,7 @@ from crew_plugin.store.port import RunStore
 _RUN = {
     "run.started": RunState.RUNNING,
     "run.unblocked": RunState.RUNNING,
+    "run.reopened": RunState.QUEUED,
     "run.blocked": RunState.BLOCKED,
     "run.completed": RunState.COMPLETED,
     "run.failed": RunState.FAILED,
@@ -40,6 +41,7 @@ class Picture:
     deliveries: dict[str, DeliveryState] = field(default_factory=dict)
     messages: dict[str, MessageState] = field(default_factory=dict)
     controls: set[str] = field(default_factory=set)
+    questions: dict[str, str] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
 
 
@@ -48,7 +50,7 @@ def folded(events: list[EventRecord]) -> dict[str, Picture]:
     runs: dict[str, Picture] = {}
     for event in events:
         run = runs.setdefault(event.run_id, Picture())
-        for fold in (_fold_run, _fold_task, _fold_rest):
+        for fold in (_fold_run, _fold_task, _fold_questions, _fold_rest):
             fold(run, event)
     return runs
 
@@ -59,6 +61,8 @@ def _fold_run(run: Picture, event: EventRecord) -> None:
         run.keys += event.data["tasks"]
     elif event.type == "run.claimed":
         run.epoch, run.owner = event.data["epoch"], event.data["pid"]
+    elif event.type == "run.reopened":
+        run.epoch = event.data["epoch"]
     elif event.type == "run.released" or run.state in RUN_TERMINAL:
         run.owner = None
 
@@ -70,10 +74,20 @@ def _fold_task(run: Picture, event: EventRecord) -> None:
     elif event.type in ("attempt.ended", "attempt.lost") and task and attempt:
         run.attempts[attempt] = AttemptState(event.data.get("state", "lost"))
         run.tasks[task] = TaskState.RUNNING
+    elif event.type == "task.requeued" and task:
+        del run.tasks[task]
     elif event.type in _TASK and task:
         run.tasks[task] = _TASK[event.type]
         if attempt and run.attempts[attempt] in (AttemptState.RUNNING, AttemptState.WAITING):
             run.attempts[attempt] = AttemptState(run.tasks[task])
+
+
+def _fold_questions(run: Picture, event: EventRecord) -> None:
+    question = event.data.get("question_id")
+    if question and event.type == "task.resumed":
+        run.questions[question] = event.data["outcome"]
+    elif question:
+        run.questions[question] = {"task.waiting": "open"}.get(event.type, event.type.partition(".")[2])
 
 
 def _fold_rest(run: Picture, event: EventRecord) -> None:
@@ -122,6 +136,7 @@ def _picture(store: RunStore, run_id: str) -> Picture:
             message.id: seen.get(message.state, message.state) for message in store.list_messages(run_id)
         },
         controls={control.id for control in store.pending_controls(run_id)},
+        questions={question.id: str(question.state) for question in store.list_questions(run_id)},
         artifacts=[ref.sha256 for ref in store.list_artifacts(run_id)],
     )
 

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 
 from crew_plugin.errors import CrewError
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.questions import NewQuestion, QuestionState
 from crew_plugin.models.records import (
     ControlVerb,
     Lease,
@@ -187,6 +188,38 @@ class StoreMachine(RuleBasedStateMachine):
         mail = self.store.list_messages(self.lease(pick).run_id)
         if mail:
             self.attempt(lambda: self.store.settle_message(mail[which % len(mail)].id, state))
+
+    @rule(pick=picks, which=picks)
+    def put_a_question(self, pick: int, which: int) -> None:
+        lease = self.lease(pick)
+        question = NewQuestion(text="which?", choices=("x", "y"), expires_at=9e9)
+        self.attempt(
+            lambda: self.store.ask_question(lease, self.attempt_id(lease, which), question, actor="s")
+        )
+
+    @rule(pick=picks, which=picks, said=st.sampled_from("xyz"))
+    def answer_a_question(self, pick: int, which: int, said: str) -> None:
+        asked = self.store.list_questions(self.lease(pick).run_id)
+        if asked:
+            self.attempt(
+                lambda: self.store.answer_question(asked[which % len(asked)].id, said, by="operator")
+            )
+
+    @rule(pick=picks, which=picks, state=st.sampled_from([QuestionState.EXPIRED, QuestionState.WITHDRAWN]))
+    def close_a_question(self, pick: int, which: int, state: QuestionState) -> None:
+        lease = self.lease(pick)
+        asked = self.store.list_questions(lease.run_id)
+        if asked:
+            question = asked[which % len(asked)].id
+            self.attempt(lambda: self.store.close_question(lease, question, state, actor="s"))
+
+    @rule(pick=picks, key=st.sampled_from("abc"))
+    def open_again(self, pick: int, key: str) -> None:
+        self.attempt(lambda: self.store.reopen_run(self.lease(pick).run_id, [key], actor="operator"))
+
+    @rule(pick=picks, key=st.sampled_from("abc"))
+    def retry_in_place(self, pick: int, key: str) -> None:
+        self.attempt(lambda: self.store.retry_tasks(self.lease(pick), [key], actor="operator"))
 
     @rule(pick=picks)
     def ask(self, pick: int) -> None:

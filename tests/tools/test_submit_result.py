@@ -37,6 +37,7 @@ class Gate:
             schema=self.contract.schema,
             gate=self,
             mail=None,  # type: ignore[arg-type]  # nor at this
+            asks=None,  # type: ignore[arg-type]  # nor at this
             read_artifact=None,  # type: ignore[arg-type]  # nor at this
         )
         return await submit_result_tool(scope).execute(arguments, ToolContext(session="s", call_id="c"))
@@ -126,6 +127,7 @@ def test_the_parameters_are_a_plain_object_that_every_provider_takes(schema: Any
         schema=schema,
         gate=Gate(),
         mail=None,  # type: ignore[arg-type]  # only the parameters are looked at
+        asks=None,  # type: ignore[arg-type]  # only the parameters are looked at
         read_artifact=None,  # type: ignore[arg-type]  # only the parameters are looked at
     )
     parameters = submit_result_tool(scope).parameters

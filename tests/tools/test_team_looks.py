@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
-from crew_plugin.errors import CallerError, NotAllowed, UnknownName
+from crew_plugin.errors import CallerError, NotAllowed, NotConfirmed, UnknownName
 from crew_plugin.models.records import NewResult
 from crew_plugin.models.states import RunState
 from crew_plugin.testing.fake_runner import FakeAttempt, hangs
@@ -137,7 +137,10 @@ async def test_a_run_of_another_conversation_needs_force(scripted: Scripted) -> 
     with pytest.raises(NotAllowed, match="force"):
         await team(scripted, action="cancel", run_id=run_id)
     assert (await scripted.crew.writer.read(lambda store: store.load_run(run_id))).state is RunState.RUNNING
-    output = await team(scripted, action="cancel", run_id=run_id, force="true")
+    with pytest.raises(NotConfirmed, match=r"this would stop run .* the session other.*say confirm=true"):
+        await team(scripted, action="cancel", run_id=run_id, force="true")
+    assert (await scripted.crew.writer.read(lambda store: store.load_run(run_id))).state is RunState.RUNNING
+    output = await team(scripted, action="cancel", run_id=run_id, force="true", confirm="true")
     assert output.details["state"] == "cancelled"
 
 

@@ -9,7 +9,7 @@ import pytest
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import UnknownName
 from crew_plugin.host import ToolContext, ToolError
-from crew_plugin.session.scope import Mail, ResultGate, SessionScope
+from crew_plugin.session.scope import Asks, Mail, ResultGate, SessionScope
 from crew_tools.toolbox import session_tools
 
 pytestmark = pytest.mark.anyio
@@ -31,14 +31,15 @@ def scope(root: Path, *tools: str) -> SessionScope:
         schema=None,
         gate=cast("ResultGate", None),
         mail=cast("Mail", None),
+        asks=cast("Asks", None),
         read_artifact=stored,
     )
 
 
 def test_every_session_gets_submit_result_and_irc_and_the_file_tools_it_lists(tmp_path: Path) -> None:
-    assert [tool.name for tool in session_tools(scope(tmp_path))] == ["submit_result", "irc"]
+    assert [tool.name for tool in session_tools(scope(tmp_path))] == ["submit_result", "irc", "ask"]
     listed = session_tools(scope(tmp_path, "bash", "grep", "read", "mcp__x__y"))
-    assert [tool.name for tool in listed] == ["submit_result", "irc", "read", "grep"]
+    assert [tool.name for tool in listed] == ["submit_result", "irc", "ask", "read", "grep"]
 
 
 async def test_the_file_tools_of_a_session_are_confined_to_its_folder(tmp_path: Path) -> None:

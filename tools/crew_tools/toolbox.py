@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from crew_tools.ask import ask_tool
 from crew_tools.files import file_tools
 from crew_tools.files.artifact import reading_artifacts
 from crew_tools.irc import irc_tool
@@ -15,9 +16,9 @@ __all__ = ["session_tools"]
 
 
 def session_tools(scope: "SessionScope") -> "tuple[ToolSpec, ...]":
-    """`submit_result` and `irc` for everybody, and of the file tools those that the agent lists,
+    """`submit_result`, `irc` and `ask` for everybody, and of the file tools those that the agent lists,
     confined to the session's folder."""
-    return (submit_result_tool(scope), irc_tool(scope), *_files(scope))
+    return (submit_result_tool(scope), irc_tool(scope), ask_tool(scope), *_files(scope))
 
 
 def _files(scope: "SessionScope") -> "tuple[ToolSpec, ...]":

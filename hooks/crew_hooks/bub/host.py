@@ -283,6 +283,8 @@ def _mail_policy(settings: "Settings") -> "MailPolicy":
     from crew_plugin.session.mail import MailPolicy
 
     return MailPolicy(
+        ask_seconds=settings.ask.seconds,
+        ask_max_seconds=settings.ask.max_seconds,
         reply_seconds=settings.mail.reply_seconds,
         reply_max_seconds=settings.mail.reply_max_seconds,
         keep_seconds=settings.mail.keep_seconds,

@@ -114,6 +114,23 @@ _ALL: Final = (
         words=("agent_id", "message"),
     ),
     Action(
+        name="retry",
+        summary="Try tasks of a run again that failed, need attention or were cancelled. What is finished "
+        "stays; what was skipped because of them comes after them.",
+        example='action="retry", run_id="last", keys=["explore"], text="The file is src/auth.py"',
+        cli="crew retry last explore",
+        module="crew_tools.team.retry",
+        words=("run_id", "keys"),
+    ),
+    Action(
+        name="respond",
+        summary="Answer the question that an agent of a run waits for, or list the open questions.",
+        example='action="respond", run_id="last", task_id="explore", answer="yes, the public API too"',
+        cli='crew respond last explore "yes, the public API too"',
+        module="crew_tools.team.respond",
+        words=("run_id", "answer"),
+    ),
+    Action(
         name="resize",
         summary="Have more or fewer sessions of a run open at once, from now on.",
         example='action="resize", run_id="last", width=4',

@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import AliasChoices, Field
 
+from crew_plugin.engine.cancel import Wish
 from crew_plugin.errors import NotAllowed
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.ui.text import one_line, shorten, status_text
 from crew_plugin.ui.views import run_view
-from crew_tools.params import Params
 from crew_tools.team.answer import LIMIT
+from crew_tools.team.confirm import Destructive, need_confirmed_force
 from crew_tools.team.launch import actor_of
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PARAMETERS", "CancelParams", "act"]
 
 
-class CancelParams(Params):
+class CancelParams(Destructive):
     """What to stop, and why."""
 
     run_id: str = Field(description='The run: its id, at least four characters of it, or "last".')
@@ -29,7 +30,9 @@ class CancelParams(Params):
         description="One task of the run, by its key.",
     )
     reason: str | None = Field(default=None, description="cancel: why.")
-    force: bool = Field(default=False, description="cancel: also a run that somebody else started.")
+    force: bool = Field(
+        default=False, description="cancel: also a run that somebody else started; needs confirm."
+    )
 
 
 PARAMETERS = CancelParams
@@ -37,8 +40,8 @@ PARAMETERS = CancelParams
 
 async def act(crew: "Crew", params: CancelParams, context: ToolContext) -> ToolOutput:
     """Stop it, and say what was stopped and what is kept."""
-    report = await crew.supervisor.cancel(
-        params.run_id,
+    wish = Wish(
+        run_id=params.run_id,
         cause=Cause(
             code=CauseCode.CALLER_CANCELLED, message=one_line(params.reason or "no reason given", 500)
         ),
@@ -47,8 +50,17 @@ async def act(crew: "Crew", params: CancelParams, context: ToolContext) -> ToolO
         task=params.task_id,
         caller=context.parent,
     )
+    cause = await need_confirmed_force(crew, wish, params)
+    report = await crew.supervisor.cancel(
+        wish.run_id,
+        cause=cause,
+        actor=wish.actor,
+        force=wish.force,
+        task=wish.task,
+        caller=wish.caller,
+    )
     if report.outcome == "refused":
-        raise NotAllowed(f"run {report.run_id} is not stopped: {report.message} (force=true)")
+        raise NotAllowed(f"run {report.run_id} is not stopped: {report.message} (force=true, confirm=true)")
     view = await crew.writer.read(lambda store: run_view(store, report.run_id))
     outcome = str(report.outcome).replace("_", " ")
     return ToolOutput(

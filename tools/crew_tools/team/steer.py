@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import AliasChoices, Field
 
 from crew_plugin.engine.address import Address, find_address, find_run
+from crew_plugin.engine.cancel import Wish
 from crew_plugin.engine.steer import Order, Say
 from crew_plugin.errors import CallerError, NotAllowed, UnknownName
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.ui.receipts import receipt_text
 from crew_plugin.ui.text import one_line
-from crew_tools.params import Params
+from crew_tools.team.confirm import Destructive, need_confirmed_force
 from crew_tools.team.launch import actor_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PARAMETERS", "SteerParams", "act"]
 
 
-class SteerParams(Params):
+class SteerParams(Destructive):
     """Whom, what, and how soon."""
 
     agent_id: str = Field(
@@ -48,7 +49,9 @@ class SteerParams(Params):
         description="Stop instead: turn breaks off what it does now and it goes on with the message; agent "
         "ends the agent; tree ends the whole run and every run that its agents started.",
     )
-    force: bool = Field(default=False, description="Also an agent that somebody else started.")
+    force: bool = Field(
+        default=False, description="Also an agent that somebody else started; stopping it then needs confirm."
+    )
 
 
 PARAMETERS = SteerParams
@@ -113,25 +116,32 @@ def _any_of(store: "RunStore", name: str) -> Address:
 async def _stop(
     crew: "Crew", params: SteerParams, address: Address, text: str, context: ToolContext
 ) -> ToolOutput:
-    cause = Cause(code=CauseCode.CALLER_CANCELLED, message=one_line(text or "no reason given", 500))
-    actor, run_id = actor_of(context), address.run.id
-    if params.stop == "tree":
+    wish = Wish(
+        run_id=address.run.id,
+        cause=Cause(code=CauseCode.CALLER_CANCELLED, message=one_line(text or "no reason given", 500)),
+        actor=actor_of(context),
+        force=params.force,
+        task=None if params.stop == "tree" else address.task.key,
+        caller=context.parent,
+    )
+    cause = await need_confirmed_force(crew, wish, params)
+    if wish.task is None:
         reports = await crew.supervisor.cancel_tree(
-            run_id, cause=cause, actor=actor, force=params.force, caller=context.parent
+            wish.run_id, cause=cause, actor=wish.actor, force=wish.force, caller=wish.caller
         )
     else:
         reports = [
             await crew.supervisor.cancel(
-                run_id,
+                wish.run_id,
                 cause=cause,
-                actor=actor,
-                force=params.force,
-                task=address.task.key,
-                caller=context.parent,
+                actor=wish.actor,
+                force=wish.force,
+                task=wish.task,
+                caller=wish.caller,
             )
         ]
     if reports[0].outcome == "refused":
-        raise NotAllowed(f"{address} is not stopped: {reports[0].message} (force=true)")
+        raise NotAllowed(f"{address} is not stopped: {reports[0].message} (force=true, confirm=true)")
     return ToolOutput(
         text="\n".join(_line(report) for report in reports),
         details={

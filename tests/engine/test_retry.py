@@ -1,0 +1,126 @@
+"""Explicit retries: what failed is tried again, what is finished stays."""
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from crew_plugin.engine.retry import Again
+from crew_plugin.errors import CallerError, Fenced, InvalidValue, NotAllowed
+from crew_plugin.models.records import Lease, ParentRef
+from crew_plugin.models.states import RunState, TaskState
+from crew_plugin.project import Project
+from crew_plugin.store.liveness import current_owner
+from crew_plugin.testing.fake_runner import fails, gate, in_turn, submits
+from tests.engine.bench import Bench, open_bench, spec_of, step
+
+pytestmark = pytest.mark.anyio
+
+
+async def stands(bench: Bench, run_id: str, state: TaskState) -> None:
+    """Return when task `a` stands there."""
+    while (await bench.states(run_id))["a"] is not state:
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_a_retried_task_gets_a_new_attempt_and_what_was_skipped_comes_after_it(
+    project: Project,
+) -> None:
+    scripts = {"a": submits("first"), "b": in_turn(fails(), submits("at last"))}
+    async with open_bench(project, scripts, default=submits()) as bench:
+        spec = spec_of(step("a"), step("b"), step("c", "b"), step("d", "c"))
+        run = await bench.execute(spec)
+        assert run.state is RunState.FAILED
+        assert await bench.states(run.id) == {
+            "a": TaskState.COMPLETED,
+            "b": TaskState.FAILED,
+            "c": TaskState.SKIPPED,
+            "d": TaskState.SKIPPED,
+        }
+        with anyio.fail_after(20):
+            retried = await bench.supervisor.retry(Again(run=run.id, actor="operator"))
+            again = await bench.supervisor.execute(retried.run_id)
+        assert (retried.tasks, retried.in_place) == (("b",), False)
+        assert again.state is RunState.COMPLETED
+        assert again.epoch > run.epoch
+        tasks = await bench.tasks(run.id)
+        assert {key: task.attempts for key, task in tasks.items()} == {"a": 1, "b": 2, "c": 1, "d": 1}
+        (reopened,) = await bench.events(run.id, "run.reopened")
+        assert (reopened.actor, reopened.data["tasks"]) == ("operator", ["b"])
+        assert len(await bench.events(run.id, "run.completed")) == 1
+
+
+async def test_a_retry_starts_a_task_again_however_often_it_was_started(project: Project) -> None:
+    async with open_bench(project, {"a": in_turn(fails(), fails(), fails(), submits())}) as bench:
+        run = await bench.execute(spec_of(step("a")))
+        for _ in range(3):
+            await bench.supervisor.retry(Again(run=run.id, actor="operator", tasks=("a",)))
+            with anyio.fail_after(20):
+                run = await bench.supervisor.execute(run.id)
+        assert run.state is RunState.COMPLETED
+        assert (await bench.tasks(run.id))["a"].attempts == 4
+
+
+async def test_another_model_and_added_words_count_for_the_retried_task_only(project: Project) -> None:
+    async with open_bench(project, {"a": in_turn(fails(), submits())}, default=submits()) as bench:
+        run = await bench.execute(spec_of(step("a"), step("b", "a")))
+        again = Again(run=run.id, actor="operator", model="other", text="The file is auth.py.")
+        await bench.supervisor.retry(again)
+        with anyio.fail_after(20):
+            await bench.supervisor.execute(run.id)
+        attempts = await bench.writer.read(
+            lambda store: [
+                attempt.model_asked
+                for task in store.load_tasks(run.id)
+                for attempt in store.list_attempts(task.id)
+            ]
+        )
+        assert attempts == [None, "other", None]
+        spec = await bench.writer.read(lambda store: store.load_run(run.id).spec)
+        assert spec.count("The file is auth.py.") == 1
+
+
+async def test_a_task_of_a_run_that_goes_on_is_retried_in_place(project: Project) -> None:
+    opened = anyio.Event()
+    scripts = {"a": in_turn(fails(), submits("again")), "slow": gate(opened, submits())}
+    async with open_bench(project, scripts) as bench:
+        run = await bench.submit(spec_of(step("a"), step("slow")), background=True)
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(20):
+            await stands(bench, run.id, TaskState.FAILED)
+            retried = await bench.supervisor.retry(Again(run=run.id, actor="operator", force=True))
+            assert (retried.tasks, retried.in_place) == (("a",), True)
+            await stands(bench, run.id, TaskState.COMPLETED)
+            opened.set()
+            assert (await bench.supervisor.wait(run.id, None)).state is RunState.COMPLETED
+        (applied,) = await bench.events(run.id, "control.applied")
+        assert applied.data["verb"] == "retry"
+
+
+async def test_what_cannot_be_retried_is_refused_with_what_can_and_nothing_changes(project: Project) -> None:
+    async with open_bench(project, {"b": fails()}, default=submits()) as bench:
+        parent = ParentRef(host="bub", session="chat")
+        run = await bench.supervisor.submit(
+            spec_of(step("a"), step("b")), parent=parent, background=False, actor="test"
+        )
+        run = await bench.supervisor.execute(run.id)
+        before = await bench.events(run.id)
+        with pytest.raises(InvalidValue, match=r"task must be one of: b; got 'a \(completed\)'"):
+            await bench.supervisor.retry(Again(run=run.id, actor="x", tasks=("a",)))
+        other = ParentRef(host="bub", session="other")
+        with pytest.raises(NotAllowed, match="belongs to the session chat; say force"):
+            await bench.supervisor.retry(Again(run=run.id, actor="x", caller=other))
+        done = await bench.execute(spec_of(step("a")))
+        with pytest.raises(CallerError, match="nothing to retry"):
+            await bench.supervisor.retry(Again(run=done.id, actor="x"))
+        assert await bench.events(run.id) == before
+
+
+async def test_whoever_drove_the_run_before_it_was_opened_again_is_fenced(project: Project) -> None:
+    async with open_bench(project, {"a": in_turn(fails(), submits())}) as bench:
+        run = await bench.execute(spec_of(step("a")))
+        old = Lease(run_id=run.id, epoch=run.epoch, owner=current_owner())
+        await bench.supervisor.retry(Again(run=run.id, actor="operator"))
+        with pytest.raises(Fenced):
+            await bench.writer.run(lambda store: store.append_events(old, run.id, []))
+        with anyio.fail_after(20):
+            assert (await bench.supervisor.execute(run.id)).state is RunState.COMPLETED
