@@ -37,7 +37,13 @@ class Model:
         self.asked: Counter[str] = Counter()
         self.free = False
         """Nobody hangs any more."""
+        self.lets_go = False
+        """Whoever was to hang hands in instead."""
         self.hangs = threading.Semaphore(0)
+
+    def frees(self) -> None:
+        """From now on nobody hangs."""
+        self.lets_go = True
 
     def __call__(self, conversation: Conversation) -> Reply:
         # Whoever comes later finds in the prompt what was handed in before.
@@ -47,7 +53,7 @@ class Model:
             return demo(conversation)
         if not conversation.tool_results:
             return Reply(text="I look first.", calls=(self.first,))
-        if any(DIED in text for text in conversation.user_texts):
+        if self.lets_go or any(DIED in text for text in conversation.user_texts):
             seen = len(conversation.tool_results)
             summary = f"done by {who} after {seen} looks"
             return Reply(calls=(ToolUse(name="submit_result", arguments={"summary": summary}),))

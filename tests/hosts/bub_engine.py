@@ -32,6 +32,8 @@ class Host:
 
     framework: BubFramework
     engine: BubEngine | ChildEngine
+    home: BubEngine
+    """The engine of this process, which may be behind it."""
     model: ScriptedModelServer
     folder: Path
     gates: ProviderGates

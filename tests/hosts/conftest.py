@@ -91,11 +91,11 @@ def hosted(
             engine = BubEngine(framework, gates=gates, hook_seconds=hook_seconds)
             if running:
                 async with framework.running(), engine.running(), _engine_of(engine, engine_kind) as held:
-                    yield Host(framework, held, model, folder, gates)
+                    yield Host(framework, held, engine, model, folder, gates)
                     nothing_is_left_in(framework)
             else:
                 async with engine.running():
-                    yield Host(framework, engine, model, folder, gates)
+                    yield Host(framework, engine, engine, model, folder, gates)
             assert asyncio.all_tasks() - before == set()
 
     return open_host

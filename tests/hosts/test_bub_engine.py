@@ -330,7 +330,7 @@ async def test_twenty_sessions_share_one_client(hosted: Hosted, spec_of: SpecOf)
                     await turn(session, "hi")
 
         await asyncio.gather(*(one() for _ in range(20)))
-        assert len(host.engine._pool) == 1
+        assert len(host.home._pool) == 1
     assert len(host.model.requests) == 60
     assert host.model.connections <= 20
 
@@ -341,7 +341,7 @@ async def test_the_client_is_built_before_a_session_asks_for_it(hosted: Hosted) 
         (warming,) = (task for task in asyncio.all_tasks() if task.get_name() == "crew clients")
         async with asyncio.timeout(10):
             await warming
-        assert len(host.engine._pool) == 1
+        assert len(host.home._pool) == 1
     assert host.model.requests == []
 
 

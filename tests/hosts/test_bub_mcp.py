@@ -110,7 +110,7 @@ async def test_the_connection_of_a_chat_is_used_and_left_to_it(
         try:
             async with host.engine.open(spec_of(host, host_tools=("mcp__arithmetic__add",))) as session:
                 assert ended(await turn(session, "go")).ok
-            await host.engine._bub_mcp.close()
+            await host.home._bub_mcp.close()
             assert len(starts(started)) == 1
             assert any(server.connected for server in channel.list().values())
         finally:

@@ -166,7 +166,7 @@ async def test_sessions_at_once_share_one_pool_of_connections_that_outlive_their
     async with hosted(play) as host:
         specs = [spec_of(host, tools=(tool("look"),)) for _ in range(120)]
         heard = await asyncio.gather(*(converse(host, spec) for spec in specs))
-        pool: Any = next(iter(host.engine._pool._clients.values())).result()
+        pool: Any = next(iter(host.home._pool._clients.values())).result()
         transport = pool.client._client._transport
     assert [events[-1] for events in heard] == [TurnEnded(text="done")] * 120
     assert "aiohttp" in type(transport).__module__
