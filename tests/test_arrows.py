@@ -110,6 +110,7 @@ def test_the_user_interface_reads_the_store_and_never_the_engine() -> None:
                 "crew_plugin.engine",
                 "crew_plugin.session",
                 "crew_plugin.cli",
+                "crew_plugin.child",
                 "crew_plugin.detached",
                 "crew_plugin.crew",
                 "crew_plugin.testing",

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,9 @@ def engine_kind() -> SessionKind:
     return SessionKind.CHILD
 
 
-@pytest.fixture
-async def nursery() -> AsyncIterator[Callable[..., Nursery]]:
-    """Makes nurseries, ended with the test."""
-    made: list[Nursery] = []
-
-    def make(**facts: Any) -> Nursery:
-        made.append(Nursery(zygote="crew_hooks.bub.zygote", worker="crew_hooks.bub.worker", **facts))
-        return made[-1]
-
-    yield make
-    for each in made:
-        await each.__aexit__()
+def nursery(**facts: Any) -> Nursery:
+    """Where workers of this test's own come from."""
+    return Nursery(zygote="crew_hooks.bub.zygote", worker="crew_hooks.bub.worker", **facts)
 
 
 def worker_of(session: Session) -> int:
@@ -97,14 +88,14 @@ async def begun(session: Session) -> None:
 
 
 async def test_a_worker_has_the_environment_but_for_what_is_denied_and_says_whose_it_is(
-    hosted: Hosted, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, nursery: Callable[..., Nursery]
+    hosted: Hosted, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANTED", "yes")
     monkeypatch.setenv("SOME_SECRET", "no")
     command = 'echo "$WANTED/$SOME_SECRET/$CREW_SESSION/$CREW_RUN/$CREW_DEPTH/$(pwd)"'
     play = Play(Reply(calls=(ToolUse(name="bash", arguments={"command": command}),)), Reply(text="ok"))
-    async with hosted(play) as host:
-        engine = ChildEngine(host.home, nursery(), denied_variables=("SOME_*",))
+    async with hosted(play) as host, nursery() as own:
+        engine = ChildEngine(host.home, own, denied_variables=("SOME_*",))
         spec = spec_of(host, host_tools=("bash",), identity={"run": "run_7"})
         async with engine.open(spec) as session:
             events = await turn(session, "go")
@@ -161,12 +152,10 @@ async def test_sessions_outlive_the_zygote_and_new_ones_get_another(hosted: Host
             assert zygote().pid != before
 
 
-async def test_a_worker_that_is_not_forked_does_the_same(
-    hosted: Hosted, spec_of: SpecOf, nursery: Callable[..., Nursery]
-) -> None:
+async def test_a_worker_that_is_not_forked_does_the_same(hosted: Hosted, spec_of: SpecOf) -> None:
     play = Play(Reply(calls=(ToolUse(name="look"),)), Reply(text="ok"))
-    async with hosted(play) as host:
-        engine = ChildEngine(host.home, nursery(forks=False))
+    async with hosted(play) as host, nursery(forks=False) as own:
+        engine = ChildEngine(host.home, own)
         async with engine.open(spec_of(host, tools=(tool("look", "seen"),))) as session:
             events = await turn(session, "go")
             pid = worker_of(session)
@@ -174,15 +163,12 @@ async def test_a_worker_that_is_not_forked_does_the_same(
     assert [event.text for event in events if isinstance(event, ToolEnded)] == ["seen"]
 
 
-async def test_a_zygote_that_cannot_start_is_told(
-    hosted: Hosted, spec_of: SpecOf, nursery: Callable[..., Nursery]
-) -> None:
-    async with hosted(lambda _: Reply(text="ok")) as host:
-        broken = Nursery(zygote="crew_hooks.bub.no_such_module", worker="")
-        async with broken:
-            with pytest.raises(HostUnsupported, match="did not start"):
-                async with ChildEngine(host.home, broken).open(spec_of(host)):
-                    raise NotImplementedError
+async def test_a_zygote_that_cannot_start_is_told(hosted: Hosted, spec_of: SpecOf) -> None:
+    broken = Nursery(zygote="crew_hooks.bub.no_such_module", worker="")
+    async with hosted(lambda _: Reply(text="ok")) as host, broken:
+        with pytest.raises(HostUnsupported, match="did not start"):
+            async with ChildEngine(host.home, broken).open(spec_of(host)):
+                raise NotImplementedError
 
 
 async def test_workers_reach_servers_through_their_supervisor_and_only_what_is_allowed(

@@ -30,7 +30,7 @@ AGENTS = {
     "shell": "---\nname: shell\ntools: bash\n---\nYou look around.\n",
     "meets": "---\nname: meets\ntools: mcp__calc__meet\n---\nYou meet the others.\n",
 }
-ALWAYS = {"submit_result", "irc"}
+ALWAYS = {"submit_result", "irc", "ask"}
 
 
 def use(name: str, **arguments: object) -> Reply:

@@ -191,7 +191,7 @@ async def test_only_an_agent_that_lists_a_servers_tool_gets_it_and_its_answer(
         f"The server said: 42 by {pid}",
         "There is nothing to add with.",
     }
-    always = {"read", "submit_result", "irc"}
+    always = {"read", "submit_result", "irc", "ask"}
     assert script.offered == {"calculates": always | {"mcp__calc__add"}, "reads": always}
 
 
@@ -202,4 +202,4 @@ def test_under_bub_run_an_agent_has_the_servers_tool_too(tmp_path: Path) -> None
         done = run_bub(BubHome(project=home.project, home=home.home, base_url=model.base_url), "run", "add")
     assert done.returncode == 0, done.stderr
     assert f"The server said: 42 by {server_pid(starts)}" in done.stdout
-    assert script.offered == {"calculates": {"read", "submit_result", "irc", "mcp__calc__add"}}
+    assert script.offered == {"calculates": {"read", "submit_result", "irc", "ask", "mcp__calc__add"}}

@@ -28,7 +28,7 @@ def private(path: Path) -> Iterator[str]:
             parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
             yield from (f"{path.name}: {node.module} {part}" for part in parts if part.startswith("_"))
         elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-            mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "os")
             if not mine and node.attr not in own:
                 yield f"{path.name}:{node.lineno} {ast.unparse(node)}"
 
