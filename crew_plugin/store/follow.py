@@ -41,7 +41,7 @@ async def follow(
 
     seen, version, pauses = after_seq, -1, 0
     while True:
-        if pauses % _PAUSES_PER_LOOK == 0 or await writer.read(RunStore.data_version) != version:
+        if pauses % _PAUSES_PER_LOOK == 0 or await writer.read(_version) != version:
             glance = await writer.read(partial(_glance, run_id=run_id, seen=seen))
             version = glance.version
             for event in glance.events:
@@ -63,7 +63,7 @@ async def others(writer: StoreWriter) -> AsyncIterator[EventRecord]:
         seen, version = await writer.read(_newest)
         while True:
             await anyio.sleep(_PAUSE_OF_OTHERS)
-            now = await writer.read(RunStore.data_version)
+            now = await writer.read(_version)
             if now == version:
                 continue
             version = now
@@ -77,6 +77,10 @@ async def others(writer: StoreWriter) -> AsyncIterator[EventRecord]:
             mine.difference_update([seq for seq in mine if seq <= seen])
     finally:
         unsubscribe()
+
+
+def _version(store: RunStore) -> int:
+    return store.data_version()
 
 
 def _newest(store: RunStore) -> tuple[int, int]:

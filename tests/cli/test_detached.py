@@ -182,3 +182,17 @@ def test_a_run_that_a_chat_started_outlives_it_and_the_next_chat_gets_the_result
     assert set(states) == {DeliveryState.ACKNOWLEDGED}
     given = [c for c in model.asked if any("[crew delivery" in said for said in c.user_texts)]
     assert len({said for c in given for said in c.user_texts if "[crew delivery" in said}) == 1
+
+
+def test_an_open_chat_follows_a_run_that_another_process_drives_and_gets_its_result(tmp_path: Path) -> None:
+    with scripted_model(_async_script) as model:
+        home = BubHome.make(tmp_path, model.base_url)
+        with BubTerminal(home, env=DETACHED) as bub:
+            bub.wait_for("command list")
+            bub.say("in the background look at MARKER")
+            bub.wait_for("explorer        started")
+            _eventually(lambda: any(conversation.offered("submit_result") for conversation in model.asked))
+            model.release()
+            bub.wait_for("explorer        completed")
+            bub.wait_for("RECEIVED")
+            assert bub.quit() == 0

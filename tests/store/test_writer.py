@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from blockbuster import blockbuster_ctx
 
@@ -17,7 +18,7 @@ from crew_plugin.errors import CrewError, IllegalTransition, StateUnwritable
 from crew_plugin.models.records import EventRecord, Lease, NewEvent
 from crew_plugin.models.states import RunState
 from crew_plugin.project import Project, find_project
-from crew_plugin.store.follow import follow
+from crew_plugin.store.follow import follow, others
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.sqlite import SqliteStore
@@ -449,3 +450,29 @@ async def test_patient_operations_let_others_pass(writer: StoreWriter) -> None:
         held.set()
 
     assert done == ["other", *(f"patient {n}" for n in range(20))]
+
+
+async def test_what_others_append_is_told_and_not_what_this_process_does(
+    writer: StoreWriter, lease: Lease, project: Project
+) -> None:
+    def note(text: str) -> Callable[[RunStore], object]:
+        event = NewEvent(type="session.note", actor="x", data={"text": text})
+        return lambda store: store.append_events(None, lease.run_id, [event])
+
+    heard: list[str] = []
+    async with StoreWriter(project) as other, anyio.create_task_group() as group:
+
+        async def listen() -> None:
+            async for event in others(writer):
+                heard.append(event.data["text"])
+
+        group.start_soon(listen)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(5):
+            for number in range(3):
+                await writer.run(note(f"mine {number}"))
+                await other.run(note(f"theirs {number}"))
+                while len(heard) <= number:
+                    await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    assert heard == ["theirs 0", "theirs 1", "theirs 2"]
