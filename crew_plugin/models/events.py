@@ -88,6 +88,12 @@ _ALL = (
         "session",
         ("question_id", "outcome"),
     ),
+    EventType(
+        "question.told",
+        "A question of a background run was put to the conversation that asked for the run.",
+        "host",
+        ("question_id",),
+    ),
     EventType("question.answered", "Somebody answered a question.", "caller", ("question_id", "answer")),
     EventType(
         "question.withdrawn",

@@ -271,6 +271,11 @@ class RunStore(Protocol):
         a task that waits for it is `running` again, with `task.resumed`."""
         ...
 
+    def tell_question(self, question_id: str, *, actor: str) -> bool:
+        """Note, once, that an open question is being put to whoever asked for its run. False if it is
+        not open any more or was put to them before."""
+        ...
+
     def load_question(self, question_id: str) -> QuestionRecord:
         """One question as it stands. Raises `UnknownName`."""
         ...

@@ -117,6 +117,29 @@ class Questions(Tasks):
                 )
             return question
 
+    def tell_question(self, question_id: str, *, actor: str) -> bool:
+        """Note, once, that an open question is being put to whoever asked for its run, with
+        `question.told`. False if it is not open any more or was put to them before."""
+        with self._change():
+            question = self.load_question(question_id)
+            run = self._run_row(question.run_id)
+            changed = self._execute(
+                "UPDATE question SET told_at = ? WHERE id = ? AND state = ? AND told_at IS NULL",
+                (time.time(), question_id, QuestionState.OPEN),
+            )
+            if not changed.rowcount:
+                return False
+            self._append(
+                question.run_id,
+                run["epoch"],
+                "question.told",
+                actor,
+                task_id=question.task_id,
+                attempt_id=question.attempt_id,
+                data={"question_id": question_id},
+            )
+            return True
+
     def load_question(self, question_id: str) -> QuestionRecord:
         """One question as it stands. Raises `UnknownName`."""
         row = self._first(f"{_SELECT} WHERE question.id = ?", (question_id,))

@@ -269,6 +269,7 @@ CREATE TABLE question (
     reason TEXT,
     asked_at REAL NOT NULL,
     expires_at REAL NOT NULL,
+    told_at REAL,
     closed_at REAL
 );
 CREATE INDEX question_by_run ON question (run_id, state);

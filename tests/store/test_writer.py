@@ -464,7 +464,7 @@ async def test_what_others_append_is_told_and_not_what_this_process_does(
 
         async def listen() -> None:
             async for event in others(writer):
-                heard.append(event.data["text"])
+                heard[:] = [*heard, event.data["text"]]
 
         group.start_soon(listen)
         await anyio.wait_all_tasks_blocked()

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bub.tools import ToolContext as BubContext
 
     from crew_hooks.bub.delivery import Delivery
+    from crew_hooks.bub.questions import Asked
     from crew_plugin.crew import Crew
     from crew_plugin.models.records import ParentRef
     from crew_plugin.project import Project
@@ -103,6 +104,7 @@ class CrewPlugin:
         self._turns = Turns()
         self._keeper = Keeper(framework, self._life, self._tell)
         self._delivery: Delivery | None = None
+        self._asked: Asked | None = None
         self._crew: Crew | None = None
         self._to_open: list[str] = []
         self._project: Project | None = None
@@ -147,6 +149,7 @@ class CrewPlugin:
         """The crew, with what only a chat needs: delivery of late results, and lines of progress."""
         from crew_hooks.bub.delivery import Delivery
         from crew_hooks.bub.progress import Progress
+        from crew_hooks.bub.questions import Asked
         from crew_plugin.store.liveness import current_owner
 
         project = await self._find_project()
@@ -162,19 +165,21 @@ class CrewPlugin:
                 report=logger.warning,
             )
             await stack.enter_async_context(delivery.running())
+            asked = Asked(crew, identity=current_owner(), send=self._send, report=logger.warning)
+            await stack.enter_async_context(asked.running())
             if crew.settings.progress:
                 progress = Progress(crew, show=self._show, report=logger.warning)
                 await stack.enter_async_context(progress.running())
                 self._host.progress = progress
             stack.callback(self._decomposed)
-            self._delivery, self._crew = delivery, crew
+            self._delivery, self._asked, self._crew = delivery, asked, crew
             waiting, self._to_open = self._to_open, []
             for session_id in waiting:
                 await self._opened(session_id)
             yield crew
 
     def _decomposed(self) -> None:
-        self._delivery = self._host.progress = self._crew = None
+        self._delivery = self._asked = self._host.progress = self._crew = None
 
     async def _find_project(self) -> "Project":
         from crew_plugin.project import find_project
@@ -295,6 +300,8 @@ class CrewPlugin:
         """Hand over what is owed to a session, and tell of what was lost."""
         if self._delivery is not None:
             await self._delivery.session_opened(session_id)
+        if self._asked is not None:
+            await self._asked.session_opened(session_id)
         if self._host.progress is not None:
             await self._host.progress.session_opened(session_id)
 

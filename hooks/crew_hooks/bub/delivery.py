@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from crew_plugin.crew import Crew
     from crew_plugin.store.port import RunStore
 
-__all__ = ["Delivery", "Parcel", "delivery_ids", "process_text"]
+__all__ = ["Delivery", "Parcel", "alive_owner", "delivery_ids", "process_text"]
 
 _TOKEN: Final = re.compile(r"^\[crew delivery (\S+?)\]", re.MULTILINE)
 """At the start of a line, where no words of a worker can stand: those begin with `| `."""
@@ -282,3 +282,9 @@ def _alive(owner: Owner) -> bool:
     from crew_plugin.store.liveness import owner_alive
 
     return owner_alive(owner)
+
+
+def alive_owner(text: str) -> Owner | None:
+    """The process that a route or an event names, if it still runs."""
+    owner = _owner(text)
+    return owner if owner is not None and _alive(owner) else None
