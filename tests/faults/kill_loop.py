@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,9 @@ from typing import Any, Final, Literal
 
 import psutil
 
-from crew_plugin.models.records import EventRecord
-from crew_plugin.models.states import RUN_TERMINAL, TaskState
+from crew_plugin.models.causes import CauseCode
+from crew_plugin.models.records import EventRecord, TaskRecord
+from crew_plugin.models.states import RUN_TERMINAL, RunState, TaskState
 from crew_plugin.project import Project, find_project
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.sqlite import SqliteStore
@@ -34,7 +35,7 @@ from tests.hosts.mcp_stage import PLAIN, configure, plain
 from tests.screen import WAIT
 from tests.store.fold import all_events, assert_events_tell_the_rows
 
-__all__ = ["KINDS", "KillLoop", "Mode", "Tally", "model_process"]
+__all__ = ["KINDS", "MODES", "KillLoop", "Mode", "Tally", "model_process"]
 
 Mode = Literal["live", "child", "detached", "detached-child", "chat"]
 MODES: Final[tuple[Mode, ...]] = ("live", "child", "detached", "detached-child", "chat")
@@ -42,6 +43,7 @@ KINDS: Final = ("host", "supervisor", "guardian", "zygote", "worker", "mcp")
 _TOKEN: Final = "KILL_LOOP"
 """In the environment of everything that may be killed."""
 _AT_WORK: Final = 0.8
+_WEIGHTS: Final = {"worker": 3, "zygote": 2, "mcp": 2}
 _GONE_SECONDS: Final = 10.0
 _ENDS: Final = {"task.completed", "task.failed", "task.cancelled", "task.needs_attention", "task.skipped"}
 _SETTINGS: Final = {
@@ -95,11 +97,13 @@ class KillLoop:
         self.tasks = tasks
         self.tally = Tally()
         self._token = f"{seed}-{time.monotonic_ns()}"
+        self._servers = str(folder / "plain")
         self._followed = folder / "followed.jsonl"
         self._errors = folder / "errors.log"
         self._seen: list[EventRecord] = []
         self._driver: subprocess.Popen[str] | None = None
         self._chat: BubTerminal | None = None
+        self._killed: list[str] = []
         self._stack = contextlib.ExitStack()
         self.run_id = ""
 
@@ -189,11 +193,13 @@ class KillLoop:
         self._pause(self.random.choice((0.0, 0.1, 0.5, 1.5)) * self.random.random())
         living = self._processes()
         if living:
-            kind = self.random.choice(sorted(living))
+            kinds = sorted(living)
+            kind = self.random.choices(kinds, [_WEIGHTS.get(kind, 1) for kind in kinds])[0]
             victim = self.random.choice(living[kind])
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.send_signal(signal.SIGKILL)
                 self.tally.kills[kind] += 1
+                self._killed.append(f"{kind} {victim.pid}")
 
     def _until_at_work(self) -> None:
         """Until a model has answered the supervisor that there is now."""
@@ -214,7 +220,9 @@ class KillLoop:
             self._chat_goes_on()
         elif self._driver is not None and self._driver.poll() is not None and not self._supervised():
             self.tally.takeovers += 1
-            self._drive("resume", self.run_id, "--quiet")
+            with self._reading() as store:
+                ended = store.load_run(self.run_id).state in RUN_TERMINAL
+            self._drive("retry" if ended else "resume", self.run_id, "--quiet")
 
     def _chat_goes_on(self) -> None:
         assert self._chat is not None
@@ -229,7 +237,9 @@ class KillLoop:
         found: dict[str, list[psutil.Process]] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get(_TOKEN) != self._token or _is_zombie(process.pid):
+                # A server that the SDK starts gets little of the environment.
+                marked = process.environ().get(_TOKEN) == self._token or self._servers in process.cmdline()
+                if not marked or process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 found.setdefault(_kind(process), []).append(process)
         return found
@@ -255,8 +265,10 @@ class KillLoop:
             yield store
 
     def _over(self) -> bool:
+        """Whether the run has ended, and not only because a task's worker was killed twice."""
         with self._reading() as store:
-            return store.load_run(self.run_id).state in RUN_TERMINAL
+            run, tasks = store.load_run(self.run_id), store.load_tasks(self.run_id)
+        return run.state in RUN_TERMINAL and not (run.state == RunState.FAILED and _lost_workers(tasks))
 
     def _look(self) -> None:
         """What must hold at any time."""
@@ -297,7 +309,7 @@ class KillLoop:
         with self._reading() as store:
             run, tasks = store.load_run(self.run_id), store.load_tasks(self.run_id)
             causes = [(task.key, task.state, task.cause) for task in tasks if task.state != "completed"]
-        assert run.state == "completed", (run.cause, causes)
+        assert run.state == "completed", f"{run.cause} {causes[:3]} {self._told()}"
         assert len(tasks) == self.tasks
         assert causes == []
         deadline = time.monotonic() + _GONE_SECONDS
@@ -336,7 +348,11 @@ class KillLoop:
 
     def _told(self) -> str:
         said = self._errors.read_text(encoding="utf-8")[-3000:] if self._errors.exists() else ""
-        return said + (self._chat.text()[-3000:] if self._chat else "") + str(self._processes())
+        return (
+            f"killed: {', '.join(self._killed)}\n{said}"
+            + (self._chat.text()[-3000:] if self._chat else "")
+            + str(self._processes())
+        )
 
     def _end_all(self) -> None:
         for processes in self._processes().values():
@@ -383,6 +399,10 @@ def _is_zombie(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def _lost_workers(tasks: Sequence[TaskRecord]) -> bool:
+    return any(task.cause is not None and task.cause.code is CauseCode.WORKER_LOST for task in tasks)
 
 
 def _each_ends_once(events: list[EventRecord]) -> None:
