@@ -344,7 +344,7 @@ class KillLoop:
             for line in tape.read_text(encoding="utf-8").splitlines()
             if row.id in line and '"role": "user"' in line
         ]
-        assert max(Counter(given).values(), default=0) <= 1, f"handed over twice: {Counter(given)}"
+        assert Counter(given) == Counter(row.id for row in rows), "not handed over exactly once"
 
     def _told(self) -> str:
         said = self._errors.read_text(encoding="utf-8")[-3000:] if self._errors.exists() else ""
