@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -338,13 +339,14 @@ class KillLoop:
         assert self._chat is not None
         assert self._chat.quit() == 0
         given = [
-            row.id
-            for row in rows
+            re.findall(r"\[crew delivery (\S+?)\]", message)
             for tape in (self.home.home / "bub").rglob("*.jsonl")
-            for line in tape.read_text(encoding="utf-8").splitlines()
-            if row.id in line and '"role": "user"' in line
+            for message in _messages_of_the_user(tape)
         ]
-        assert Counter(given) == Counter(row.id for row in rows), "not handed over exactly once"
+        # One message names its last delivery and tells all of them.
+        ids = [each for named in given for each in named]
+        assert len(ids) == 1, f"handed over {len(ids)} times: {ids}"
+        assert ids[0] in {row.id for row in rows}
 
     def _told(self) -> str:
         said = self._errors.read_text(encoding="utf-8")[-3000:] if self._errors.exists() else ""
@@ -399,6 +401,12 @@ def _is_zombie(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def _messages_of_the_user(tape: Path) -> list[str]:
+    entries = [json.loads(line) for line in tape.read_text(encoding="utf-8").splitlines()]
+    messages = [entry["payload"] for entry in entries if entry.get("kind") == "message"]
+    return [str(message["content"]) for message in messages if message.get("role") == "user"]
 
 
 def _lost_workers(tasks: Sequence[TaskRecord]) -> bool:
