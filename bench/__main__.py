@@ -210,7 +210,7 @@ def child_table(count: int) -> str:
                 rows.append((case, measure([sys.executable, str(folder / "bub_run_case.py"), url, "3"])))
         say(f"{case}: done")
     lines = [
-        f"| {count} workers, 200 ms model latency | first request after ms | CPU ms each | own memory MB each |",
+        f"| {count} workers, 200 ms model latency | first request after ms | CPU ms each | own MB each |",
         "|---" * 4 + "|",
     ]
     for case, figures in rows:
@@ -244,8 +244,8 @@ def store_table() -> str:
             f"| commits a second, one event each | {store['commits']:.0f} |",
             f"| until another connection has seen an event, ms | {store['follow'] * 1000:.0f} |",
             f"| status of one run among 1,000 of 20 tasks, read in ms | {store['status'] * 1000:.2f} |",
-            f"| `crew status` with 10,000 runs, ms beyond the interpreter | {store['one_status'] * 1000:.0f} |",
-            f"| `crew runs` with 10,000 runs, ms beyond the interpreter | {store['runs'] * 1000:.0f} |",
+            f"| `crew status`, 10,000 runs, ms beyond the interpreter | {store['one_status'] * 1000:.0f} |",
+            f"| `crew runs`, 10,000 runs, ms beyond the interpreter | {store['runs'] * 1000:.0f} |",
             f"| 100 tasks killed in the middle: all go on after ms | {recovery['resumed'] * 1000:.0f} |",
             f"| and the run has ended after ms, 200 of them a model's | {recovery['wall'] * 1000:.0f} |",
         ]
