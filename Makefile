@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: each sets up what it uses.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-wheel check bench soak clean generate
+.PHONY: help demo test test-wheel check bench soak kills clean generate
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,6 +51,9 @@ bench: $(VENV)/.dev ## Measure against peers and floors; prints the tables of do
 
 soak: $(VENV)/.dev ## Waves of runs for two hours: memory, tasks and descriptors must stay flat
 	@$(BIN)/python -m pytest tests/hosts/test_bub_soak.py -q -s --soak-seconds $(or $(SECONDS),7200)
+
+kills: $(VENV)/.dev ## Kill processes of runs at random, N=1000 times, and look at the store each time
+	@$(BIN)/python -m tests.faults.kill_loop --kills $(or $(N),1000) $(ARGS)
 
 generate: $(VENV)/.dev ## Write the generated files anew (tool schemas, tables in docs)
 	@$(BIN)/python tests/generate.py

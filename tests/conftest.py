@@ -11,6 +11,7 @@ def anyio_backend() -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the longer loops too")
+    parser.addoption("--seed", type=int, default=None, help="repeat the choices of a kill loop")
     parser.addoption("--soak-seconds", type=float, default=8.0, help="how long waves of runs go on")
 
 

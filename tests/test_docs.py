@@ -87,6 +87,15 @@ def test_each_test_that_the_status_names_exists() -> None:
     assert named - named_tests() == set()
 
 
+def test_each_promise_is_shown_by_tests_that_exist() -> None:
+    lines = text(DOCS / "reliability.md").splitlines()
+    rows = [line for line in lines if line.startswith("| ") and line != "| promise | shown by |"]
+    named = [re.findall(r"`(tests/[^`]+)`", row) for row in rows]
+    assert rows
+    assert all(named)
+    assert {name for names in named for name in names} - named_tests() == set()
+
+
 def test_the_design_pages_say_what_was_chosen_and_what_was_taken() -> None:
     rows = [line for line in text(DOCS / "decisions.md").splitlines() if line.startswith("| ")]
     assert len(rows) > 20

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ __all__ = ["Nursery", "Worker"]
 READY_SECONDS: Final = 60.0
 """How long a zygote may take to load its host."""
 _END_SECONDS: Final = 2.0
+_NO_START: Final = "the process that worker processes are forked from did not start"
+_TRIES: Final = 5
+"""Zygotes that one session waits for: whoever ends them again and again ends the session at last."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -53,22 +57,35 @@ class Worker:
         return f"was killed by signal {-code} ({name})"
 
 
+class _ZygoteLost(ConnectionError):
+    """Somebody ended the zygote: another one may do."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Zygote:
+    """One zygote from its start to its end. Whoever waits for it holds on to this one: another may have
+    taken its place meanwhile."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    ready: asyncio.Future[None]
+    pending: deque[asyncio.Future[int]] = field(default_factory=deque[asyncio.Future[int]])
+    """Orders without an answer, oldest first."""
+    one_order: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Keeps the bytes of two orders apart."""
+    lost: bool = False
+
+
 class Nursery:
     """Starts workers. Use it inside `async with`, which ends the zygote."""
 
     def __init__(self, *, zygote: str, worker: str, forks: bool = sys.platform == "linux") -> None:
         """`zygote` and `worker` are modules to be run; with `forks` false each worker is started from
         nothing, which takes seconds."""
-        self._zygote = zygote
+        self._module = zygote
         self._worker = worker
         self._forks = forks
-        self._control: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._starting: asyncio.Task[None] | None = None
-        self._listening: asyncio.Task[None] | None = None
-        self._pending: asyncio.Queue[asyncio.Future[int]] = asyncio.Queue()
-        self._one_order = asyncio.Lock()
-        """Keeps the bytes of two orders apart."""
+        self._zygote: _Zygote | None = None
         self._workers: dict[int, Worker] = {}
         self._watching: set[asyncio.Task[None]] = set()
 
@@ -76,20 +93,17 @@ class Nursery:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._starting, self._listening):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
-        self._forget()
+        if self._zygote is not None and not self._zygote.lost:
+            # It ends by itself: its socket is at its end. So is ours, which ends the watch over it.
+            self._zygote.control.shutdown(socket.SHUT_RDWR)
         while self._watching:
             await asyncio.wait(self._watching)
 
     def warm(self) -> None:
         """Begin to load the host, so that the first worker does not wait for it."""
-        if self._forks and (self._starting is None or (self._process is not None and self._dead())):
-            self._forget()
-            self._starting = asyncio.create_task(self._start_zygote(), name="crew zygote")
+        if self._forks:
+            with suppress(OSError):
+                self._living()
 
     async def start(self, environment: Mapping[str, str], cwd: str) -> Worker:
         """A new worker. Raises `HostUnsupported` if none can be had."""
@@ -116,87 +130,91 @@ class Nursery:
     # --- forking ---
 
     async def _fork(self, theirs: socket.socket, environment: Mapping[str, str], cwd: str) -> int:
-        for again in (False, True):
-            self.warm()
-            assert self._starting is not None
-            await asyncio.shield(self._starting)
+        tries = 0
+        while True:
+            tries += 1
             try:
-                return await self._ask(theirs, environment, cwd)
+                return await self._ask(self._living(), theirs, environment, cwd)
             except OSError as error:
-                self._forget()
-                self._starting = None
-                if again:
+                if tries == _TRIES:
                     raise HostUnsupported(f"worker processes cannot be forked: {error}") from error
-        raise AssertionError("the second try returns or raises")
 
-    async def _ask(self, theirs: socket.socket, environment: Mapping[str, str], cwd: str) -> int:
-        control = self._control
-        if control is None:
-            raise ConnectionError("the zygote is gone")
+    async def _ask(
+        self, zygote: _Zygote, theirs: socket.socket, environment: Mapping[str, str], cwd: str
+    ) -> int:
+        await asyncio.shield(zygote.ready)
         order = json.dumps({"environment": dict(environment), "cwd": cwd}).encode() + b"\n"
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         head = len(order).to_bytes(4, "big")
-        async with self._one_order:
+        async with zygote.one_order:
+            if zygote.lost:
+                raise _ZygoteLost("the zygote is gone")
             # Small enough for the socket's buffer: the call does not wait.
-            socket.send_fds(control, [head], [theirs.fileno()])
-            self._pending.put_nowait(answer)
-            await asyncio.get_running_loop().sock_sendall(control, order)
+            socket.send_fds(zygote.control, [head], [theirs.fileno()])
+            zygote.pending.append(answer)
+            await asyncio.get_running_loop().sock_sendall(zygote.control, order)
         return await answer
 
-    async def _start_zygote(self) -> None:
+    def _living(self) -> _Zygote:
+        """The zygote, or a new one in the place of one that was lost."""
+        if self._zygote is None or self._zygote.lost:
+            self._zygote = self._started()
+            self._watch_over(self._listen(self._zygote), f"crew zygote {self._zygote.process.pid}")
+        return self._zygote
+
+    def _started(self) -> _Zygote:
         ours, theirs = socket.socketpair()
         try:
             # Started by the loop's own thread: the system's notice of a parent's death is for threads.
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - see above
-                [sys.executable, "-m", self._zygote, str(theirs.fileno())],
+            process = subprocess.Popen(
+                [sys.executable, "-m", self._module, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         ours.setblocking(False)
-        self._control = ours
-        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ready.add_done_callback(lambda done: done.exception())  # nobody may be waiting
+        return _Zygote(process=process, control=ours, ready=ready)
+
+    async def _listen(self, zygote: _Zygote) -> None:
+        """What the zygote tells: that it is ready, pids of those that were forked, and how each ended."""
+        rest = b""
         try:
-            async with asyncio.timeout(READY_SECONDS):
-                line = await loop.sock_recv(ours, 64)
+            async with asyncio.timeout(READY_SECONDS) as limit:
+                while piece := await _received(zygote.control):
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in lines:
+                        if zygote.ready.done():
+                            self._told(zygote, json.loads(line))
+                        else:
+                            zygote.ready.set_result(None)
+                            limit.reschedule(None)
         except TimeoutError:
-            line = b""
-        if not line.startswith(b"ready"):
-            self._forget()
-            raise HostUnsupported("the process that worker processes are forked from did not start")
-        self._listening = asyncio.create_task(self._listen(ours), name="crew zygote control")
-
-    async def _listen(self, control: socket.socket) -> None:
-        """What the zygote tells: pids of those that were forked, and how each ended."""
-        loop, rest = asyncio.get_running_loop(), b""
-        while True:
-            try:
-                piece = await loop.sock_recv(control, 65536)
-            except OSError:
-                piece = b""
-            if not piece:
-                break
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                self._told(json.loads(line))
-        while not self._pending.empty():
-            answer = self._pending.get_nowait()
+            zygote.ready.set_exception(HostUnsupported(_NO_START))
+            zygote.process.kill()
+        zygote.lost = True
+        zygote.control.close()
+        code = await asyncio.to_thread(_reap, zygote.process)
+        if not zygote.ready.done():
+            zygote.ready.set_exception(_ZygoteLost(_NO_START) if code < 0 else HostUnsupported(_NO_START))
+        for answer in zygote.pending:
             if not answer.done():
-                answer.set_exception(ConnectionError("the zygote is gone"))
-        if self._control is control:
-            control.close()
-            self._control = None
+                answer.set_exception(_ZygoteLost("the zygote is gone"))
 
-    def _told(self, news: Mapping[str, Any]) -> None:
+    def _told(self, zygote: _Zygote, news: Mapping[str, Any]) -> None:
         if "forked" in news:
-            answer = self._pending.get_nowait()
+            answer = zygote.pending.popleft()
             if not answer.done():
                 answer.set_result(int(news["forked"]))
             return
         if "refused" in news:
-            answer = self._pending.get_nowait()
+            answer = zygote.pending.popleft()
             if not answer.done():
                 answer.set_exception(OSError(str(news["refused"])))
             return
@@ -204,18 +222,6 @@ class Nursery:
         if worker is not None:
             worker.status = int(news["status"])
             worker.ended.set()
-
-    def _dead(self) -> bool:
-        return self._process is not None and self._process.poll() is not None
-
-    def _forget(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        process, self._process = self._process, None
-        if process is not None:
-            # It ends by itself: its socket is at its end.
-            self._watch_over(asyncio.to_thread(_reap, process), f"crew zygote {process.pid}")
 
     def _watch_over(self, waiting: Coroutine[Any, Any, None], name: str) -> None:
         watch = asyncio.create_task(waiting, name=name)
@@ -244,9 +250,18 @@ class Nursery:
             worker.ended.set()
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
+async def _received(control: socket.socket) -> bytes:
+    """What comes next; nothing at the end, however that came."""
     try:
-        process.wait(_END_SECONDS)
+        return await asyncio.get_running_loop().sock_recv(control, 65536)
+    except OSError:
+        return b""
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code; it is killed if it does not end."""
+    try:
+        return process.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        return process.wait()

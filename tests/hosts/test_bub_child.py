@@ -18,7 +18,15 @@ from crew_plugin.child import protocol
 from crew_plugin.child.engine import ChildEngine
 from crew_plugin.child.nursery import Nursery
 from crew_plugin.errors import HostUnsupported, WorkerLost
-from crew_plugin.host import ModelAnswered, Session, SessionFailed, SessionSpec, ToolEnded, TurnEnded
+from crew_plugin.host import (
+    ModelAnswered,
+    Session,
+    SessionEvent,
+    SessionFailed,
+    SessionSpec,
+    ToolEnded,
+    TurnEnded,
+)
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.states import SessionKind
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
@@ -169,6 +177,31 @@ async def test_a_zygote_that_cannot_start_is_told(hosted: Hosted, spec_of: SpecO
         with pytest.raises(HostUnsupported, match="did not start"):
             async with ChildEngine(host.home, broken).open(spec_of(host)):
                 raise NotImplementedError
+
+
+async def test_sessions_that_wait_for_a_zygote_get_their_workers_from_the_next_one(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    def zygotes() -> list[psutil.Process]:
+        return [each for each in psutil.Process().children() if "crew_hooks.bub.zygote" in each.cmdline()]
+
+    async with hosted(lambda _: Reply(text="ok")) as host, nursery() as own:
+        engine = ChildEngine(host.home, own)
+
+        async def one() -> SessionEvent:
+            async with engine.open(spec_of(host)) as session:
+                return (await turn(session, "go"))[-1]
+
+        before = set(zygotes())
+        own.warm()
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            asked = [group.create_task(one()) for _ in range(6)]
+            (first,) = set(zygotes()) - before
+            await asyncio.sleep(0)  # all six wait for it now
+            first.kill()
+        more = set(zygotes()) - before - {first}
+    assert [task.result() for task in asked] == [TurnEnded(text="ok")] * 6
+    assert len(more) == 1
 
 
 async def test_workers_reach_servers_through_their_supervisor_and_only_what_is_allowed(
