@@ -78,7 +78,7 @@ def crew(folder: Path, *words: str) -> Result:
 
 
 def test_every_released_version_has_a_frozen_store() -> None:
-    assert VERSIONS == [f"v{n}" for n in range(1, schema.VERSION)]
+    assert [f"v{n}" for n in range(1, schema.VERSION)] == VERSIONS
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -118,7 +118,7 @@ def test_a_run_that_a_released_version_left_can_be_finished(frozen: Path) -> Non
     ended = store.transition_run(lease, RunState.COMPLETED, actor="supervisor")
 
     assert ended.state is RunState.COMPLETED
-    assert [event.seq for event in store.tail(run.id, after_seq=newest)][0] == newest + 1
+    assert next(event.seq for event in store.tail(run.id, after_seq=newest)) == newest + 1
     store.close()
 
 
