@@ -193,6 +193,65 @@ def many_table(count: int) -> str:
     return "\n".join(lines)
 
 
+def child_table(count: int) -> str:
+    """Sessions in worker processes, beside live ones and beside plain `bub run`."""
+    folder = ROOT / "bench" / "cases"
+    rows: list[tuple[str, Figures]] = []
+    for case in ("crew, live", "crew, worker processes", "bub run, one process each"):
+        with model_server(200) as url:
+            if case == "crew, live":
+                figures = run_case("crew", url, count)
+                rows.append((case, {"start": figures["child_start"], "cpu_each": figures["cpu"] / count}))
+            elif case == "crew, worker processes":
+                rows.append(
+                    (case, measured_start([str(folder / "child_case.py"), url, str(count), WARM], url))
+                )
+            else:
+                rows.append((case, measure([sys.executable, str(folder / "bub_run_case.py"), url, "3"])))
+        say(f"{case}: done")
+    lines = [
+        f"| {count} workers, 200 ms model latency | first request after ms | CPU ms each | own MB each |",
+        "|---" * 4 + "|",
+    ]
+    for case, figures in rows:
+        memory = f"{figures['uss_each']:.1f}" if "uss_each" in figures else ""
+        lines.append(
+            f"| {case} | {figures['start'] * 1000:.0f} | {figures['cpu_each'] * 1000:.0f} | {memory} |"
+        )
+    return "\n".join(lines)
+
+
+def measured_start(arguments: list[str], url: str) -> Figures:
+    """What a case prints, with the seconds until the server's first request after its start."""
+    figures = measure([sys.executable, *arguments])
+    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/stats") as answer:  # loopback
+        arrivals: list[float] = json.load(answer)["arrivals"]
+    figures["start"] = min(at for at in arrivals if at >= figures["started"]) - figures["started"]
+    return figures
+
+
+def store_table() -> str:
+    """What the store can do, and what going on with a run takes."""
+    folder = ROOT / "bench" / "cases"
+    store = measure([sys.executable, str(folder / "store_case.py")])
+    with model_server(200) as url:
+        recovery = measure([sys.executable, str(folder / "recovery_case.py"), url, "100"])
+    say("store: done")
+    return "\n".join(
+        [
+            "| the store, and recovery | |",
+            "|---|---|",
+            f"| commits a second, one event each | {store['commits']:.0f} |",
+            f"| until another connection has seen an event, ms | {store['follow'] * 1000:.0f} |",
+            f"| status of one run among 1,000 of 20 tasks, read in ms | {store['status'] * 1000:.2f} |",
+            f"| `crew status`, 10,000 runs, ms beyond the interpreter | {store['one_status'] * 1000:.0f} |",
+            f"| `crew runs`, 10,000 runs, ms beyond the interpreter | {store['runs'] * 1000:.0f} |",
+            f"| 100 tasks killed in the middle: all go on after ms | {recovery['resumed'] * 1000:.0f} |",
+            f"| and the run has ended after ms, 200 of them a model's | {recovery['wall'] * 1000:.0f} |",
+        ]
+    )
+
+
 def import_table(rounds: int) -> str:
     """What loading the plugin costs the host."""
     command = [sys.executable, str(ROOT / "bench" / "cases" / "imports.py")]
@@ -246,6 +305,7 @@ def main() -> None:
     parser.add_argument("--counts", type=numbers, default=[1, 32, 100], help="sizes, e.g. 1,8,32")
     parser.add_argument("--latencies", type=numbers, default=[0, 200], help="of the model, in ms")
     parser.add_argument("--many", type=int, default=1000, help="sessions at once at a slow model; 0 for none")
+    parser.add_argument("--workers", type=int, default=8, help="worker processes at once; 0 for none")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()
     parts = [f"Measured on {machine()}; medians of {options.rounds} rounds.", import_table(options.rounds)]
@@ -256,6 +316,8 @@ def main() -> None:
             parts.append(crew_table(measured, options.counts, options.rounds))
     if options.many:
         parts.append(many_table(options.many))
+    if options.workers:
+        parts += [child_table(options.workers), store_table()]
     text = "\n\n".join(parts)
     print(text)
     if options.write:

@@ -4,6 +4,7 @@ CrewError
 |- CallerError              whoever made the call (a model or a person) must change it
 |  |- InvalidValue          a parameter has a value that is not allowed
 |  |- UnknownName           no such team, workflow, agent, role, run, task, ...
+|  |  `- Forgotten          the run was deleted; says when, by whom and why
 |  |- InvalidPlan           a workflow cannot be run as written
 |  `- NotAllowed            the caller may not do this, or not without `force`
 |     `- NotConfirmed       it is destructive, and nobody confirmed it
@@ -32,6 +33,7 @@ __all__ = [
     "EngineError",
     "EngineErrorKind",
     "Fenced",
+    "Forgotten",
     "HostUnsupported",
     "IllegalTransition",
     "InvalidPlan",
@@ -90,6 +92,14 @@ class UnknownName(CallerError):
         if self.nearest:
             return "did you mean " + " or ".join(repr(near) for near in self.nearest) + "?"
         return f"{len(self.known)} exist, none with a similar name; list them first"
+
+
+class Forgotten(UnknownName):
+    """The run was deleted. Nothing can be read of it or written to it."""
+
+    def __init__(self, run_id: str, story: str) -> None:
+        super().__init__("run", run_id, ())
+        self.args = (f"run {run_id} {story}",)
 
 
 class InvalidPlan(CallerError):

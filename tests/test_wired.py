@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crew_plugin import errors
+from crew_plugin.cli.table import COMMANDS
 from crew_plugin.config.describe import rows
 from crew_plugin.models.causes import CauseCode
 from crew_plugin.models.events import EVENT_TYPES
@@ -50,6 +51,8 @@ CALLED_FROM_OUTSIDE = {
     *("load_state", "save_state", "system_prompt", "provide_lifespan", "provide_channels", "admit_message"),
     *("before_llm_call", "after_llm_call", "before_tool_call", "after_tool_call", "register_cli_commands"),
     *("drain_messages", "enqueue_message", "message_count", "get_tape_sidecars", "build_tape_context"),
+    # commands: called by their names in the table
+    *(command.name for command in COMMANDS),
     # our own hooks: called by their names
     *("before_run_start", "before_task_start", "after_task_end", "after_run_end", "non_blocking"),
     *("before_cancel", "task_result", "session_connected", "session_disconnected", "session_before_switch"),

@@ -397,6 +397,43 @@ COMMANDS: Final = (
         'With TEXT an agent remembers and hands in a new result: crew resume last "and the other file?".',
     ),
     Command(
+        "forget",
+        "Delete an ended run: its results, transcripts and events, and what only it refers to.",
+        'crew forget last --yes --intent "had a password in it"',
+        "crew_plugin.cli.upkeep",
+        (
+            Param("run", _RUN.help, default=REQUIRED, metavar="RUN"),
+            Param(
+                "force",
+                "Also a run that a chat session asked for, and one whose results it has not got.",
+                bool,
+                ("--force",),
+                False,
+            ),
+            _YES,
+            _INTENT,
+        ),
+        more="What stays is a line that says who deleted it, when and why. It cannot be undone.",
+        light=True,
+    ),
+    Command(
+        "prune",
+        "Delete the ended runs that are old, or beyond the newest ones.",
+        "crew prune --dry-run",
+        "crew_plugin.cli.upkeep",
+        (
+            Param("days", "Those that ended longer ago than so many days.", int, ("--days",), metavar="N"),
+            Param("keep", "Those beyond the newest N ended ones.", int, ("--keep",), metavar="N"),
+            Param("dry_run", "Only list what would be deleted.", bool, ("--dry-run",), False),
+            _YES,
+            _INTENT,
+        ),
+        more=(
+            "Without numbers `keep.days` and `keep.runs` of the settings count. Runs that go on, and runs "
+            "whose results have not reached their chat, stay. Then bodies that nothing refers to are deleted."
+        ),
+    ),
+    Command(
         "agents",
         "List the agents of this project, of the user and of the package.",
         "crew agents reviewer",

@@ -25,6 +25,7 @@ __all__ = [
     "ContextSettings",
     "DeliverySettings",
     "HookSettings",
+    "KeepSettings",
     "LimitSettings",
     "MailSettings",
     "McpServerSettings",
@@ -405,6 +406,13 @@ class SafetySettings(_Section):
     )
 
 
+class KeepSettings(_Section):
+    """Which ended runs `prune` leaves."""
+
+    days: float = _key(30, "Days for which `crew prune` keeps a run after its end.", project="nothing", ge=0)
+    runs: int = _key(1000, "How many ended runs `crew prune` keeps.", project="nothing", ge=0)
+
+
 class RecoverySettings(_Section):
     """What becomes of runs whose supervisor is gone."""
 
@@ -469,6 +477,7 @@ class Settings(BaseSettings):
     ask: AskSettings = AskSettings()
     safety: SafetySettings = SafetySettings()
     recovery: RecoverySettings = RecoverySettings()
+    keep: KeepSettings = KeepSettings()
     child: ChildSettings = ChildSettings()
     hooks: HookSettings = HookSettings()
     mcp: McpSettings = McpSettings()

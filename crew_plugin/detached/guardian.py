@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from crew_plugin.detached.start import log_of
 from crew_plugin.errors import CrewError
@@ -20,18 +21,27 @@ from crew_plugin.store.sqlite import SqliteStore
 
 __all__ = ["main"]
 
+_PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 def main(root: str, state_dir: str, run_id: str) -> int:
     """Start the supervisor, wait for its end, write it down."""
     project = Project(root=Path(root), state_dir=Path(state_dir))
     command = [sys.executable, "-m", "crew_plugin.detached.supervisor", root, state_dir, run_id]
+    started: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        early.append(number)
+        for process in started:
+            process.send_signal(number)
+
+    for each in _PASSED_ON:
+        signal.signal(each, pass_on)
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as supervisor:
-
-        def pass_on(number: int, _frame: FrameType | None) -> None:
+        started.append(supervisor)
+        for number in early:
             supervisor.send_signal(number)
-
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, pass_on)
         code = supervisor.wait()
     _note(project, run_id, supervisor.pid, code)
     return 0 if code == 0 else 1

@@ -1,6 +1,7 @@
 """Starting a detached supervisor for a run that was written down."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -79,7 +80,11 @@ def start_detached(project: Project, run_id: str) -> Detached:
             if guardian.poll() is not None:
                 break
             time.sleep(_LOOK_SECONDS)
-    if guardian.poll() is None:
-        guardian.kill()
-        guardian.wait()
+        if guardian.poll() is None:
+            # With the supervisor, if there is one: it must not begin what its caller was told is not begun.
+            os.killpg(guardian.pid, signal.SIGKILL)
+            guardian.wait()
+        run = store.load_run(run_id)
+        if run.state in RUN_TERMINAL:
+            return Detached(run=run, log=log)
     raise HostUnsupported(f"the detached supervisor of run {run_id} did not start; it says why in {log}")

@@ -20,7 +20,7 @@ from typing import Final
 
 from crew_plugin.engine.cancel import cause_of_request
 from crew_plugin.engine.settle import close_run
-from crew_plugin.errors import CrewError
+from crew_plugin.errors import CrewError, Fenced
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlVerb, Lease
 from crew_plugin.models.states import RUN_TERMINAL
@@ -101,21 +101,28 @@ class _Keeper:
         self._thread.join()
 
     def _keep(self) -> None:
+        looks = 0
+        while not self._over.wait(_LOOK_SECONDS):
+            looks += 1
+            try:
+                self._look(renews=looks % _RENEW_EVERY == 0)
+            except Fenced:
+                return  # the driver finds out by itself
+            except CrewError as error:
+                # A store that is busy for a moment must not cost the lease.
+                print(f"the lease could not be renewed: {error}", file=sys.stderr, flush=True)
+
+    def _look(self, *, renews: bool) -> None:
         with contextlib.closing(SqliteStore.open(self._project)) as store:
-            looks = 0
-            while not self._over.wait(_LOOK_SECONDS):
-                looks += 1
-                if looks % _RENEW_EVERY == 0:
-                    store.renew(self._lease)
-                for control in store.pending_controls(self._lease.run_id):
-                    if control.verb is ControlVerb.CANCEL and control.task_id is None:
-                        with store.transaction():
-                            store.answer_control(self._lease, control.id, refused=None, actor=_ACTOR)
-                            close_run(store, self._lease, cause_of_request(control), actor=control.actor)
-                        print(
-                            f"run {self._lease.run_id} was cancelled before its host was loaded", flush=True
-                        )
-                        os._exit(0)
+            if renews:
+                store.renew(self._lease)
+            for control in store.pending_controls(self._lease.run_id):
+                if control.verb is ControlVerb.CANCEL and control.task_id is None:
+                    with store.transaction():
+                        store.answer_control(self._lease, control.id, refused=None, actor=_ACTOR)
+                        close_run(store, self._lease, cause_of_request(control), actor=control.actor)
+                    print("cancelled before its host was loaded", flush=True)
+                    os._exit(0)
 
 
 def _give_up(project: Project, lease: Lease, error: BaseException) -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "PeerRecord",
     "Receipt",
     "ReceiptOutcome",
+    "Removal",
     "ResultRecord",
     "RunRecord",
     "SectionRecord",
@@ -497,6 +498,21 @@ class ToolCallState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """What was deleted of a run: the tombstone that is left of it."""
+
+    run_id: str
+    state: RunState
+    removed_at: float
+    removed_by: str
+    reason: str
+    counts: Mapping[str, int]
+    """Rows by table."""
+    bodies: tuple[str, ...]
+    """Hashes of what it referred to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

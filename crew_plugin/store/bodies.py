@@ -1,6 +1,7 @@
 """Long bodies: files named by the SHA-256 of what is in them."""
 
 import os
+import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from crew_plugin.errors import CrewError, StateUnwritable
 
 __all__ = ["Bodies"]
+
+_BODY = re.compile("[0-9a-f]{64}")
 
 
 class Bodies:
@@ -35,6 +38,28 @@ class Bodies:
             return self._path(sha256).read_bytes()
         except OSError as error:
             raise CrewError(f"the body of artifact {sha256[:12]} cannot be read: {error}") from error
+
+    def remove(self, sha256: str) -> int | None:
+        """Delete a body; returns its bytes, None where there is none."""
+        path = self._path(sha256)
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StateUnwritable(self._folder, error.strerror or str(error)) from error
+        return size
+
+    def all(self) -> list[str]:
+        """The hashes of all bodies."""
+        return [path.name for path in self._folder.glob("??/*") if _BODY.fullmatch(path.name)]
+
+    def remove_unfinished(self) -> None:
+        """Delete what writers that died left half written. Nobody may be writing."""
+        for path in self._folder.glob("??/.*"):
+            with suppress(OSError):
+                path.unlink()
 
     def beginning(self, prefix: str) -> list[str]:
         """The hashes of the bodies whose hash begins like this, with two digits or more."""

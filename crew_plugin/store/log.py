@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crew_plugin.errors import Fenced, UnknownName
+from crew_plugin.errors import Fenced, Forgotten, UnknownName
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.events import EVENT_TYPES
 from crew_plugin.models.records import EventRecord, Lease, NewEvent
@@ -163,6 +163,21 @@ class EventLog(Connection):
         return row
 
     def _unknown(self, kind: str, ident: str, *, table: str | None = None) -> UnknownName:
-        """The error for an id that no row has, with the newest ids to choose from."""
+        """The error for an id that no row has: what became of it, or the newest ids to choose from."""
+        if kind == "run" and (gone := self._forgotten(ident)) is not None:
+            return gone
         rows = self._all(f"SELECT id FROM {table or kind} ORDER BY n DESC LIMIT 200")
         return UnknownName(kind, ident, [row["id"] for row in rows])
+
+    def _forgotten(self, ident: str) -> Forgotten | None:
+        row = self._first("SELECT * FROM forgotten WHERE id = ?", (ident,))
+        if row is None:
+            return None
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["removed_at"]))
+        counts = load(row["counts"])
+        why = f" ({row['reason']})" if row["reason"] else ""
+        return Forgotten(
+            ident,
+            f"ended {row['state']} and was forgotten on {day} by {row['removed_by']}{why}: "
+            f"{counts['task']} tasks, {counts['result']} results and {counts['event']} events were deleted",
+        )

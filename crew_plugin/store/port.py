@@ -41,6 +41,7 @@ from crew_plugin.models.records import (
     ParentRef,
     PeerRecord,
     ReceiptOutcome,
+    Removal,
     ResultRecord,
     RunRecord,
     SectionRecord,
@@ -248,6 +249,19 @@ class RunStore(Protocol):
     ) -> list[TaskRecord]:
         """Requeue these tasks of a run that goes on, with the dependants that were skipped because
         of them. Returns all that changed."""
+        ...
+
+    # --- deletion ---
+
+    def forget_run(self, run_id: str, *, actor: str, reason: str, undelivered: bool = False) -> Removal:
+        """Delete an ended run with all that is written down of it; a tombstone stays, and whoever asks
+        for the run, or writes to it, gets `Forgotten`. Raises `NotAllowed` for one that has not ended,
+        and for one that owes results unless `undelivered`."""
+        ...
+
+    def sweep_bodies(self, among: Sequence[str] | None = None) -> tuple[int, int]:
+        """Delete those of these bodies (or of all) that nothing refers to any more. Returns how many
+        there were and their bytes. Not to be called in the transaction that removed the references."""
         ...
 
     # --- questions ---

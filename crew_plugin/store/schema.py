@@ -275,6 +275,16 @@ CREATE TABLE question (
 CREATE INDEX question_by_run ON question (run_id, state);
 CREATE INDEX question_by_state ON question (state);
 CREATE UNIQUE INDEX question_open ON question (attempt_id) WHERE state = 'open';
+CREATE TABLE forgotten (
+    n INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    removed_at REAL NOT NULL,
+    removed_by TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    counts TEXT NOT NULL
+);
+CREATE INDEX transcript_by_body ON transcript (body) WHERE body IS NOT NULL;
 """
 
 MIGRATIONS = (_FIRST, _SECOND)

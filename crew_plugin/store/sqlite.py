@@ -3,12 +3,13 @@
 from crew_plugin.project import Project, ensure_state
 from crew_plugin.store.journal import Journal
 from crew_plugin.store.mail import Mail
+from crew_plugin.store.removal import Removals
 from crew_plugin.store.results import Results
 
 __all__ = ["SqliteStore"]
 
 
-class SqliteStore(Results, Journal, Mail):
+class SqliteStore(Results, Journal, Mail, Removals):
     """Runs in a project's state folder. Used by the thread that opened it.
 
     Write-ahead log where the file system can, `synchronous=FULL`: what was returned for is on the

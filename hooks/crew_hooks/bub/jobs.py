@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -49,7 +49,7 @@ class Jobs:
             task.add_done_callback(self._watching.discard)
 
     @contextmanager
-    def looked_at(self, shell_id: str) -> Iterator[None]:
+    def looked_at(self, shell_id: str) -> Generator[None]:
         """The session looks at a shell or ends it: that it ended meanwhile is no news then."""
         done = self._looks[shell_id] = asyncio.Event()
         try:

@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from types import FrameType
 from typing import Any, Final
 
@@ -96,7 +97,7 @@ def _become_a_worker(
 
         code = worker.serve(socket.socket(fileno=descriptor), *loaded)
     except BaseException:  # noqa: BLE001 - this process ends here, and its parent's stack is none of its own
-        sys.excepthook(*sys.exc_info())
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         sys.stdout.flush()

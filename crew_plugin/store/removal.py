@@ -1,0 +1,117 @@
+"""Deleting ended runs, and the bodies that nobody refers to any more.
+
+What is left of a run is a tombstone, in which stands who deleted it, when, why and how much.
+"""
+
+import time
+from collections.abc import Sequence
+
+from crew_plugin.errors import NotAllowed
+from crew_plugin.models.records import DeliveryState, Removal
+from crew_plugin.models.states import RUN_TERMINAL, RunState
+from crew_plugin.store.artifacts import Artifacts
+from crew_plugin.store.rows import dump, text
+from crew_plugin.store.runs import Runs
+
+__all__ = ["Removals"]
+
+_OF_ATTEMPTS = "attempt_id IN (SELECT id FROM attempt WHERE run_id = ?)"
+_OF_SESSIONS = "session_id IN (SELECT id FROM session WHERE run_id = ?)"
+_OF_RUN = "run_id = ?"
+_TABLES = (
+    ("event", _OF_RUN),
+    ("control", _OF_RUN),
+    ("message", _OF_RUN),
+    ("question", _OF_RUN),
+    ("outbox", _OF_RUN),
+    ("section", _OF_ATTEMPTS),
+    ("tool_call", _OF_ATTEMPTS),
+    ("transcript", _OF_SESSIONS),
+    ("session", _OF_RUN),
+    ("result", _OF_RUN),
+    ("attempt", _OF_RUN),
+    ("artifact", _OF_RUN),
+    ("task", _OF_RUN),
+)
+"""What belongs to a run; nothing in a table refers to one before it."""
+_OWED = (DeliveryState.PENDING, DeliveryState.SENT)
+
+
+class Removals(Artifacts, Runs):
+    """Runs go in one transaction, bodies in a later one: a crash between leaves bodies too many,
+    never a reference without its body."""
+
+    def forget_run(self, run_id: str, *, actor: str, reason: str, undelivered: bool = False) -> Removal:
+        """Delete an ended run with all that is written down of it. Raises `NotAllowed` for one that
+        has not ended, and for one that owes results unless `undelivered`."""
+        with self._change():
+            self._write_behind()
+            state = RunState(self._run_row(run_id)["state"])
+            if state not in RUN_TERMINAL:
+                raise NotAllowed(
+                    f"run {run_id} is {state}: only an ended run can be forgotten; cancel it first"
+                )
+            owed = self._one(
+                "SELECT count(*) FROM outbox WHERE run_id = ? AND state IN (?, ?)", (run_id, *_OWED)
+            )[0]
+            if owed and not undelivered:
+                raise NotAllowed(
+                    f"run {run_id} has {owed} results that the conversation which asked for it has not got; "
+                    "say force to delete them all the same"
+                )
+            bodies = [
+                row[0]
+                for row in self._all(
+                    "SELECT sha256 FROM artifact WHERE run_id = ? UNION SELECT body FROM transcript"
+                    f" WHERE {_OF_SESSIONS} AND body IS NOT NULL",
+                    (run_id, run_id),
+                )
+            ]
+            counts = {
+                table: self._execute(f"DELETE FROM {table} WHERE {which}", (run_id,)).rowcount
+                for table, which in _TABLES
+            }
+            self._update_run("DELETE FROM run WHERE id = ?", (run_id,))
+            at = time.time()
+            self._execute(
+                "INSERT INTO forgotten (id, state, removed_at, removed_by, reason, counts)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (run_id, state, at, text(actor), text(reason), dump(counts)),
+            )
+        return Removal(
+            run_id=run_id,
+            state=state,
+            removed_at=at,
+            removed_by=actor,
+            reason=reason,
+            counts=counts,
+            bodies=tuple(bodies),
+        )
+
+    def sweep_bodies(self, among: Sequence[str] | None = None) -> tuple[int, int]:
+        """Delete those of these bodies (or of all) that nothing refers to any more. Returns how many
+        there were and their bytes. Bodies are written only inside transactions that write, so while
+        this one lasts nobody comes to refer to what it deletes."""
+        count = size = 0
+        with self._change():
+            self._write_behind()
+            for sha256 in self._all_bodies() if among is None else among:
+                used = self._first(
+                    "SELECT 1 WHERE EXISTS (SELECT 1 FROM artifact WHERE sha256 = ?)"
+                    " OR EXISTS (SELECT 1 FROM transcript WHERE body = ?)",
+                    (sha256, sha256),
+                )
+                if used is not None:
+                    continue
+                row = self._first("SELECT length(content) AS size FROM body WHERE sha256 = ?", (sha256,))
+                if row is not None:
+                    self._execute("DELETE FROM body WHERE sha256 = ?", (sha256,))
+                freed = self._bodies.remove(sha256) if row is None else int(row["size"])
+                if freed is not None:
+                    count, size = count + 1, size + freed
+            if among is None:
+                self._bodies.remove_unfinished()
+        return count, size
+
+    def _all_bodies(self) -> list[str]:
+        return [*(row["sha256"] for row in self._all("SELECT sha256 FROM body")), *self._bodies.all()]

@@ -1,0 +1,200 @@
+"""`forget` and `prune` on stores that were written before."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from crew_plugin.cli.app import build_app
+from crew_plugin.detached.start import log_of
+from crew_plugin.errors import Forgotten, NotAllowed
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import MessageKind, NewResult, ParentRef, TranscriptEntry
+from crew_plugin.models.states import RunState, TaskState
+from crew_plugin.store.sqlite import SqliteStore
+from tests.ui.runs import Book, open_book, play, project_in
+
+LONG = "a line that both runs have\n" * 2000
+CAUSE = Cause(code=CauseCode.CALLER_CANCELLED, message="enough")
+PARENT = ParentRef(host="bub", session="chat", route={})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    opened = SqliteStore.open(project_in(tmp_path))
+    yield opened
+    opened.close()
+
+
+def ended(store: SqliteStore, own: str, *, parent: ParentRef | None = None) -> Book:
+    """A run that used every table, with one long body of its own and one that all share."""
+    book = open_book(store, parent=parent)
+    play(book)
+    code = book.store.load_task(book.run.id, "code")
+    entry = TranscriptEntry(seq=0, role="tool", content=own * 20_000, data={})
+    book.talk(code.attempt_id or "", entry)
+    store.add_section(book.lease, code.attempt_id or "", "part", {"n": 1}, adds=False, actor="session")
+    store.send_message(book.run.id, sender="operator", recipient="code", kind=MessageKind.STEER, body="hi")
+    book.finish(code.attempt_id or "", NewResult(summary="done", artifacts={"log": LONG}))
+    verify = store.load_task(book.run.id, "verify")
+    store.transition_task(book.lease, verify.id, TaskState.SKIPPED, actor="supervisor", cause=CAUSE)
+    book.end(RunState.FAILED, CAUSE)
+    return book
+
+
+def crew(folder: Path, *words: str) -> Result:
+    return CliRunner().invoke(build_app(), [*words, "--project", str(folder)])
+
+
+def rows(store: SqliteStore) -> int:
+    """Rows of runs, in all tables."""
+    names = "event control message question outbox section tool_call transcript session result attempt"
+    return sum(
+        store._one(f"SELECT count(*) FROM {name}")[0]  # pyright: ignore[reportPrivateUsage] - looks inside
+        for name in [*names.split(), "artifact", "task", "run"]
+    )
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in (folder / ".crew/state/artifacts").rglob("*") if path.is_file()]
+
+
+def test_a_forgotten_run_leaves_nothing_but_a_tombstone(tmp_path: Path, store: SqliteStore) -> None:
+    book = ended(store, "x")
+    log = log_of(project_in(tmp_path), book.run.id)
+    log.parent.mkdir()
+    log.write_text("said", encoding="utf-8")
+    assert files(tmp_path)
+
+    done = crew(tmp_path, "forget", "last", "--yes", "--intent", "had a secret")
+
+    assert done.exit_code == 0, done.output
+    assert (rows(store), files(tmp_path), log.exists()) == (0, [], False)
+    told = crew(tmp_path, "status", book.run.id)
+    assert told.exit_code == 2
+    assert "ended failed and was forgotten on" in told.stderr
+    assert "by operator (had a secret): 4 tasks, 2 results" in told.stderr
+
+
+def test_what_another_run_refers_to_stays_when_a_run_is_forgotten(tmp_path: Path, store: SqliteStore) -> None:
+    gone, kept = ended(store, "x"), ended(store, "y")
+    before, bodies = rows(store), len(files(tmp_path))
+
+    document = json.loads(crew(tmp_path, "forget", gone.run.id, "--yes", "--json").stdout)
+
+    assert document["forgotten"]["run_id"] == gone.run.id
+    assert document["freed_bytes"] >= 20_000
+    assert rows(store) == before / 2
+    assert len(files(tmp_path)) == bodies - 1  # the others are in both runs
+    assert all(store.read_artifact(ref.sha256) for ref in store.list_artifacts(kept.run.id))
+    code = store.load_task(kept.run.id, "code").attempt_id or ""
+    assert store.read_transcript(store.load_attempt(code).session_id)[-1].content == "y" * 20_000
+
+
+def test_a_late_writer_of_a_forgotten_run_is_told_and_writes_nothing(store: SqliteStore) -> None:
+    book = ended(store, "x")
+    attempt = store.load_task(book.run.id, "code").attempt_id or ""
+    store.forget_run(book.run.id, actor="operator", reason="")
+
+    with pytest.raises(Forgotten, match="was forgotten"):
+        book.call(attempt, "read", "{}")
+    with pytest.raises(Forgotten, match="was forgotten"):
+        store.put_artifact(book.run.id, "late", b"late")
+    with pytest.raises(Forgotten, match="was forgotten"):
+        store.send_message(book.run.id, sender="a", recipient="b", kind=MessageKind.STEER, body="late")
+
+    assert rows(store) == 0
+
+
+def test_numbers_of_forgotten_events_are_not_given_again(store: SqliteStore) -> None:
+    book = ended(store, "x")
+    newest = store.tail(book.run.id, limit=10_000)[-1].seq
+    store.forget_run(book.run.id, actor="operator", reason="")
+
+    open_book(store)
+
+    assert store.tail(None, after_seq=newest)[0].seq == newest + 1
+
+
+def test_a_run_that_has_not_ended_is_never_forgotten(tmp_path: Path, store: SqliteStore) -> None:
+    book = open_book(store)
+    before = rows(store)
+
+    done = crew(tmp_path, "forget", book.run.id, "--yes", "--force")
+
+    assert done.exit_code == 2
+    assert "is running: only an ended run can be forgotten; cancel it first" in done.stderr
+    with pytest.raises(NotAllowed, match="is running"):
+        store.forget_run(book.run.id, actor="operator", reason="", undelivered=True)
+    assert rows(store) == before
+
+
+def test_nothing_is_forgotten_or_pruned_without_confirmation(tmp_path: Path, store: SqliteStore) -> None:
+    ended(store, "x")
+    before = rows(store)
+
+    for words in (("forget", "last"), ("prune", "--keep", "0")):
+        done = crew(tmp_path, *words)
+        assert done.exit_code == 2
+        assert "this would delete run" in done.stderr
+        assert "say --yes" in done.stderr
+
+    assert rows(store) == before
+
+
+def test_results_that_nobody_got_are_deleted_by_force_only(tmp_path: Path, store: SqliteStore) -> None:
+    book = ended(store, "x", parent=PARENT)
+    store.owe_results(book.lease)
+    assert store.list_deliveries(run_id=book.run.id)
+
+    refused = crew(tmp_path, "forget", "last", "--yes")
+    with pytest.raises(NotAllowed, match="has not got; say force"):
+        store.forget_run(book.run.id, actor="operator", reason="")
+    pruned = crew(tmp_path, "prune", "--keep", "0", "--yes")
+
+    assert (refused.exit_code, pruned.exit_code) == (2, 0)
+    assert "say force" in refused.stderr
+    assert store.load_run("last").id == book.run.id
+    assert crew(tmp_path, "forget", "last", "--yes", "--force").exit_code == 0
+    assert rows(store) == 0
+
+
+def test_pruning_keeps_the_newest_and_what_goes_on(tmp_path: Path, store: SqliteStore) -> None:
+    first, second, third = (ended(store, letter).run.id for letter in "xyz")
+    going_on = open_book(store).run.id
+
+    dry = json.loads(crew(tmp_path, "prune", "--keep", "1", "--dry-run", "--json").stdout)
+    assert dry["would_forget"] == [first, second]
+    assert len(store.list_runs()) == 4
+
+    done = crew(tmp_path, "prune", "--keep", "1", "--yes")
+
+    assert done.exit_code == 0, done.output
+    assert [run.id for run in store.list_runs()] == [going_on, third]
+    assert crew(tmp_path, "prune", "--keep", "1").stdout.startswith("no ended run")
+
+
+def test_the_settings_say_how_long_runs_are_kept(tmp_path: Path, store: SqliteStore) -> None:
+    ended(store, "x")
+    assert json.loads(crew(tmp_path, "prune", "--dry-run", "--json").stdout)["would_forget"] == []
+    assert (
+        len(json.loads(crew(tmp_path, "prune", "--days", "0", "--dry-run", "--json").stdout)["would_forget"])
+        == 1
+    )
+
+
+def test_bodies_that_a_crash_left_behind_are_swept_by_a_prune(tmp_path: Path, store: SqliteStore) -> None:
+    ended(store, "z")
+    bodies = set(files(tmp_path))
+    store.forget_run(ended(store, "x").run.id, actor="operator", reason="")  # and no sweep: it died here
+    assert len(files(tmp_path)) == len(bodies) + 1
+    half = files(tmp_path)[0].parent / ".0123456789abcdef-1-aa"
+    half.write_bytes(b"half")
+    newest = ended(store, "z")
+
+    assert crew(tmp_path, "prune", "--keep", "1", "--yes").exit_code == 0
+
+    assert [run.id for run in store.list_runs()] == [newest.run.id]
+    assert set(files(tmp_path)) == bodies

@@ -1,0 +1,152 @@
+"""Stores that released versions wrote, opened with today's code."""
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from crew_plugin.cli.app import build_app
+from crew_plugin.models.records import NewResult
+from crew_plugin.models.states import AttemptState, RunState, TaskState
+from crew_plugin.project import Project
+from crew_plugin.store import schema
+from crew_plugin.store.liveness import current_owner
+from crew_plugin.store.sqlite import SqliteStore
+from tests.store.frozen_store import contents
+
+FROZEN = Path(__file__).parent / "frozen"
+VERSIONS = sorted(folder.name for folder in FROZEN.iterdir())
+
+READING = [
+    ("runs",),
+    ("status", "last"),
+    ("health", "last"),
+    ("show", "last"),
+    ("events", "last"),
+    ("inbox",),
+    ("respond",),
+]
+WRITING = [
+    ("cancel", "last"),
+    ("steer", "last", "one", "hurry"),
+    ("resize", "last", "2"),
+    ("retry", "last"),
+    ("resume", "last"),
+    ("run", "--dry-run", "look"),
+]
+
+
+@pytest.fixture(params=VERSIONS)
+def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A project whose state was written by a released version."""
+    state = tmp_path / ".crew" / "state"
+    shutil.copytree(FROZEN / request.param, state)
+    return tmp_path
+
+
+def project_of(folder: Path) -> Project:
+    return Project(root=folder, state_dir=folder / ".crew" / "state")
+
+
+def expected_in(folder: Path) -> Any:
+    return json.loads((project_of(folder).state_dir / "expected.json").read_text(encoding="utf-8"))
+
+
+def lost(before: Any, after: Any, where: str = "") -> list[str]:
+    """What stood there before and does not any more; what was added does not count."""
+    if isinstance(before, dict):
+        return [
+            miss
+            for key, value in before.items()
+            for miss in (lost(value, after[key], f"{where}/{key}") if key in after else [f"{where}/{key}"])
+        ]
+    if isinstance(before, list) and len(before) == len(after):
+        return [
+            miss
+            for n, (old, new) in enumerate(zip(before, after, strict=True))
+            for miss in lost(old, new, f"{where}/{n}")
+        ]
+    return [] if before == after else [f"{where}: {before!r} became {after!r}"]
+
+
+def crew(folder: Path, *words: str) -> Result:
+    return CliRunner().invoke(build_app(), [*words, "--project", str(folder)])
+
+
+def test_every_released_version_has_a_frozen_store() -> None:
+    assert [f"v{n}" for n in range(1, schema.VERSION)] == VERSIONS
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_a_released_version_wrote_is_all_there(frozen: Path, read_only: bool) -> None:
+    store = SqliteStore.open(project_of(frozen), read_only=read_only)
+    now = contents(store)
+    store.close()
+
+    assert len(now["runs"]) == 2
+    assert lost(expected_in(frozen), now) == []
+
+
+def test_a_migrated_store_has_the_tables_of_a_new_one(frozen: Path, tmp_path: Path) -> None:
+    def tables(folder: Path) -> list[tuple[str, str]]:
+        SqliteStore.open(project_of(folder)).close()
+        database = sqlite3.connect(project_of(folder).database)
+        found = database.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+        database.close()
+        return found
+
+    assert tables(frozen) == tables(tmp_path / "new")
+
+
+def test_a_run_that_a_released_version_left_can_be_finished(frozen: Path) -> None:
+    store = SqliteStore.open(project_of(frozen))
+    run = store.load_run("last")
+    newest = store.tail(None, limit=10_000)[-1].seq
+    lease = store.claim(run.id, current_owner())
+    (attempt,) = store.open_attempts(run.id)
+    store.accept_result(lease, attempt.id, NewResult(summary="done"), actor="session")
+    store.end_attempt(
+        lease, attempt.id, AttemptState.COMPLETED, task_state=TaskState.COMPLETED, actor="supervisor"
+    )
+
+    ended = store.transition_run(lease, RunState.COMPLETED, actor="supervisor")
+
+    assert ended.state is RunState.COMPLETED
+    assert next(event.seq for event in store.tail(run.id, after_seq=newest)) == newest + 1
+    store.close()
+
+
+def test_an_operator_reads_a_store_of_a_released_version(frozen: Path) -> None:
+    known = [run["record"]["id"] for run in expected_in(frozen)["runs"]]
+
+    assert [row["id"] for row in json.loads(crew(frozen, "runs", "--json").stdout)["runs"]] == known[::-1]
+    assert crew(frozen, "status", known[0]).exit_code == 0
+    assert "a line of a long body" in crew(frozen, "show", known[0], "explore").stdout
+
+
+@pytest.mark.parametrize("words", READING + WRITING, ids=lambda words: words[0])
+def test_an_older_crew_refuses_a_newer_store_with_one_sentence(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    project = project_of(tmp_path)
+    SqliteStore.open(project).close()
+    database = sqlite3.connect(project.database)
+    database.execute("PRAGMA journal_mode = DELETE")
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    before = project.database.read_bytes()
+
+    done = crew(tmp_path, *words)
+
+    assert done.exit_code == 1, done.output
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "has schema version 99" in line
+    assert "upgrade crew-plugin" in line
+    assert project.database.read_bytes() == before
