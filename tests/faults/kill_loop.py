@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +73,7 @@ class Tally:
 
 
 @contextmanager
-def model_process(latency_ms: float) -> Iterator[str]:
+def model_process(latency_ms: float) -> Generator[str]:
     """The base URL of a model server in a process of its own."""
     command = [sys.executable, "-m", "tests.faults.wide_model", "--latency-ms", str(latency_ms)]
     with subprocess.Popen(
@@ -261,7 +261,7 @@ class KillLoop:
                 time.sleep(min(left, 0.01))
 
     @contextmanager
-    def _reading(self) -> Iterator[RunStore]:
+    def _reading(self) -> Generator[RunStore]:
         with closing(SqliteStore.open(self.project, read_only=True)) as store:
             yield store
 
@@ -334,10 +334,11 @@ class KillLoop:
                 said = True
             self._pause(0.3)
             with self._reading() as store:
-                rows = store.list_deliveries(run_id=self.run_id)
-            states = {str(row.state) for row in rows}
+                states = {str(row.state) for row in store.list_deliveries(run_id=self.run_id)}
         assert self._chat is not None
         assert self._chat.quit() == 0
+        with self._reading() as store:
+            owed = {row.id for row in store.list_deliveries(run_id=self.run_id)}
         given = [
             re.findall(r"\[crew delivery (\S+?)\]", message)
             for tape in (self.home.home / "bub").rglob("*.jsonl")
@@ -346,7 +347,7 @@ class KillLoop:
         # One message names its last delivery and tells all of them.
         ids = [each for named in given for each in named]
         assert len(ids) == 1, f"handed over {len(ids)} times: {ids}"
-        assert ids[0] in {row.id for row in rows}
+        assert ids[0] in owed
 
     def _told(self) -> str:
         said = self._errors.read_text(encoding="utf-8")[-3000:] if self._errors.exists() else ""
@@ -432,10 +433,11 @@ def main() -> None:
     parser.add_argument("--mode", choices=MODES, help="only this one")
     parser.add_argument("--latency-ms", type=float, default=150.0)
     options = parser.parse_args()
-    whole, seed = Tally(), options.seed
+    whole = Tally()
+    seed: int = options.seed
     with model_process(options.latency_ms) as base_url:
         while whole.total < options.kills:
-            mode = options.mode or MODES[seed % len(MODES)]
+            mode: Mode = options.mode or MODES[seed % len(MODES)]
             print(f"seed {seed} {mode}: ", end="", flush=True)
             with tempfile.TemporaryDirectory(prefix="crew-kills-") as folder:
                 tally = KillLoop(Path(folder), base_url, mode, seed=seed).run(options.each)
