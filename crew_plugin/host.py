@@ -185,7 +185,11 @@ class ModelRetrying:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelBusy:
-    """A sign of life: the model is still putting out an answer. At most one every few seconds."""
+    """A sign of life: the model is still putting out an answer. At most one every few seconds, and
+    one where an answer breaks off."""
+
+    said: str = ""
+    """The text of it so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,6 +101,8 @@ class Course:
         self.settled = False
         """Its result was found on the disk although nobody was told of it."""
         self.last_text = ""
+        self.saying = ""
+        """The text of an answer that never became whole."""
         self.usage = before.usage
         self.wants_data = False
         self.restricted = False
@@ -130,6 +132,13 @@ class Course:
     def can_go_on(self) -> bool:
         """Whether the conversation can be taken up in a new engine session."""
         return not self.over and EngineCapability.HISTORY in self.engine.capabilities
+
+    @property
+    def last_words(self) -> str:
+        """What it said last, whole or not."""
+        if not self.saying.strip():
+            return self.last_text
+        return "\n\n".join(filter(None, [self.last_text, words.broken_off(self.saying)]))
 
     # --- the ends ---
 

@@ -107,7 +107,8 @@ class Listener:
             case ModelWaiting():
                 course.deadlines.alive(now, pause=SIGN_SECONDS)
                 self._waiting(event)
-            case ModelBusy():
+            case ModelBusy(said=said):
+                course.saying = said if said.strip() else course.saying
                 course.progress()
 
     def _note(self, event: SteersTaken | ServerNoted | PluginActed) -> None:
@@ -129,6 +130,7 @@ class Listener:
         self._queued = False
         course.usage += usage
         course.memory.answered()
+        course.saying = ""
         if event.text.strip():
             course.last_text = event.text
         names = [call.name for call in event.tool_calls]

@@ -311,7 +311,7 @@ class LiveSession:
         entries = [record.rest(), closes_mail]
         try:
             left = await self._writer.run(
-                lambda store: last_write(store, self._context, ending, course.last_text, entries)
+                lambda store: last_write(store, self._context, ending, course.last_words, entries)
             )
         except Fenced as error:
             course.fenced = error

@@ -6,6 +6,7 @@ from typing import Final
 from crew_plugin.host import Job, JobEnded
 
 __all__ = [
+    "broken_off",
     "budget_notice",
     "held",
     "interrupted",
@@ -139,6 +140,11 @@ def relay(key: str, text: str, *, failure: str, where: str) -> str:
     if not text.strip():
         return f"{key} was woken by your message, has read it and ended its turn without a word. {whole}"
     return f"{key} was woken by your message and answers:\n{text}\n{whole}"
+
+
+def broken_off(text: str) -> str:
+    """What had come of an answer that was never finished, for whoever reads what the session left."""
+    return f"[an answer that broke off; this much of it had come:]\n{text}"
 
 
 def budget_notice(requests: int, forced_at: int) -> str:

@@ -19,6 +19,7 @@ from crew_plugin.child.engine import ChildEngine
 from crew_plugin.child.nursery import Nursery
 from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.host import SessionSpec
+from crew_plugin.models.ids import new_id
 from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.models.states import SessionKind
 from crew_plugin.testing.conversation import Script
@@ -127,14 +128,12 @@ def log() -> Iterator[list[str]]:
 
 @pytest.fixture
 def spec_of() -> Callable[..., SessionSpec]:
-    """Makes specs of sessions."""
-    count = 0
+    """Makes specs of sessions. Their ids are unlike any other's on the machine: what carries the id of
+    a session is ended with it, also a process of a test that runs at the same time."""
 
     def make(host: Host, **changes: Any) -> SessionSpec:
-        nonlocal count
-        count += 1
         values: dict[str, Any] = {
-            "session_id": f"ses_{count}",
+            "session_id": new_id("ses"),
             "agent": "explorer",
             "system_prompt": "You explore.",
             "cwd": str(host.folder),

@@ -1,6 +1,7 @@
 """What is special about sessions in worker processes: their deaths, their environment, their servers."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -38,7 +39,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.bub]
 Hosted = Callable[..., AbstractAsyncContextManager[Host]]
 SpecOf = Callable[..., SessionSpec]
 ENOUGH = Cause(code=CauseCode.CALLER_CANCELLED, message="enough")
-STUBBORN = "(trap '' TERM; setsid sh -c \"trap '' TERM; sleep 71.5\" & ); trap '' TERM; sleep 71.25"
+NAP = f"71.{os.getpid()}"
+"""Seconds that nothing else on the machine sleeps, also where the tests run several times at once."""
+STUBBORN = f"(trap '' TERM; setsid sh -c \"trap '' TERM; sleep {NAP}5\" & ); trap '' TERM; sleep {NAP}2"
 """Ignores a polite request, and so does what it starts in a session of its own."""
 
 
@@ -69,7 +72,7 @@ def sleeping() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if any(part.startswith("71.") or "sleep 71." in part for part in process.cmdline()):
+            if any(part.startswith(NAP) or f"sleep {NAP}" in part for part in process.cmdline()):
                 found.append(process)
         except psutil.Error:
             continue
@@ -79,8 +82,9 @@ def sleeping() -> list[psutil.Process]:
 async def gone(pid: int) -> None:
     """Wait for the end of a process."""
     async with asyncio.timeout(10):
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            await anyio.lowlevel.checkpoint()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                await anyio.lowlevel.checkpoint()
 
 
 def runs_stubbornly(_: Conversation) -> Reply:

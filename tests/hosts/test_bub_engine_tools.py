@@ -168,12 +168,11 @@ async def test_a_long_output_is_shown_in_part_and_can_be_read_on(hosted: Hosted,
 
 
 async def test_processes_know_which_session_they_belong_to(hosted: Hosted, spec_of: SpecOf) -> None:
-    async with (
-        hosted(calls(use("bash", command="echo $CREW_SESSION $CREW_ROLE"))) as host,
-        host.engine.open(spec_of(host, host_tools=("bash",), identity={"role": "tester"})) as session,
-    ):
-        await turn(session, "go")
-    assert results(host) == ["ses_1 tester"]
+    async with hosted(calls(use("bash", command="echo $CREW_SESSION $CREW_ROLE"))) as host:
+        spec = spec_of(host, host_tools=("bash",), identity={"role": "tester"})
+        async with host.engine.open(spec) as session:
+            await turn(session, "go")
+        assert results(host) == [f"{spec.session_id} tester"]
 
 
 async def test_a_session_cannot_reach_the_shells_of_another(hosted: Hosted, spec_of: SpecOf) -> None:

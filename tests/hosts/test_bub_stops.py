@@ -167,6 +167,59 @@ async def test_a_stop_keeps_the_last_text_and_ends_the_shells(make_stage: Any, h
     assert "Cut off" in (await stage.transcript())[-2].content
 
 
+@pytest.mark.parametrize("fault", [Fault.STALLED_STREAM, Fault.BROKEN_STREAM])
+async def test_what_had_come_of_an_answer_that_broke_off_is_kept(
+    make_stage: Any, hosted: Hosted, fault: Fault
+) -> None:
+    stage = await make_stage(step={"limits": LimitsSpec(idle_seconds=0.6, model_retries=0)})
+    script: Script = lambda _: Reply(text="The login is open. " * 300, fault=fault)  # noqa: E731 - one line
+    async with hosted(script) as host:
+        with anyio.fail_after(20):
+            outcome = await stage.execute(script, engine=host.engine)
+    assert outcome.state is AttemptState.FAILED
+    kept = await stage.text_of(outcome)
+    assert "broke off" in kept
+    assert "The login is open." in kept
+
+
+async def test_what_had_come_of_an_answer_is_kept_when_somebody_stops_the_session(
+    make_stage: Any, hosted: Hosted
+) -> None:
+    stage = await make_stage(step={"limits": LimitsSpec(idle_seconds=3)})
+    context = await stage.attempt()
+    silent = anyio.Event()
+    unsubscribe = stage.writer.subscribe(
+        lambda event: silent.set() if event.type == "session.stalled" else None
+    )
+    outcomes: list[Outcome] = []
+    async with hosted(lambda _: Reply(text="The login is open. " * 300, fault=Fault.STALLED_STREAM)) as host:
+        runner = runner_of(stage, host)
+
+        async def run() -> None:
+            outcomes.append(await runner.run(context))
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(run)
+                await silent.wait()
+                await runner.abort(context.attempt.id, CANCEL)
+    unsubscribe()
+    assert (outcomes[0].state, outcomes[0].cause) == (AttemptState.CANCELLED, CANCEL)
+    assert "The login is open." in await stage.text_of(outcomes[0])
+
+
+async def test_what_came_of_a_call_that_was_made_again_is_forgotten_when_it_succeeds(
+    make_stage: Any, hosted: Hosted
+) -> None:
+    stage = await make_stage(step={"limits": LimitsSpec(steps=1)})
+    given = [Reply(text="half " * 300, fault=Fault.BROKEN_STREAM), Reply(text="whole")]
+    script: Script = lambda _: given.pop(0) if len(given) > 1 else given[0]  # noqa: E731 - one line
+    async with hosted(script) as host:
+        with anyio.fail_after(20):
+            outcome = await stage.execute(script, engine=host.engine)
+    assert await stage.text_of(outcome) == "whole"
+
+
 async def test_a_command_that_takes_longer_than_a_tool_may_is_ended_and_the_session_goes_on(
     make_stage: Any, hosted: Hosted
 ) -> None:

@@ -252,6 +252,7 @@ class BubSession:
 
     def _hush(self) -> None:
         if not self._quiet:
+            self.broke_off()
             self._quiet = True
             self._events.put_nowait(None)
 
@@ -336,7 +337,13 @@ class BubSession:
         now = time.monotonic()
         if now - self._busy_since >= _BUSY_SECONDS:
             self._busy_since = now
-            self._emit(ModelBusy())
+            self._emit(ModelBusy(said=self._agent.runner.said))
+
+    def broke_off(self) -> None:
+        """An answer goes no further; what there is of it is not lost."""
+        said = self._agent.runner.said
+        if said.strip():
+            self._emit(ModelBusy(said=said))
 
     def answered(self, answer: ModelAnswered) -> None:
         """A model call succeeded."""

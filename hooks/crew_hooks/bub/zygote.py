@@ -46,14 +46,17 @@ def main(descriptor: int) -> int:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, _ignored)
-    control.sendall(b"ready\n")
-    while True:
-        readable, _, _ = select.select([control.fileno(), wake], [], [])
-        if wake in readable:
-            _drain(wake)
-            _tell_ends(control)
-        if control.fileno() in readable and not _obey(control, (wake, woken), (framework, built)):
-            return 0
+    try:
+        control.sendall(b"ready\n")
+        while True:
+            readable, _, _ = select.select([control.fileno(), wake], [], [])
+            if wake in readable:
+                _drain(wake)
+                _tell_ends(control)
+            if control.fileno() in readable and not _obey(control, (wake, woken), (framework, built)):
+                return 0
+    except ConnectionError:
+        return 0  # the supervisor has gone without reading everything
 
 
 def _obey(control: socket.socket, pipe: tuple[int, int], loaded: tuple[Any, Any]) -> bool:

@@ -71,6 +71,10 @@ class ModelWatch(Protocol):
         """A piece of a reply came in."""
         ...
 
+    def broke_off(self) -> None:
+        """A call failed; what had come of its reply is still in `said`."""
+        ...
+
     def proceed(self) -> None:
         """A call is about to be made. Raises `CancelledError` if none may be made any more."""
         ...
@@ -106,9 +110,16 @@ class CrewRunner(ModelRunner):
         self._clients: dict[str, AnyLLM] = {}
         self._asked: ModelCandidate | None = None
         self._answering_model = ""
+        self._coming: ModelOutputAccumulator | None = None
+        """The reply that is on its way."""
         self._shortened: dict[str, str] = {}
         """Arguments that are too long to be sent again with every request, and what is sent instead.
         Not by the id of their call: not every provider makes those up anew."""
+
+    @property
+    def said(self) -> str:
+        """The text, so far, of a reply that is on its way."""
+        return "" if self._coming is None else self._coming.text
 
     def force(self, tool: str | None) -> None:
         """From the next call on, demand a call of this tool; None demands nothing."""
@@ -183,6 +194,7 @@ class CrewRunner(ModelRunner):
     ) -> AsyncGenerator[StreamEvent, None]:
         call = cast("_Call", completion)
         output._stream_calls = _StreamCalls()
+        self._coming = output
         failures = 0
         while True:
             try:
@@ -192,6 +204,7 @@ class CrewRunner(ModelRunner):
                 break
             except Exception as error:
                 failure = engine_error(error, call.model)
+                self._watch.broke_off()
                 _forget(state, output)
                 if failure.kind == "bad_request" and self.settings is not self._plain:
                     self.force(None)  # not every model lets a call be demanded
@@ -207,6 +220,7 @@ class CrewRunner(ModelRunner):
                 self._watch.retrying(failure, max(1, attempt), delay)
                 if gate is None:
                     await asyncio.sleep(delay)
+        self._coming = None
         self._watch.answered(self._answer(call, state, output))
 
     async def _attempt(
