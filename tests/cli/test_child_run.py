@@ -77,9 +77,10 @@ def test_workers_and_their_shells_end_with_a_supervisor_that_is_killed_and_the_r
             until(home, "session.tool_ended")
             family = psutil.Process(process.pid).children(recursive=True)
             assert len(family) >= 2
+            crews = [one for one in family if "sleep" not in " ".join(one.cmdline())]
             os.kill(process.pid, signal.SIGKILL)
             process.communicate(timeout=WAIT)
-            _all_gone([one for one in family if "sleep" not in " ".join(one.cmdline() or [])])
+            _all_gone(crews)
         done = crew(home, "resume", "last", "--json", env=LEASE)
     assert document(done)["state"] == "completed", done.stderr
     assert commands_named(f"sleep {nap}") == []

@@ -75,7 +75,7 @@ def pipe(host: Host, name: str) -> Path:
 
 async def number(path: Path) -> int:
     """The number that a command writes to a pipe."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return int(await asyncio.to_thread(path.read_text))
 
 
