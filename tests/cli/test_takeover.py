@@ -145,6 +145,11 @@ def test_a_command_that_was_cut_off_waits_for_a_decision(tmp_path: Path) -> None
         home = home_of(tmp_path, server.base_url, acts="bash")
         with started(home, "--agent", "acts", "act"):
             until(home, "session.tool_started")
+            # The journal is written before the shell is started.
+            deadline = time.monotonic() + WAIT
+            while not commands_named(f"sleep {NAP}"):
+                assert time.monotonic() < deadline, "the command was never started"
+                time.sleep(0.02)
         assert commands_named(f"sleep {NAP}")
         stopped = crew(home, "resume", "last")
         assert not commands_named(f"sleep {NAP}")
