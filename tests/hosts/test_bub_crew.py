@@ -20,6 +20,7 @@ from crew_plugin.engine.cancel import CancelOutcome
 from crew_plugin.engine.plan import ParallelTask, plan_parallel
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import RunRecord
+from crew_plugin.models.spec import RuntimeMode
 from crew_plugin.models.states import AttemptState, RunState, TaskState
 from crew_plugin.project import find_project
 from crew_plugin.store.port import RunStore
@@ -55,9 +56,11 @@ async def hosted(
             yield crew
 
 
-async def submitted(crew: Crew, *tasks: ParallelTask) -> RunRecord:
+async def submitted(crew: Crew, *tasks: ParallelTask, runtime: RuntimeMode | None = None) -> RunRecord:
     """A run with these tasks side by side, written down."""
-    spec = plan_parallel(await crew.catalog(), crew.settings, tasks=tasks, cwd=str(crew.project.root))
+    spec = plan_parallel(
+        await crew.catalog(), crew.settings, tasks=tasks, cwd=str(crew.project.root), runtime=runtime
+    )
     return await crew.supervisor.submit(spec, parent=None, background=True, actor="tester")
 
 

@@ -16,7 +16,7 @@ from crew_hooks.bub.engine import BubEngine
 from crew_plugin.engine.plan import ParallelTask
 from crew_plugin.host import ServerNoted, SessionSpec
 from crew_plugin.mcp.proxy import McpTimes
-from crew_plugin.models.spec import McpServerSpec
+from crew_plugin.models.spec import McpServerSpec, RuntimeMode
 from crew_plugin.models.states import RunState
 from crew_plugin.store.port import RunStore
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
@@ -223,8 +223,15 @@ def summaries(store: RunStore, run_id: str) -> list[str]:
     return [result.summary for result in store.list_results(run_id)]
 
 
+def kinds(store: RunStore, run_id: str) -> set[str]:
+    """Where the sessions of a run were held."""
+    tasks = store.load_tasks(run_id)
+    return {str(attempt.kind) for task in tasks for attempt in store.list_attempts(task.id)}
+
+
+@pytest.mark.parametrize(("runtime", "kind"), [("live-session", "live"), ("child-process", "child")])
 async def test_twenty_sessions_with_three_servers_have_three_processes_and_none_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: RuntimeMode, kind: str
 ) -> None:
     folders = {server: tmp_path / server for server in SERVERS}
     for folder in folders.values():
@@ -243,12 +250,14 @@ async def test_twenty_sessions_with_three_servers_have_three_processes_and_none_
     script = AllThree(lambda: sum(len(running(folder)) for folder in folders.values()))
     async with crew_in_bub(home, monkeypatch, script) as crew:
         tasks = [ParallelTask(goal=f"add {number}", agent="adds") for number in range(20)]
-        run = await submitted(crew, *tasks)
+        run = await submitted(crew, *tasks, runtime=runtime)
         crew.supervisor.start(run.id)
         done = await crew.supervisor.wait(run.id, 60)
         results = await crew.writer.read(partial(summaries, run_id=run.id))
+        held = await crew.writer.read(partial(kinds, run_id=run.id))
         (first, second, third) = (pids(folder) for folder in folders.values())
     assert done.state is RunState.COMPLETED
+    assert held == {kind}
     assert (len(first), len(second), len(third)) == (1, 1, 1)
     assert results == [f"2 by {first[0]} 2 by {second[0]} 2 by {third[0]}"] * 20
     assert script.most == 3
