@@ -66,7 +66,9 @@ def _meant(store: RunStore, reply: Reply) -> QuestionRecord:
         if closed:
             return closed[-1]
     if not found:
-        raise NotAllowed(f"no question is open{f' in run {run.id}' if run else ''}")
+        others = open_questions(store)
+        elsewhere = f"; open: {_names(others)}" if others else ""
+        raise NotAllowed(f"no question is open{f' in run {run.id}' if run else ''}{elsewhere}")
     if len(found) > 1:
         raise CallerError(f"several questions are open; name the task of one: {_names(found)}")
     return found[0]

@@ -93,6 +93,17 @@ async def test_of_several_questions_one_is_named_and_a_chat_line_names_it_in_wor
         await scripted.crew.supervisor.wait(run_id, None)
 
 
+async def test_an_answer_to_the_wrong_run_is_told_where_a_question_is_open(scripted: Scripted) -> None:
+    run_id = await waiting(scripted)
+    scripted.runner.default = submits("seen")
+    other = await team(scripted, action="run", agent="explorer", goal="look")
+    with pytest.raises(NotAllowed, match=rf"no question is open in run run_\w+; open: {run_id} t1"):
+        await team(scripted, action="respond", run_id=other.details["run_id"], answer="8080")
+    await team(scripted, caller(later=True), action="respond", run_id=run_id, answer="8080")
+    with anyio.fail_after(10):
+        await scripted.crew.supervisor.wait(run_id, None)
+
+
 async def test_only_whoever_asked_for_the_run_answers_without_force(scripted: Scripted) -> None:
     run_id = await waiting(scripted)
     other = replace(caller(later=True), parent=ParentRef(host="test", session="other"), session="other")
