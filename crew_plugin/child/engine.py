@@ -43,7 +43,8 @@ __all__ = ["ChildEngine", "HomeEngine"]
 HELLO_SECONDS: Final = 60.0
 """How long a worker may take to say that it is there: one that is not forked loads the host."""
 OPEN_SECONDS: Final = 60.0
-QUIET_SECONDS: Final = 1.0
+QUIET_SECONDS: Final = 0.8
+"""How long a worker that is stopped may take to tell what it was saying."""
 LEAVE_SECONDS: Final = 6.0
 """How long a worker may take to leave its session: its shells are given 5 s."""
 _GRACE_SECONDS: Final = 2.0
@@ -191,6 +192,7 @@ class _ChildSession:
         self._served: dict[str, ToolSpec] = {}
         self._events: asyncio.Queue[SessionEvent | None] = asyncio.Queue()
         self._hello, self._opened, self._gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._silent = asyncio.Event()
         self._refused: Exception | None = None
         self._jobs: tuple[Job, ...] = ()
         self._ended_jobs: set[str] = set()
@@ -237,9 +239,12 @@ class _ChildSession:
         return self._left or ()
 
     async def abort(self, cause: Cause) -> None:
-        """Stop now; what resists is ended with its process when the session is left."""
-        self._hush()
+        """Stop now, and hear its last words. What resists is ended with its process when the session is
+        left."""
         self._wire.send(protocol.Abort(code=cause.code, message=cause.message))
+        with anyio.move_on_after(QUIET_SECONDS):
+            await self._silent.wait()
+        self._hush()
 
     async def events(self) -> AsyncIterator[SessionEvent]:
         """What happens, in order, until the session is over."""
@@ -300,6 +305,7 @@ class _ChildSession:
                 calls.cancel_scope.cancel()
         finally:
             self._gone.set()
+            self._silent.set()
         if self._left is None and not self._quiet:
             with anyio.move_on_after(_GRACE_SECONDS):
                 await self._worker.ended.wait()
@@ -327,6 +333,8 @@ class _ChildSession:
                 self._jobs = tuple(job for job in known if job.id not in self._ended_jobs)
                 if not self._quiet:
                     self._events.put_nowait(protocol.event_of(kind, data))
+            case protocol.Quiet():
+                self._silent.set()
             case protocol.Left(running=running):
                 self._left = running
             case _:

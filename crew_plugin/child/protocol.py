@@ -34,6 +34,7 @@ __all__ = [
     "Opened",
     "Progressed",
     "ProtocolError",
+    "Quiet",
     "Restrict",
     "Say",
     "Servers",
@@ -247,6 +248,13 @@ class Cancel(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quiet(_Message):
+    """Nothing more will be told of the session: it is over, or was stopped."""
+
+    type: Literal["quiet"] = "quiet"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Left(_Message):
     """The session was left; what did not let itself be ended."""
 
@@ -255,13 +263,13 @@ class Left(_Message):
 
 
 Control = Open | Say | Restrict | Withdraw | EndJobs | Abort | Leave | Answer | Progressed | Servers
-Message = Control | Hello | Opened | Event | Call | Cancel | Left
+Message = Control | Hello | Opened | Event | Call | Cancel | Quiet | Left
 
 _KINDS: Final[Mapping[str, type[Message]]] = {
     kind.type: kind
     for kind in (
         *(Open, Say, Restrict, Withdraw, EndJobs, Abort, Leave, Answer, Progressed, Servers),
-        *(Hello, Opened, Event, Call, Cancel, Left),
+        *(Hello, Opened, Event, Call, Cancel, Quiet, Left),
     )
 }
 _EVENTS: Final[Mapping[str, type[Any]]] = {

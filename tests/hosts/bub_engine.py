@@ -15,6 +15,9 @@ from crew_plugin.host import Session, SessionEvent, ToolContext, ToolOutput, Too
 from crew_plugin.testing.conversation import Conversation, Reply
 from crew_plugin.testing.model_server import ScriptedModelServer
 
+RUNTIME = "CREW_RUNTIME__MODE"
+"""The variable that says where the sessions of a run are held."""
+
 
 class Play:
     """Answers each request with the next reply; the last one again and again."""

@@ -24,7 +24,7 @@ from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.models.states import SessionKind
 from crew_plugin.testing.conversation import Script
 from crew_plugin.testing.model_server import ScriptedModelServer
-from tests.hosts.bub_engine import Host
+from tests.hosts.bub_engine import RUNTIME, Host
 from tests.leftovers import no_task_is_left, nobody_listens, nothing_is_left
 
 __all__ = ["no_task_is_left", "nobody_listens", "nothing_is_left"]
@@ -51,6 +51,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker
     if marker("both_engines") and not marker("live_only"):
         metafunc.parametrize("engine_kind", [SessionKind.LIVE, SessionKind.CHILD])
+
+
+@pytest.fixture(params=["live-session", "child-process"])
+def either_runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test of whole runs with sessions here and with sessions in workers."""
+    monkeypatch.setenv(RUNTIME, request.param)
+    return str(request.param)
 
 
 @pytest.fixture

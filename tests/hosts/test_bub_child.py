@@ -272,6 +272,7 @@ def test_every_message_and_event_comes_out_as_it_went_in() -> None:
         protocol.Call(id=4, what="tool", name="read", arguments={"path": "ä"}, call_id="c", session="s"),
         protocol.Restrict(tools=("a", "b"), force=None),
         protocol.Answer(id=4, error="no", expected=False),
+        protocol.Quiet(),
     ]
     for message in messages:
         assert protocol.decode(protocol.encode(message).rstrip(b"\n")) == message

@@ -27,6 +27,7 @@ from crew_plugin.store.port import RunStore
 from crew_plugin.testing.conversation import Conversation, Reply, Script, ToolUse
 from crew_plugin.testing.model_server import ScriptedModelServer
 from tests.hosts.bub_chat import team_script
+from tests.hosts.bub_engine import RUNTIME
 from tests.hosts.bub_terminal import BubHome, run_bub, scripted_model
 
 pytestmark = pytest.mark.bub
@@ -45,7 +46,8 @@ async def hosted(
 ) -> AsyncIterator[Crew]:
     """A crew as `crew run` has it, in this process, with these limits of its own."""
     for name in [name for name in os.environ if name.startswith(("BUB_", "OPENAI_", "ANTHROPIC_", "CREW_"))]:
-        monkeypatch.delenv(name)
+        if name != RUNTIME:
+            monkeypatch.delenv(name)
     async with ScriptedModelServer(script) as model:
         for name, value in BubHome(project=home.project, home=home.home, base_url=model.base_url).env.items():
             monkeypatch.setenv(name, value)

@@ -60,6 +60,7 @@ async def summaries(crew: Crew, run: RunRecord) -> list[str]:
     return [each.summary for each in await crew.writer.read(lambda store: store.list_results(run.id))]
 
 
+@pytest.mark.usefixtures("either_runtime")
 async def test_two_agents_ask_and_answer_while_both_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ async def test_an_agent_whose_time_is_over_while_it_waits_for_an_answer_hands_in
     assert asked.state in (MessageState.READ, MessageState.DEAD, MessageState.EXPIRED)
 
 
+@pytest.mark.usefixtures("either_runtime")
 @pytest.mark.parametrize("answers", [True, False], ids=["answers by mail", "only says it"])
 async def test_a_finished_agent_is_woken_by_a_question_and_its_answer_arrives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
@@ -172,6 +174,7 @@ async def test_a_finished_agent_is_woken_by_a_question_and_its_answer_arrives(
     assert ("session.woken" in events, "session.rested" in events) == (True, True)
 
 
+@pytest.mark.usefixtures("either_runtime")
 async def test_a_finished_agent_goes_on_with_all_it_knew_in_a_new_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
-from crew_plugin.host import ToolContext, ToolOutput, ToolSpec
+from crew_plugin.host import SessionSpec, ToolContext, ToolOutput, ToolSpec
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import Effect, ToolCallState
 from crew_plugin.models.spec import LimitsSpec
@@ -167,13 +167,21 @@ async def test_a_stop_keeps_the_last_text_and_ends_the_shells(make_stage: Any, h
     assert "Cut off" in (await stage.transcript())[-2].content
 
 
+async def warm(host: Host, spec_of: Callable[..., SessionSpec]) -> None:
+    """Open a session and leave it, so that the next one is there at once wherever it is held."""
+    async with host.engine.open(spec_of(host)):
+        pass
+
+
+@pytest.mark.both_engines
 @pytest.mark.parametrize("fault", [Fault.STALLED_STREAM, Fault.BROKEN_STREAM])
 async def test_what_had_come_of_an_answer_that_broke_off_is_kept(
-    make_stage: Any, hosted: Hosted, fault: Fault
+    make_stage: Any, hosted: Hosted, spec_of: Callable[..., SessionSpec], fault: Fault
 ) -> None:
-    stage = await make_stage(step={"limits": LimitsSpec(idle_seconds=0.6, model_retries=0)})
+    stage = await make_stage(step={"limits": LimitsSpec(idle_seconds=2, model_retries=0)})
     script: Script = lambda _: Reply(text="The login is open. " * 300, fault=fault)  # noqa: E731 - one line
     async with hosted(script) as host:
+        await warm(host, spec_of)
         with anyio.fail_after(20):
             outcome = await stage.execute(script, engine=host.engine)
     assert outcome.state is AttemptState.FAILED
@@ -182,8 +190,9 @@ async def test_what_had_come_of_an_answer_that_broke_off_is_kept(
     assert "The login is open." in kept
 
 
+@pytest.mark.both_engines
 async def test_what_had_come_of_an_answer_is_kept_when_somebody_stops_the_session(
-    make_stage: Any, hosted: Hosted
+    make_stage: Any, hosted: Hosted, spec_of: Callable[..., SessionSpec]
 ) -> None:
     stage = await make_stage(step={"limits": LimitsSpec(idle_seconds=3)})
     context = await stage.attempt()
@@ -193,6 +202,7 @@ async def test_what_had_come_of_an_answer_is_kept_when_somebody_stops_the_sessio
     )
     outcomes: list[Outcome] = []
     async with hosted(lambda _: Reply(text="The login is open. " * 300, fault=Fault.STALLED_STREAM)) as host:
+        await warm(host, spec_of)
         runner = runner_of(stage, host)
 
         async def run() -> None:

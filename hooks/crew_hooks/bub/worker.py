@@ -107,6 +107,7 @@ async def _tell(supervisor: "_Supervisor", session: BubSession) -> None:
         kind, data = protocol.told_of(event)
         jobs = tuple({"id": job.id, "what": job.what} for job in session.jobs())
         supervisor.send(protocol.Event(kind=kind, data=data, jobs=jobs))
+    supervisor.send(protocol.Quiet())
 
 
 class _Supervisor:
@@ -151,7 +152,7 @@ class _Supervisor:
                     self._progress[ident](text)
             case protocol.Hello() | protocol.Opened() | protocol.Event() | protocol.Call():
                 raise protocol.ProtocolError(f"a {message.type!r} from a supervisor")
-            case protocol.Cancel() | protocol.Left():
+            case protocol.Cancel() | protocol.Quiet() | protocol.Left():
                 raise protocol.ProtocolError(f"a {message.type!r} from a supervisor")
             case _:
                 self._control.put_nowait(message)
