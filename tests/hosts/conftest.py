@@ -49,7 +49,7 @@ def bub_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests of what every engine must do are run with sessions here and with sessions in workers."""
     marker = metafunc.definition.get_closest_marker
-    if marker("both_engines") and not marker("live_only"):
+    if marker("both_engines") and not marker("live_only") and "engine_kind" in metafunc.fixturenames:
         metafunc.parametrize("engine_kind", [SessionKind.LIVE, SessionKind.CHILD])
 
 

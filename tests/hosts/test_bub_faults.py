@@ -63,6 +63,7 @@ async def test_submits_that_are_no_json_object_end_the_session_after_six_and_are
     assert len(await stage.events("result.rejected")) == 5
 
 
+@pytest.mark.both_engines
 async def test_prose_where_data_is_wanted_is_sent_back_and_a_strict_schema_ends_it_with_the_prose_kept(
     make_stage: Any, hosted: Hosted
 ) -> None:
@@ -76,6 +77,7 @@ async def test_prose_where_data_is_wanted_is_sent_back_and_a_strict_schema_ends_
     assert PROSE in await stage.text_of(outcome)
 
 
+@pytest.mark.both_engines
 async def test_the_first_of_two_submits_counts_and_no_model_call_follows(
     make_stage: Any, hosted: Hosted
 ) -> None:
@@ -90,6 +92,7 @@ async def test_the_first_of_two_submits_counts_and_no_model_call_follows(
     assert [result.summary for result in results] == ["first"]
 
 
+@pytest.mark.both_engines
 async def test_a_submit_that_comes_after_the_stop_is_no_result(make_stage: Any, hosted: Hosted) -> None:
     stage = await make_stage(agent={"tools": ("bash",)})
     cause = Cause(code=CauseCode.CALLER_CANCELLED, message="the caller cancelled it")

@@ -117,6 +117,7 @@ async def test_the_connection_of_a_chat_is_used_and_left_to_it(
             await channel.stop()
 
 
+@pytest.mark.both_engines
 async def test_errors_of_a_server_are_results(hosted: Hosted, spec_of: SpecOf, started: Path) -> None:
     async with (
         hosted(calls("mcp__arithmetic__fail"), MCPPlugin) as host,
@@ -138,6 +139,7 @@ async def test_a_server_that_dies_is_a_result(hosted: Hosted, spec_of: SpecOf, s
     assert events[-1] == TurnEnded(text="ok")
 
 
+@pytest.mark.both_engines
 async def test_a_call_that_takes_too_long_is_a_result(hosted: Hosted, spec_of: SpecOf, started: Path) -> None:
     async with hosted(calls("mcp__arithmetic__sleep_forever"), MCPPlugin) as host:
         engine = BubEngine(host.framework, mcp=McpTimes(call_seconds=0.3))

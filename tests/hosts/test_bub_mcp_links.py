@@ -59,6 +59,7 @@ def notes(events: list[object]) -> list[str]:
     return [event.state for event in events if isinstance(event, ServerNoted)]
 
 
+@pytest.mark.both_engines
 async def test_a_killed_server_is_connected_again_by_the_next_call(
     hosted: Hosted, spec_of: SpecOf, folder: Path
 ) -> None:
@@ -103,6 +104,7 @@ async def test_sessions_that_call_at_once_connect_a_dead_server_once(
     assert running(folder) == []
 
 
+@pytest.mark.both_engines
 async def test_a_server_that_dies_during_a_call_leaves_its_effect_unknown(
     hosted: Hosted, spec_of: SpecOf, folder: Path
 ) -> None:
@@ -150,6 +152,7 @@ async def test_a_server_that_dies_again_and_again_is_given_up_with_the_reason(
     assert running(folder) == []
 
 
+@pytest.mark.both_engines
 async def test_the_servers_own_progress_is_told_but_not_all_of_it(
     hosted: Hosted, spec_of: SpecOf, folder: Path
 ) -> None:
@@ -163,6 +166,7 @@ async def test_the_servers_own_progress_is_told_but_not_all_of_it(
     assert ended(events).text == "worked"
 
 
+@pytest.mark.both_engines
 async def test_a_call_that_is_given_up_is_cancelled_at_the_server(
     hosted: Hosted, spec_of: SpecOf, folder: Path
 ) -> None:
@@ -176,6 +180,7 @@ async def test_a_call_that_is_given_up_is_cancelled_at_the_server(
     assert cancelled["params"]["requestId"] == asked["id"]
 
 
+@pytest.mark.both_engines
 async def test_aborting_a_session_cancels_its_call_at_the_server(
     hosted: Hosted, spec_of: SpecOf, folder: Path
 ) -> None:
@@ -222,6 +227,7 @@ async def test_a_session_that_waits_for_a_server_to_come_back_can_be_stopped_and
     assert running(where) == []
 
 
+@pytest.mark.both_engines
 async def test_tools_that_come_and_go_are_honoured_at_the_next_step(
     hosted: Hosted, spec_of: SpecOf, folder: Path
 ) -> None:
@@ -270,6 +276,7 @@ async def test_denied_tools_are_not_offered_whatever_allows_them(
     assert "mcp__plain__add" in names
 
 
+@pytest.mark.both_engines
 async def test_what_is_no_text_is_named_and_kept(hosted: Hosted, spec_of: SpecOf, folder: Path) -> None:
     kept: dict[str, bytes] = {}
 

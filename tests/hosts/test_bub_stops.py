@@ -77,6 +77,7 @@ async def under_way(
     return outcomes[0]
 
 
+@pytest.mark.both_engines
 async def test_an_interrupted_turn_ends_its_shells_and_the_conversation_goes_on(
     make_stage: Any, hosted: Hosted
 ) -> None:
@@ -333,11 +334,15 @@ async def test_a_model_that_ignores_every_reminder_needs_attention(make_stage: A
     assert [event.data["n"] for event in await stage.events("session.reminded")] == [1, 2, 3]
 
 
-async def test_a_provider_that_stalls_in_the_middle_is_asked_again(make_stage: Any, hosted: Hosted) -> None:
-    stage = await make_stage(step={"limits": LimitsSpec(idle_seconds=1)})
+@pytest.mark.both_engines
+async def test_a_provider_that_stalls_in_the_middle_is_asked_again(
+    make_stage: Any, hosted: Hosted, spec_of: Callable[..., SessionSpec]
+) -> None:
+    stage = await make_stage(step={"limits": LimitsSpec(idle_seconds=2)})
     given = [Reply(text="half " * 300, fault=Fault.STALLED_STREAM), submit(summary="whole")]
     script: Script = lambda _: given.pop(0) if len(given) > 1 else given[0]  # noqa: E731 - one line
     async with hosted(script) as host:
+        await warm(host, spec_of)
         with anyio.fail_after(20):
             outcome = await stage.execute(script, engine=host.engine)
     assert outcome.state is AttemptState.COMPLETED
