@@ -40,10 +40,11 @@ def summary(home: BubHome) -> str:
     return str(task["summary"])
 
 
-def test_a_question_is_shown_and_answered_from_another_terminal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["live-session", "child-process"])
+def test_a_question_is_shown_and_answered_from_another_terminal(tmp_path: Path, runtime: str) -> None:
     with scripted_model(Asking()) as server:
         home = home_of(tmp_path, server.base_url, asks="read")
-        with started(home, "--agent", "asks", "choose") as process:
+        with started(home, "--agent", "asks", "choose", "--runtime", runtime) as process:
             until(home, "task.waiting")
             status, listed = crew(home, "status", "last"), crew(home, "respond")
             wrong = crew(home, "respond", "last", "1234")
@@ -62,13 +63,14 @@ def test_a_question_is_shown_and_answered_from_another_terminal(tmp_path: Path) 
     assert (late.returncode, "answered already, by operator" in late.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("runtime", ["live-session", "child-process"])
 def test_an_answer_that_came_while_nobody_drove_the_run_reaches_its_session_with_all_it_knew(
-    tmp_path: Path,
+    tmp_path: Path, runtime: str
 ) -> None:
     model = Asking()
     with scripted_model(model) as server:
         home = home_of(tmp_path, server.base_url, asks="read")
-        with started(home, "--agent", "asks", "choose") as process:
+        with started(home, "--agent", "asks", "choose", "--runtime", runtime) as process:
             until(home, "task.waiting")
             os.kill(process.pid, signal.SIGKILL)
             process.wait(timeout=WAIT)
