@@ -383,6 +383,25 @@ class DeliverySettings(_Section):
     keep_hours: float = _key(
         24, "Hours that a result waits for its session to be reachable again.", project="nothing", gt=0
     )
+    join: Literal["off", "group", "smart"] = _key(
+        "smart",
+        "How results of runs that were started in one turn reach their session: each task's as soon as it is "
+        "there (off), all together (group), or what is there after `first_seconds`, then the rest together "
+        "(smart).",
+        project="set",
+    )
+    first_seconds: float = _key(
+        120,
+        "Seconds that the first results of a group wait for the others where they are joined smartly.",
+        project="set",
+        gt=0,
+    )
+    longest_seconds: float = _key(
+        1800,
+        "Seconds that any result waits for others of its group; then what is there is handed over.",
+        project="set",
+        gt=0,
+    )
 
 
 class AskSettings(_Section):

@@ -276,7 +276,16 @@ _ALL = (
         ("verb", "control_id", "message_id", "outcome", "reason"),
     ),
     EventType(
-        "delivery.sent", "A finished result was handed to the parent.", "host", ("delivery_id", "results")
+        "delivery.sent",
+        "A finished result was handed to the parent, in the message that names the parcel.",
+        "host",
+        ("delivery_id", "results", "parcel"),
+    ),
+    EventType(
+        "delivery.held",
+        "Results wait for others of their group, at the latest until a moment (seconds of the epoch).",
+        "host",
+        ("until", "results", "open"),
     ),
     EventType(
         "delivery.acknowledged", "The result stands on the parent's saved record.", "host", ("delivery_id",)

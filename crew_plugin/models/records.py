@@ -14,6 +14,7 @@ from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskS
 
 __all__ = [
     "OUTSIDE",
+    "TURN",
     "ArtifactRef",
     "AttemptRecord",
     "ControlRecord",
@@ -124,6 +125,11 @@ class Lease:
     run_id: str
     epoch: int
     owner: Owner
+
+
+TURN = "turn"
+"""Under this key of a parent's route stands the turn in which it asked. What is asked for in one turn
+belongs together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +362,8 @@ class DeliveryRecord:
     created_at: float
     sent_at: float | None
     acknowledged_at: float | None
+    parcel: str | None = None
+    """The delivery that the message names with which it was handed over last."""
 
 
 OUTSIDE = ("parent", "operator")

@@ -41,16 +41,19 @@ class Outbox(EventLog):
         rows = self._all(f"SELECT * FROM outbox {condition}ORDER BY n", tuple(values))
         return [_record(row) for row in rows]
 
-    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str) -> None:
-        """Note that these were handed over (again). What was acknowledged stays so."""
+    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str, parcel: str | None = None) -> None:
+        """Note that these were handed over (again), as one message that names `parcel`, else the last
+        of them. What was acknowledged stays so."""
         with self._change():
             for row in self._open_deliveries(delivery_ids):
+                named = parcel or delivery_ids[-1]
                 self._execute(
-                    "UPDATE outbox SET state = ?, sends = sends + 1, sent_at = ? WHERE id = ?",
-                    (DeliveryState.SENT, time.time(), row["id"]),
+                    "UPDATE outbox SET state = ?, sends = sends + 1, sent_at = ?, parcel = ? WHERE id = ?",
+                    (DeliveryState.SENT, time.time(), named, row["id"]),
                 )
                 results = [row["result_id"]] if row["result_id"] else []
-                self._tell(row, "delivery.sent", actor, {"delivery_id": row["id"], "results": results})
+                data = {"delivery_id": row["id"], "results": results, "parcel": named}
+                self._tell(row, "delivery.sent", actor, data)
 
     def acknowledge(self, delivery_ids: Sequence[str], *, actor: str) -> None:
         """Note that these stand on the parent's saved record."""
@@ -133,4 +136,5 @@ def _record(row: sqlite3.Row) -> DeliveryRecord:
         created_at=row["created_at"],
         sent_at=row["sent_at"],
         acknowledged_at=row["acknowledged_at"],
+        parcel=row["parcel"],
     )

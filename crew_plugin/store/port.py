@@ -88,6 +88,11 @@ class RunStore(Protocol):
         """The runs that sessions of this run asked for, oldest first."""
         ...
 
+    def list_group(self, run_id: str) -> list[RunRecord]:
+        """This run and the background runs that were asked for in the same turn of the same parent,
+        oldest first."""
+        ...
+
     def transition_run(
         self, lease: Lease, to: RunState, *, actor: str, cause: Cause | None = None
     ) -> RunRecord:
@@ -341,8 +346,9 @@ class RunStore(Protocol):
         """Outbox rows, oldest first."""
         ...
 
-    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str) -> None:
-        """Note that these were handed over (again)."""
+    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str, parcel: str | None = None) -> None:
+        """Note that these were handed over (again), as one message that names `parcel`, else the last
+        of them."""
         ...
 
     def acknowledge(self, delivery_ids: Sequence[str], *, actor: str) -> None:
