@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
@@ -154,6 +155,7 @@ def _check_store(patient: _Patient) -> Iterator[Finding]:
         return
     with patient.place.reading() as store:
         rows = run_rows(store, limit=1000)
+        cleaned = store.list_upkeep(limit=1)
     with closing(sqlite3.connect(f"file:{project.database}?mode=ro", uri=True)) as connection:
         mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -168,6 +170,10 @@ def _check_store(patient: _Patient) -> Iterator[Finding]:
         "runs",
         ", ".join(f"{count} {state}" for state, count in counts.items()) or "none",
     )
+    if cleaned:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(cleaned[0].at))
+        why = f" ({one_line(cleaned[0].reason, 100)})" if cleaned[0].reason else ""
+        yield Finding(Level.OK, "last cleanup", f"{when} by {cleaned[0].actor}{why}")
     for row in rows:
         if row.shown_state == LOST:
             yield Finding(Level.WARN, "lost run", f"{row.id}: close it with crew cancel {row.id}")

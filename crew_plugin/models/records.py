@@ -47,6 +47,7 @@ __all__ = [
     "ToolCallRecord",
     "ToolCallState",
     "TranscriptEntry",
+    "UpkeepRecord",
     "Usage",
 ]
 
@@ -521,6 +522,16 @@ class Removal:
     """Rows by table."""
     bodies: tuple[str, ...]
     """Hashes of what it referred to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpkeepRecord:
+    """What was removed that belonged to no run any more."""
+
+    at: float
+    actor: str
+    reason: str
+    done: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,7 @@ def group_of(store: RunStore, run_id: str, policy: JoinPolicy, *, now: float) ->
     if policy.how == "smart" and first:
         # What others of a run build on is no news to the parent before they are done.
         fresh = [each.row for run in runs for each in ended[run.id] if not each.used]
-        waits.insert(0, (fresh, policy.first_seconds))
+        waits.append((fresh, policy.first_seconds))
     ends = [(min(row.created_at for row in some) + wait, some) for some, wait in waits if some]
     due = whole if over or again or policy.how == "off" else []
     for until, some in ends:

@@ -49,6 +49,7 @@ from crew_plugin.models.records import (
     TaskRecord,
     ToolCallRecord,
     TranscriptEntry,
+    UpkeepRecord,
     Usage,
 )
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
@@ -267,6 +268,19 @@ class RunStore(Protocol):
     def sweep_bodies(self, among: Sequence[str] | None = None) -> tuple[int, int]:
         """Delete those of these bodies (or of all) that nothing refers to any more. Returns how many
         there were and their bytes. Not to be called in the transaction that removed the references."""
+        ...
+
+    def unused_bodies(self) -> Mapping[str, int]:
+        """Bytes by name of the bodies that nothing refers to. One that is being written at this moment
+        may be among them."""
+        ...
+
+    def note_upkeep(self, *, actor: str, reason: str, done: Mapping[str, Any]) -> None:
+        """Write down what was removed that belonged to no run any more, by whom and why."""
+        ...
+
+    def list_upkeep(self, *, limit: int) -> list[UpkeepRecord]:
+        """What was removed so, newest first."""
         ...
 
     # --- questions ---
