@@ -26,6 +26,7 @@ from crew_plugin.cli.screen import stderr_into
 from crew_plugin.cli.servers import failed, report_facts, report_text, shares_text
 from crew_plugin.errors import CrewError
 from crew_plugin.mcp.names import Access
+from crew_plugin.notify.ways import IN_TERMINAL, problem_with
 from crew_plugin.ui.text import one_line, printable
 from crew_plugin.ui.views import LOST, run_rows
 
@@ -188,6 +189,15 @@ def _check_config(patient: _Patient) -> Iterator[Finding]:
         yield Finding(Level.WARN, "setting", str(warning))
     changed = ", ".join(f"{key} ({origin})" for key, origin in settings.sources.items())
     yield Finding(Level.OK, "settings", changed or "all defaults")
+    problem = problem_with(settings)
+    level = Level.OK if problem is None else Level.WARN
+    yield Finding(level, "notify", problem or _told_by(settings.notify.how))
+
+
+def _told_by(how: str) -> str:
+    if how == "off":
+        return "off; background runs are told of in their chat only"
+    return f"{how}, in the terminal of the chat that asked for the run" if how in IN_TERMINAL else how
 
 
 def _check_resources(patient: _Patient) -> Iterator[Finding]:

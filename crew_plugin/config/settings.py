@@ -31,6 +31,7 @@ __all__ = [
     "McpServerSettings",
     "McpSettings",
     "ModelOverride",
+    "NotifySettings",
     "ProjectMay",
     "ProviderSettings",
     "RecoverySettings",
@@ -404,6 +405,28 @@ class DeliverySettings(_Section):
     )
 
 
+class NotifySettings(_Section):
+    """How a person hears of background runs outside of any conversation."""
+
+    how: Literal["off", "bell", "osc9", "osc777", "desktop", "command"] = _key(
+        "off",
+        "How: a bell or a notification (OSC 9, OSC 777) of the terminal with the chat that asked for the "
+        "run, a notification of the desktop, or a command of your own.",
+        project="nothing",
+    )
+    when: tuple[Literal["completed", "failed", "cancelled", "lost", "question"], ...] = _key(
+        ("completed", "failed", "lost", "question"),
+        "Of what: how a run ended, that its process is gone, or that one of its agents asks something.",
+        project="nothing",
+    )
+    command: tuple[str, ...] = _key(
+        (),
+        "The program and its arguments for `command`; it runs without a shell and finds what happened in "
+        "CREW_NOTICE_KIND, _RUN, _TITLE, _BODY and _FOLDER.",
+        project="nothing",
+    )
+
+
 class AskSettings(_Section):
     """How long sessions wait for the answer to a question."""
 
@@ -493,6 +516,7 @@ class Settings(BaseSettings):
     )
     mail: MailSettings = MailSettings()
     delivery: DeliverySettings = DeliverySettings()
+    notify: NotifySettings = NotifySettings()
     ask: AskSettings = AskSettings()
     safety: SafetySettings = SafetySettings()
     recovery: RecoverySettings = RecoverySettings()

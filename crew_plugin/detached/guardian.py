@@ -59,6 +59,11 @@ def _note(project: Project, run_id: str, pid: int, code: int) -> None:
             store.append_events(None, run_id, [event])
         finally:
             store.close()
+        # Settings are read only where there is something to tell: this process is to stay small.
+        from crew_plugin.notify.notice import LOST
+        from crew_plugin.notify.watch import tell_now
+
+        tell_now(project, run_id, LOST)
     except CrewError as error:
         print(f"how the supervisor ended ({_how(code)}) could not be written down: {error}", file=sys.stderr)
 

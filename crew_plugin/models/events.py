@@ -292,6 +292,12 @@ _ALL = (
     ),
     EventType("delivery.expired", "The result was too old to be handed over.", "host", ("delivery_id",)),
     EventType(
+        "notice.given",
+        "A person is told outside of any conversation, as the settings say, of what this is about.",
+        "host",
+        ("about", "how"),
+    ),
+    EventType(
         "parent.compaction_put_off",
         "The parent's history was to be cut and is not, as long as the run is active.",
         "host",

@@ -10,7 +10,7 @@ from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import DeliveryRecord, DeliveryState, ParentRef
 from crew_plugin.store.connection import Value
 from crew_plugin.store.log import EventLog
-from crew_plugin.store.rows import parent_of
+from crew_plugin.store.rows import load, parent_of
 
 __all__ = ["Outbox"]
 
@@ -74,6 +74,16 @@ class Outbox(EventLog):
                         "UPDATE outbox SET state = ? WHERE id = ?", (DeliveryState.EXPIRED, row["id"])
                     )
                     self._tell(row, "delivery.expired", actor, {"delivery_id": row["id"]})
+
+    def claim_notice(self, run_id: str, about: str, *, how: str, actor: str) -> bool:
+        """Note, once, that whoever asks is going to tell a person of this. False if somebody did."""
+        with self._change():
+            epoch = self._run_row(run_id)["epoch"]
+            given = self._all("SELECT data FROM event WHERE run_id = ? AND type = 'notice.given'", (run_id,))
+            if any(load(row["data"])["about"] == about for row in given):
+                return False
+            self._append(run_id, epoch, "notice.given", actor, data={"about": about, "how": how})
+            return True
 
     def _owe(
         self, run: sqlite3.Row, run_id: str, *, task_id: str | None = None, result_id: str | None = None

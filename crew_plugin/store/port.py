@@ -374,6 +374,11 @@ class RunStore(Protocol):
         carry stays readable with the run. Acknowledged ones stay acknowledged."""
         ...
 
+    def claim_notice(self, run_id: str, about: str, *, how: str, actor: str) -> bool:
+        """Note, once, that whoever asks is going to tell a person of this (`notice.given`). False if
+        somebody did or does so already."""
+        ...
+
     # --- mail and control ---
 
     def send_message(

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from crew_hooks.bub.delivery import Delivery
     from crew_hooks.bub.questions import Asked
     from crew_plugin.crew import Crew
-    from crew_plugin.models.records import ParentRef
+    from crew_plugin.models.records import ParentRef, RunRecord
     from crew_plugin.project import Project
 
 __all__ = ["CrewPlugin", "Inactive", "load"]
@@ -150,11 +150,15 @@ class CrewPlugin:
         from crew_hooks.bub.delivery import Delivery
         from crew_hooks.bub.progress import Progress
         from crew_hooks.bub.questions import Asked
+        from crew_plugin.notify.watch import Terminal
+        from crew_plugin.notify.ways import own_terminal
         from crew_plugin.store.liveness import current_owner
 
         project = await self._find_project()
         async with AsyncExitStack() as stack:
-            crew = await stack.enter_async_context(compose(self._framework, project))
+            terminal = own_terminal()
+            shown = None if terminal is None else Terminal(shows=self._shows, write=terminal)
+            crew = await stack.enter_async_context(compose(self._framework, project, terminal=shown))
             for warning in crew.hooks.warnings() if crew.hooks else ():
                 logger.warning("crew-plugin: {}", warning)
             delivery = Delivery(
@@ -177,6 +181,16 @@ class CrewPlugin:
             for session_id in waiting:
                 await self._opened(session_id)
             yield crew
+
+    def _shows(self, run: "RunRecord") -> bool:
+        """Whether the terminal of this process shows the conversation that asked for a run."""
+        from crew_hooks.bub.delivery import alive_owner
+        from crew_plugin.store.liveness import current_owner
+
+        if run.parent is None or run.parent.host != "bub" or run.parent.route.get("channel") != "cli":
+            return False
+        asked = alive_owner(run.parent.route.get("process", ""))
+        return asked == current_owner() or (asked is None and self._turns.knows(run.parent.session))
 
     def _decomposed(self) -> None:
         self._delivery = self._asked = self._host.progress = self._crew = None
