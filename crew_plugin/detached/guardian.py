@@ -57,13 +57,13 @@ def _note(project: Project, run_id: str, pid: int, code: int) -> None:
             data = {"pid": pid, "how": _how(code), "log": str(project.log_of(run_id))}
             event = NewEvent(type="run.supervisor_ended", actor="guardian", data=data)
             store.append_events(None, run_id, [event])
+            # Imported only where there is something to tell: this process is to stay small.
+            from crew_plugin.notify.notice import LOST
+            from crew_plugin.notify.watch import tell_now
+
+            tell_now(store, project, run_id, LOST)
         finally:
             store.close()
-        # Settings are read only where there is something to tell: this process is to stay small.
-        from crew_plugin.notify.notice import LOST
-        from crew_plugin.notify.watch import tell_now
-
-        tell_now(project, run_id, LOST)
     except CrewError as error:
         print(f"how the supervisor ended ({_how(code)}) could not be written down: {error}", file=sys.stderr)
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -83,19 +83,16 @@ async def notifying(
             group.cancel_scope.deadline = anyio.current_time() + _LAST_SECONDS
 
 
-def tell_now(project: "Project", run_id: str, what: str = ENDED) -> None:
+def tell_now(store: "RunStore", project: "Project", run_id: str, what: str = ENDED) -> None:
     """Tell of a run outside of any crew, where the settings name a program for it. Blocks; what goes
-    wrong is only logged, because the run is over either way."""
+    wrong is only logged, because it changes nothing about the run."""
     from crew_plugin.config import load_settings
-    from crew_plugin.store.sqlite import SqliteStore
 
     try:
         settings = load_settings(project.root)
-        if settings.notify.how not in ("desktop", "command"):
-            return
-        with closing(SqliteStore.open(project)) as store:
+        if settings.notify.how in ("desktop", "command"):
             notice = _take(store, run_id, what, settings, None)
-        _say_problem(run_program(notice, settings) if notice is not None else None, run_id)
+            _say_problem(run_program(notice, settings) if notice is not None else None, run_id)
     except (CrewError, OSError) as error:
         _say_problem(str(error), run_id)
 

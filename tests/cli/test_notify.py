@@ -129,6 +129,7 @@ def test_the_terminal_of_the_chat_that_asked_rings(tmp_path: Path) -> None:
             bub.wait_for("command list")
             bub.say("in the background look at MARKER")
             bub.wait_for("was started in the background")
+            eventually(lambda: any(asked.offered("submit_result") for asked in model.asked))
             model.release()
             bub.wait_for("RECEIVED")
             bub.pump(1.0)
