@@ -46,9 +46,9 @@ class Leftovers:
 
     def __str__(self) -> str:
         parts = [
-            f"end {len(self.processes):,} processes of dead supervisors" if self.processes else "",
-            f"delete {len(self.logs):,} logs of runs that are over" if self.logs else "",
-            f"delete {self.bodies:,} bodies that nothing refers to" if self.bodies else "",
+            _part("end", len(self.processes), "process", "processes", "of dead supervisors"),
+            _part("delete", len(self.logs), "log", "logs", "of runs that are over"),
+            _part("delete", self.bodies, "body", "bodies", "that nothing refers to"),
         ]
         return ", ".join(part for part in parts if part) + f" ({self.size / 1e6:,.1f} MB)"
 
@@ -60,7 +60,7 @@ class Leftovers:
         if more:
             yield f"and {more:,} more"
         if self.bodies:
-            yield f"{self.bodies:,} bodies"
+            yield _part("", self.bodies, "body", "bodies", "that nothing refers to")
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -73,6 +73,11 @@ class Leftovers:
             "bodies": self.bodies,
             "bytes": self.size,
         }
+
+
+def _part(verb: str, number: int, one: str, many: str, which: str) -> str:
+    what = one if number == 1 else many
+    return f"{verb} {number:,} {what} {which}".strip() if number else ""
 
 
 def run_to_clean(store: RunStore, name: str, caller: ParentRef | None, *, force: bool) -> str:

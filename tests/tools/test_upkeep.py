@@ -127,7 +127,7 @@ async def test_cleaning_up_removes_what_is_left_and_says_who_did_so(scripted: Sc
         await anyio.Path(log).write_text("said")
 
     dry = await team(scripted, action="cleanup", dry_run=True)
-    with pytest.raises(NotConfirmed, match="delete 1 logs of runs that are over"):
+    with pytest.raises(NotConfirmed, match="delete 1 log of runs that are over"):
         await team(scripted, action="cleanup")
     done = await team(scripted, action="cleanup", confirm=True, intent="tidy")
 

@@ -37,7 +37,8 @@ async def collect(crew: "Crew", run_id: str, context: ToolContext) -> ToolOutput
     unsubscribe = crew.writer.subscribe(saw)
     try:
         owed = await crew.writer.read(lambda store: _owed(store, run_id, context))
-        if owed is DeliveryState.PENDING:
+        held = await crew.writer.read(lambda store: _held(store, run_id, crew))
+        if owed is DeliveryState.PENDING and not held:
             with anyio.move_on_after(_HAND_OVER_SECONDS):
                 await sent.wait()
     finally:
@@ -45,7 +46,8 @@ async def collect(crew: "Crew", run_id: str, context: ToolContext) -> ToolOutput
     if owed is None:
         answer = await crew.writer.read(lambda store: read_answer(store, run_id))
         return ToolOutput(text=answer.text, details={"run_id": run_id, "state": answer.view.shown_state})
-    view, when = await crew.writer.read(lambda store: (run_view(store, run_id), _when(store, run_id, crew)))
+    view = await crew.writer.read(lambda store: run_view(store, run_id))
+    when = held or "right after this one"
     return ToolOutput(
         text=(
             f"{head(view)}\nIts results come to this conversation as a message of their own, {when}; "
@@ -55,10 +57,11 @@ async def collect(crew: "Crew", run_id: str, context: ToolContext) -> ToolOutput
     )
 
 
-def _when(store: RunStore, run_id: str, crew: "Crew") -> str:
+def _held(store: RunStore, run_id: str, crew: "Crew") -> str:
+    """For what its results wait, and until when; empty if for nothing."""
     group = group_of(store, run_id, join_policy(crew.settings), now=time.time())
-    if group is None or group.due or group.until is None:
-        return "right after this one"
+    if group is None or group.until is None:
+        return ""
     others = ", ".join(run.id for run in group.open)
     return f"with those of {others}, at {clock_text(group.until)} at the latest"
 
