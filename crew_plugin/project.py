@@ -28,6 +28,15 @@ class Project:
         """The folder of stored bodies."""
         return self.state_dir / "artifacts"
 
+    @property
+    def logs(self) -> Path:
+        """The folder of logs."""
+        return self.state_dir / "logs"
+
+    def log_of(self, run_id: str) -> Path:
+        """Where the detached supervisor of a run writes what it has to say."""
+        return self.logs / f"{run_id}.log"
+
 
 def find_project(
     start: str | os.PathLike[str] | None = None,

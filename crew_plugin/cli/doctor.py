@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
@@ -25,6 +26,7 @@ from crew_plugin.cli.screen import stderr_into
 from crew_plugin.cli.servers import failed, report_facts, report_text, shares_text
 from crew_plugin.errors import CrewError
 from crew_plugin.mcp.names import Access
+from crew_plugin.notify.ways import IN_TERMINAL, problem_with
 from crew_plugin.ui.text import one_line, printable
 from crew_plugin.ui.views import LOST, run_rows
 
@@ -154,6 +156,7 @@ def _check_store(patient: _Patient) -> Iterator[Finding]:
         return
     with patient.place.reading() as store:
         rows = run_rows(store, limit=1000)
+        cleaned = store.list_upkeep(limit=1)
     with closing(sqlite3.connect(f"file:{project.database}?mode=ro", uri=True)) as connection:
         mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -168,6 +171,10 @@ def _check_store(patient: _Patient) -> Iterator[Finding]:
         "runs",
         ", ".join(f"{count} {state}" for state, count in counts.items()) or "none",
     )
+    if cleaned:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(cleaned[0].at))
+        why = f" ({one_line(cleaned[0].reason, 100)})" if cleaned[0].reason else ""
+        yield Finding(Level.OK, "last cleanup", f"{when} by {cleaned[0].actor}{why}")
     for row in rows:
         if row.shown_state == LOST:
             yield Finding(Level.WARN, "lost run", f"{row.id}: close it with crew cancel {row.id}")
@@ -182,6 +189,15 @@ def _check_config(patient: _Patient) -> Iterator[Finding]:
         yield Finding(Level.WARN, "setting", str(warning))
     changed = ", ".join(f"{key} ({origin})" for key, origin in settings.sources.items())
     yield Finding(Level.OK, "settings", changed or "all defaults")
+    problem = problem_with(settings)
+    level = Level.OK if problem is None else Level.WARN
+    yield Finding(level, "notify", problem or _told_by(settings.notify.how))
+
+
+def _told_by(how: str) -> str:
+    if how == "off":
+        return "off; background runs are told of in their chat only"
+    return f"{how}, in the terminal of the chat that asked for the run" if how in IN_TERMINAL else how
 
 
 def _check_resources(patient: _Patient) -> Iterator[Finding]:

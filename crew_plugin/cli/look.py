@@ -8,7 +8,6 @@ from typing import Any
 from crew_plugin.cli.invoke import print_json
 from crew_plugin.cli.place import Place, program, terminal_width
 from crew_plugin.cli.respond import how_to_answer
-from crew_plugin.detached.start import log_of
 from crew_plugin.errors import InvalidValue, UnknownName
 from crew_plugin.models.records import EventRecord, TranscriptEntry
 from crew_plugin.models.states import RunState
@@ -76,7 +75,7 @@ def status(*, place: Place, json: bool, run: str) -> int:
     elif view.row.state is RunState.BLOCKED:
         held = ",".join(f"{task.key}=continue" for task in view.tasks if task.hold)
         print(f"decide:     {program()} resume {view.id} --decide {held}{place.options()}")
-    log = log_of(place.find(), view.id)
+    log = place.find().log_of(view.id)
     if log.exists():
         print(f"log of its supervisor: {log}")
     return 0

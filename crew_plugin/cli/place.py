@@ -52,7 +52,9 @@ class Place:
 
     def logs(self) -> Path:
         """The folder for logs, made if need be. Raises `StateUnwritable`."""
-        folder = ensure_state(self.find()) / "logs"
+        project = self.find()
+        ensure_state(project)
+        folder = project.logs
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:

@@ -434,6 +434,24 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "cleanup",
+        "Remove what nothing owns any more: processes, logs and bodies that were left behind.",
+        "crew cleanup --dry-run",
+        "crew_plugin.cli.upkeep",
+        (
+            Param("run", "Only what is left of this run, which is over.", metavar="[RUN]"),
+            Param("force", "Also of a run that a chat session asked for.", bool, ("--force",), False),
+            Param("dry_run", "Only list what would be removed.", bool, ("--dry-run",), False),
+            _YES,
+            _INTENT,
+        ),
+        more=(
+            "Processes whose supervisor is dead, logs of runs that have ended or are forgotten, tracebacks "
+            "of commands that failed more than a day ago, and bodies that nothing refers to. What belongs to "
+            "a run that goes on is never touched. `crew doctor` shows what was removed last, by whom and why."
+        ),
+    ),
+    Command(
         "agents",
         "List the agents of this project, of the user and of the package.",
         "crew agents reviewer",

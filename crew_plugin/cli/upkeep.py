@@ -1,6 +1,6 @@
-"""`forget` and `prune`: delete ended runs."""
+"""`forget`, `prune` and `cleanup`: delete ended runs, and what nothing owns any more."""
 
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -9,26 +9,29 @@ from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place
 from crew_plugin.config import load_settings
 from crew_plugin.consent import Consent
-from crew_plugin.detached.start import log_of
-from crew_plugin.engine.forget import deed_of, may_forget, overdue
-from crew_plugin.errors import Forgotten, InvalidValue, NotAllowed
-from crew_plugin.models.records import Removal, RunRecord
-from crew_plugin.project import Project
+from crew_plugin.engine import cleanup as leftovers
+from crew_plugin.engine import forget as runs
+from crew_plugin.errors import InvalidValue
+from crew_plugin.models.records import Removal
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.ui.text import one_line
 
-__all__ = ["forget", "prune"]
+__all__ = ["cleanup", "forget", "prune"]
 
 ACTOR: Final = "operator"
 
 
 def forget(*, place: Place, json: bool, run: str, force: bool, yes: bool, intent: str | None) -> int:
     """Delete one ended run."""
+    from crew_plugin.store.sqlite import SqliteStore
+
     with place.reading_run(run) as (store, run_id):
-        record = may_forget(store, run_id, None, current_owner(), force=force)
-        deed = deed_of(store, [record])
+        record = runs.may_forget(store, run_id, None, current_owner(), force=force)
+        deed = runs.deed_of(store, [record])
     why = need_confirmation(place, deed, Consent(confirmed=yes, intent=intent))
-    removed, freed = _forgotten(place, record, why, force=force)
+    project = place.find()
+    with closing(SqliteStore.open(project)) as own:
+        removed, freed = runs.forget(own, project, record, actor=ACTOR, why=why, force=force)
     if json:
         print_json({"forgotten": _json(removed), "freed_bytes": freed})
     else:
@@ -47,22 +50,26 @@ def prune(
     intent: str | None,
 ) -> int:
     """Delete ended runs that are too old or too many."""
+    from crew_plugin.store.sqlite import SqliteStore
+
     for name, number in (("--days", days), ("--keep", keep)):
         if number is not None and number < 0:
             raise InvalidValue(name, number, "0 or more")
-    settings = load_settings(place.find().root)
+    project = place.find()
+    settings = load_settings(project.root)
     with place.reading() as store:
-        old = overdue(
+        old = runs.overdue(
             store,
             days=settings.keep.days if days is None else days,
             keep=settings.keep.runs if keep is None else keep,
         )
-        deed = deed_of(store, old) if old else ""
+        deed = runs.deed_of(store, old) if old else ""
     removed: list[Removal] = []
     freed = 0
     if old and not dry_run:
         why = need_confirmation(place, deed, Consent(confirmed=yes, intent=intent))
-        removed, freed = _pruned(place, old, f"pruned{f': {why}' if why else ''}")
+        with closing(SqliteStore.open(project)) as own:
+            removed, freed = runs.prune(own, project, old, actor=ACTOR, why=why)
     if json:
         would = [run.id for run in old] if dry_run else []
         print_json(
@@ -78,36 +85,29 @@ def prune(
     return Exit.OK
 
 
-def _forgotten(place: Place, run: RunRecord, why: str, *, force: bool) -> tuple[Removal, int]:
-    """One run is deleted. Returns the freed bytes, too."""
+def cleanup(
+    *, place: Place, json: bool, run: str | None, force: bool, dry_run: bool, yes: bool, intent: str | None
+) -> int:
+    """Remove what nothing owns any more, of one run or of the whole project."""
     from crew_plugin.store.sqlite import SqliteStore
 
     project = place.find()
-    with closing(SqliteStore.open(project)) as store:
-        removed = store.forget_run(run.id, actor=ACTOR, reason=why, undelivered=force)
-        _remove_log(project, run.id)
-        return removed, store.sweep_bodies(removed.bodies)[1]
-
-
-def _pruned(place: Place, runs: list[RunRecord], why: str) -> tuple[list[Removal], int]:
-    """They are deleted one by one, and then all bodies that nothing refers to."""
-    from crew_plugin.store.sqlite import SqliteStore
-
-    project = place.find()
-    removed: list[Removal] = []
-    with closing(SqliteStore.open(project)) as store:
-        for run in runs:
-            # Meanwhile it may have been opened again, or deleted by somebody else.
-            with suppress(NotAllowed, Forgotten):
-                removed.append(store.forget_run(run.id, actor=ACTOR, reason=why))
-                _remove_log(project, run.id)
-        return removed, store.sweep_bodies()[1]
-
-
-def _remove_log(project: Project, run_id: str) -> None:
-    """What the detached supervisor of a run wrote goes with it."""
-    with suppress(OSError):
-        log_of(project, run_id).unlink()
+    with place.reading() as store:
+        run_id = None if run is None else leftovers.run_to_clean(store, run, None, force=force)
+        found = leftovers.find_leftovers(store, project, run_id)
+    done = leftovers.Leftovers()
+    if found and not dry_run:
+        why = need_confirmation(place, str(found), Consent(confirmed=yes, intent=intent))
+        with closing(SqliteStore.open(project)) as own:
+            done = leftovers.clean_up(own, project, run_id, actor=ACTOR, why=why)
+    if json:
+        print_json({"removed": done.as_json(), "would_remove": found.as_json() if dry_run else None})
+    elif not found:
+        print(leftovers.NOTHING)
+    else:
+        print("\n".join((found if dry_run else done).lines()))
+        print(f"this would {found}" if dry_run else f"done: {done}")
+    return Exit.OK
 
 
 def _json(removed: Removal) -> dict[str, Any]:

@@ -31,6 +31,7 @@ __all__ = [
     "McpServerSettings",
     "McpSettings",
     "ModelOverride",
+    "NotifySettings",
     "ProjectMay",
     "ProviderSettings",
     "RecoverySettings",
@@ -383,6 +384,47 @@ class DeliverySettings(_Section):
     keep_hours: float = _key(
         24, "Hours that a result waits for its session to be reachable again.", project="nothing", gt=0
     )
+    join: Literal["off", "group", "smart"] = _key(
+        "smart",
+        "How results of runs that were started in one turn reach their session: each task's as soon as it is "
+        "there (off), all together (group), or what is there after `first_seconds`, then the rest together "
+        "(smart).",
+        project="set",
+    )
+    first_seconds: float = _key(
+        120,
+        "Seconds that the first results of a group wait for the others where they are joined smartly.",
+        project="set",
+        gt=0,
+    )
+    longest_seconds: float = _key(
+        1800,
+        "Seconds that any result waits for others of its group; then what is there is handed over.",
+        project="set",
+        gt=0,
+    )
+
+
+class NotifySettings(_Section):
+    """How a person hears of background runs outside of any conversation."""
+
+    how: Literal["off", "bell", "osc9", "osc777", "desktop", "command"] = _key(
+        "off",
+        "How: a bell or a notification (OSC 9, OSC 777) of the terminal with the chat that asked for the "
+        "run, a notification of the desktop, or a command of your own.",
+        project="nothing",
+    )
+    when: tuple[Literal["completed", "failed", "cancelled", "lost", "question"], ...] = _key(
+        ("completed", "failed", "lost", "question"),
+        "Of what: how a run ended, that its process is gone, or that one of its agents asks something.",
+        project="nothing",
+    )
+    command: tuple[str, ...] = _key(
+        (),
+        "The program and its arguments for `command`; it runs without a shell and finds what happened in "
+        "CREW_NOTICE_KIND, _RUN, _TITLE, _BODY and _FOLDER.",
+        project="nothing",
+    )
 
 
 class AskSettings(_Section):
@@ -474,6 +516,7 @@ class Settings(BaseSettings):
     )
     mail: MailSettings = MailSettings()
     delivery: DeliverySettings = DeliverySettings()
+    notify: NotifySettings = NotifySettings()
     ask: AskSettings = AskSettings()
     safety: SafetySettings = SafetySettings()
     recovery: RecoverySettings = RecoverySettings()

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from crew_plugin.detached.start import log_of
 from crew_plugin.errors import CrewError
 from crew_plugin.models.records import NewEvent
 from crew_plugin.models.states import RUN_TERMINAL
@@ -55,9 +54,14 @@ def _note(project: Project, run_id: str, pid: int, code: int) -> None:
             mine = run.owner is None or run.owner.pid == pid
             if run.state in RUN_TERMINAL or not mine:
                 return
-            data = {"pid": pid, "how": _how(code), "log": str(log_of(project, run_id))}
+            data = {"pid": pid, "how": _how(code), "log": str(project.log_of(run_id))}
             event = NewEvent(type="run.supervisor_ended", actor="guardian", data=data)
             store.append_events(None, run_id, [event])
+            # Imported only where there is something to tell: this process is to stay small.
+            from crew_plugin.notify.notice import LOST
+            from crew_plugin.notify.watch import tell_now
+
+            tell_now(store, project, run_id, LOST)
         finally:
             store.close()
     except CrewError as error:

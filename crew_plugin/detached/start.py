@@ -17,7 +17,7 @@ from crew_plugin.models.states import RUN_TERMINAL
 from crew_plugin.project import Project, ensure_state
 from crew_plugin.store.sqlite import SqliteStore
 
-__all__ = ["Detached", "can_detach", "log_of", "start_detached"]
+__all__ = ["Detached", "can_detach", "start_detached"]
 
 CLAIM_SECONDS: Final = 15.0
 """How long the new process may take to claim its run, on a machine with much to do."""
@@ -39,11 +39,6 @@ def can_detach() -> bool:
     return os.name == "posix"
 
 
-def log_of(project: Project, run_id: str) -> Path:
-    """Where the detached supervisor of a run writes what it has to say."""
-    return project.state_dir / "logs" / f"{run_id}.log"
-
-
 def start_detached(project: Project, run_id: str) -> Detached:
     """Start a supervisor for the run and return when it has claimed it. Blocks.
 
@@ -51,7 +46,7 @@ def start_detached(project: Project, run_id: str) -> Detached:
         HostUnsupported: it could not be started, or ended before it claimed the run.
     """
     ensure_state(project)
-    log = log_of(project, run_id)
+    log = project.log_of(run_id)
     command = [sys.executable, "-m", "crew_plugin.detached.guardian"]
     command += [str(project.root), str(project.state_dir), run_id]
     environment = {key: value for key, value in os.environ.items() if key not in _OURS}

@@ -122,6 +122,7 @@ class _Keeper:
                         store.answer_control(self._lease, control.id, refused=None, actor=_ACTOR)
                         close_run(store, self._lease, cause_of_request(control), actor=control.actor)
                     print("cancelled before its host was loaded", flush=True)
+                    _tell(store, self._project, self._lease.run_id)
                     os._exit(0)
 
 
@@ -136,6 +137,14 @@ def _give_up(project: Project, lease: Lease, error: BaseException) -> None:
     with contextlib.suppress(CrewError), contextlib.closing(SqliteStore.open(project)) as store:
         if store.load_run(lease.run_id).state not in RUN_TERMINAL:
             close_run(store, lease, cause, actor=_ACTOR)
+        _tell(store, project, lease.run_id)
+
+
+def _tell(store: SqliteStore, project: Project, run_id: str) -> None:
+    """Of a run that ended before its host was there to tell of it."""
+    from crew_plugin.notify.watch import tell_now
+
+    tell_now(store, project, run_id)
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

@@ -8,12 +8,15 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from crew_plugin.models.records import Owner
 from crew_plugin.store.liveness import owner_alive
+
+if TYPE_CHECKING:
+    import psutil
 
 __all__ = [
     "DEPTH_VARIABLE",
@@ -22,6 +25,7 @@ __all__ = [
     "depth_here",
     "end_marked",
     "end_orphans",
+    "find_orphans",
     "owner_mark",
 ]
 
@@ -41,7 +45,8 @@ class Orphan:
     pid: int
     command: str
     session: str
-    killed: bool
+    run: str
+    killed: bool = False
     """It did not end when it was asked to."""
 
 
@@ -58,11 +63,16 @@ def owner_mark(owner: Owner) -> str:
     return f"{owner.pid}/{owner.started!r}/{owner.boot_id}"
 
 
-def end_orphans(grace: float = _GRACE_SECONDS) -> list[Orphan]:
-    """End what dead supervisors of this user have left running; tells of each. Blocks for up to
-    `grace` seconds, so it is not for an event loop. Where the system does not show environments of
-    processes nothing is found."""
-    orphans = _end(lambda environment: _abandoned(environment.get(OWNER_VARIABLE, "")), grace)
+def find_orphans() -> list[Orphan]:
+    """What dead supervisors of this user have left running. Where the system does not show environments
+    of processes nothing is found."""
+    return [found.orphan() for found in _find(_is_abandoned)]
+
+
+def end_orphans(grace: float = _GRACE_SECONDS, *, only: Collection[int] | None = None) -> list[Orphan]:
+    """End what dead supervisors of this user have left running, of these pids where they are given;
+    tells of each. Blocks for up to `grace` seconds, so it is not for an event loop."""
+    orphans = _end([each for each in _find(_is_abandoned) if only is None or each.process.pid in only], grace)
     for orphan in orphans:
         how = "killed" if orphan.killed else "ended"
         logger.warning("%s process %d of a supervisor that died: %s", how, orphan.pid, orphan.command)
@@ -71,33 +81,65 @@ def end_orphans(grace: float = _GRACE_SECONDS) -> list[Orphan]:
 
 def end_marked(variable: str, value: str, *, grace: float, but: int) -> list[Orphan]:
     """End every process of this user that has this variable, but for one. Blocks like `end_orphans`."""
-    return _end(lambda environment: environment.get(variable) == value, grace, but=but)
+    marked = _find(lambda environment: environment.get(variable) == value)
+    return _end([each for each in marked if each.process.pid != but], grace)
 
 
-def _end(wanted: Callable[[Mapping[str, str]], bool], grace: float, *, but: int = 0) -> list[Orphan]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A process, and what it said of itself while it could."""
+
+    process: "psutil.Process"
+    command: str
+    session: str
+    run: str
+
+    def orphan(self, *, killed: bool = False) -> Orphan:
+        """It as it is told of."""
+        return Orphan(
+            pid=self.process.pid, command=self.command, session=self.session, run=self.run, killed=killed
+        )
+
+
+def _find(wanted: Callable[[Mapping[str, str]], bool]) -> list[_Found]:
     import psutil
 
-    found: list[tuple[psutil.Process, str, str]] = []
+    found: list[_Found] = []
     for process in psutil.process_iter():
         try:
             environment = process.environ()
-            if process.pid != but and wanted(environment):
+            if wanted(environment):
                 command = " ".join(process.cmdline())[:200]
-                process.terminate()
-                found.append((process, command, environment.get("CREW_SESSION", "")))
+                session, run = environment.get("CREW_SESSION", ""), environment.get("CREW_RUN", "")
+                found.append(_Found(process, command, session, run))
         except (psutil.Error, OSError):
             continue  # gone meanwhile, or not ours to look at
+    return found
+
+
+def _end(wanted: Iterable[_Found], grace: float) -> list[Orphan]:
+    import psutil
+
+    found: list[_Found] = []
+    for each in wanted:
+        with contextlib.suppress(psutil.Error, OSError):
+            each.process.terminate()
+            found.append(each)
     deadline = time.monotonic() + grace
-    while any(_runs(process) for process, _, _ in found) and time.monotonic() < deadline:
+    while any(_runs(each.process) for each in found) and time.monotonic() < deadline:
         time.sleep(0.02)
     orphans: list[Orphan] = []
-    for process, command, session in found:
-        killed = _runs(process)
+    for each in found:
+        killed = _runs(each.process)
         if killed:
             with contextlib.suppress(psutil.Error):
-                process.kill()
-        orphans.append(Orphan(pid=process.pid, command=command, session=session, killed=killed))
+                each.process.kill()
+        orphans.append(each.orphan(killed=killed))
     return orphans
+
+
+def _is_abandoned(environment: Mapping[str, str]) -> bool:
+    return _abandoned(environment.get(OWNER_VARIABLE, ""))
 
 
 def _abandoned(mark: str) -> bool:
@@ -110,10 +152,9 @@ def _abandoned(mark: str) -> bool:
     return not owner_alive(owner)
 
 
-def _runs(process: "object") -> bool:
+def _runs(process: "psutil.Process") -> bool:
     import psutil
 
-    assert isinstance(process, psutil.Process)
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

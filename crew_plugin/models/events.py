@@ -276,12 +276,27 @@ _ALL = (
         ("verb", "control_id", "message_id", "outcome", "reason"),
     ),
     EventType(
-        "delivery.sent", "A finished result was handed to the parent.", "host", ("delivery_id", "results")
+        "delivery.sent",
+        "A finished result was handed to the parent, in the message that names the parcel.",
+        "host",
+        ("delivery_id", "results", "parcel"),
+    ),
+    EventType(
+        "delivery.held",
+        "Results wait for others of their group, at the latest until a moment (seconds of the epoch).",
+        "host",
+        ("until", "results", "open"),
     ),
     EventType(
         "delivery.acknowledged", "The result stands on the parent's saved record.", "host", ("delivery_id",)
     ),
     EventType("delivery.expired", "The result was too old to be handed over.", "host", ("delivery_id",)),
+    EventType(
+        "notice.given",
+        "A person is told outside of any conversation, as the settings say, of what this is about.",
+        "host",
+        ("about", "how"),
+    ),
     EventType(
         "parent.compaction_put_off",
         "The parent's history was to be cut and is not, as long as the run is active.",

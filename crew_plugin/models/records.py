@@ -14,6 +14,7 @@ from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskS
 
 __all__ = [
     "OUTSIDE",
+    "TURN",
     "ArtifactRef",
     "AttemptRecord",
     "ControlRecord",
@@ -46,6 +47,7 @@ __all__ = [
     "ToolCallRecord",
     "ToolCallState",
     "TranscriptEntry",
+    "UpkeepRecord",
     "Usage",
 ]
 
@@ -124,6 +126,11 @@ class Lease:
     run_id: str
     epoch: int
     owner: Owner
+
+
+TURN = "turn"
+"""Under this key of a parent's route stands the turn in which it asked. What is asked for in one turn
+belongs together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +363,8 @@ class DeliveryRecord:
     created_at: float
     sent_at: float | None
     acknowledged_at: float | None
+    parcel: str | None = None
+    """The delivery that the message names with which it was handed over last."""
 
 
 OUTSIDE = ("parent", "operator")
@@ -513,6 +522,16 @@ class Removal:
     """Rows by table."""
     bodies: tuple[str, ...]
     """Hashes of what it referred to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpkeepRecord:
+    """What was removed that belonged to no run any more."""
+
+    at: float
+    actor: str
+    reason: str
+    done: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,11 +55,24 @@ class Bodies:
         """The hashes of all bodies."""
         return [path.name for path in self._folder.glob("??/*") if _BODY.fullmatch(path.name)]
 
-    def remove_unfinished(self) -> None:
-        """Delete what writers that died left half written. Nobody may be writing."""
+    def sizes(self) -> dict[str, int]:
+        """Bytes by name of all bodies, and of what is half written."""
+        sizes: dict[str, int] = {}
+        for path in [*self._folder.glob("??/*"), *self._folder.glob("??/.*")]:
+            with suppress(OSError):
+                sizes[path.name] = path.stat().st_size
+        return sizes
+
+    def remove_unfinished(self) -> tuple[int, int]:
+        """Delete what writers that died left half written. Nobody may be writing. Returns how many
+        there were and their bytes."""
+        count = size = 0
         for path in self._folder.glob("??/.*"):
             with suppress(OSError):
+                weight = path.stat().st_size
                 path.unlink()
+                count, size = count + 1, size + weight
+        return count, size
 
     def beginning(self, prefix: str) -> list[str]:
         """The hashes of the bodies whose hash begins like this, with two digits or more."""

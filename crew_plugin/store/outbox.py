@@ -10,7 +10,7 @@ from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import DeliveryRecord, DeliveryState, ParentRef
 from crew_plugin.store.connection import Value
 from crew_plugin.store.log import EventLog
-from crew_plugin.store.rows import parent_of
+from crew_plugin.store.rows import load, parent_of
 
 __all__ = ["Outbox"]
 
@@ -41,16 +41,19 @@ class Outbox(EventLog):
         rows = self._all(f"SELECT * FROM outbox {condition}ORDER BY n", tuple(values))
         return [_record(row) for row in rows]
 
-    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str) -> None:
-        """Note that these were handed over (again). What was acknowledged stays so."""
+    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str, parcel: str | None = None) -> None:
+        """Note that these were handed over (again), as one message that names `parcel`, else the last
+        of them. What was acknowledged stays so."""
         with self._change():
             for row in self._open_deliveries(delivery_ids):
+                named = parcel or delivery_ids[-1]
                 self._execute(
-                    "UPDATE outbox SET state = ?, sends = sends + 1, sent_at = ? WHERE id = ?",
-                    (DeliveryState.SENT, time.time(), row["id"]),
+                    "UPDATE outbox SET state = ?, sends = sends + 1, sent_at = ?, parcel = ? WHERE id = ?",
+                    (DeliveryState.SENT, time.time(), named, row["id"]),
                 )
                 results = [row["result_id"]] if row["result_id"] else []
-                self._tell(row, "delivery.sent", actor, {"delivery_id": row["id"], "results": results})
+                data = {"delivery_id": row["id"], "results": results, "parcel": named}
+                self._tell(row, "delivery.sent", actor, data)
 
     def acknowledge(self, delivery_ids: Sequence[str], *, actor: str) -> None:
         """Note that these stand on the parent's saved record."""
@@ -71,6 +74,16 @@ class Outbox(EventLog):
                         "UPDATE outbox SET state = ? WHERE id = ?", (DeliveryState.EXPIRED, row["id"])
                     )
                     self._tell(row, "delivery.expired", actor, {"delivery_id": row["id"]})
+
+    def claim_notice(self, run_id: str, about: str, *, how: str, actor: str) -> bool:
+        """Note, once, that whoever asks is going to tell a person of this. False if somebody did."""
+        with self._change():
+            epoch = self._run_row(run_id)["epoch"]
+            given = self._all("SELECT data FROM event WHERE run_id = ? AND type = 'notice.given'", (run_id,))
+            if any(load(row["data"])["about"] == about for row in given):
+                return False
+            self._append(run_id, epoch, "notice.given", actor, data={"about": about, "how": how})
+            return True
 
     def _owe(
         self, run: sqlite3.Row, run_id: str, *, task_id: str | None = None, result_id: str | None = None
@@ -133,4 +146,5 @@ def _record(row: sqlite3.Row) -> DeliveryRecord:
         created_at=row["created_at"],
         sent_at=row["sent_at"],
         acknowledged_at=row["acknowledged_at"],
+        parcel=row["parcel"],
     )

@@ -49,6 +49,7 @@ from crew_plugin.models.records import (
     TaskRecord,
     ToolCallRecord,
     TranscriptEntry,
+    UpkeepRecord,
     Usage,
 )
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
@@ -86,6 +87,11 @@ class RunStore(Protocol):
 
     def list_started(self, run_id: str) -> list[RunRecord]:
         """The runs that sessions of this run asked for, oldest first."""
+        ...
+
+    def list_group(self, run_id: str) -> list[RunRecord]:
+        """This run and the background runs that were asked for in the same turn of the same parent,
+        oldest first."""
         ...
 
     def transition_run(
@@ -264,6 +270,19 @@ class RunStore(Protocol):
         there were and their bytes. Not to be called in the transaction that removed the references."""
         ...
 
+    def unused_bodies(self) -> Mapping[str, int]:
+        """Bytes by name of the bodies that nothing refers to. One that is being written at this moment
+        may be among them."""
+        ...
+
+    def note_upkeep(self, *, actor: str, reason: str, done: Mapping[str, Any]) -> None:
+        """Write down what was removed that belonged to no run any more, by whom and why."""
+        ...
+
+    def list_upkeep(self, *, limit: int) -> list[UpkeepRecord]:
+        """What was removed so, newest first."""
+        ...
+
     # --- questions ---
 
     def ask_question(
@@ -341,8 +360,9 @@ class RunStore(Protocol):
         """Outbox rows, oldest first."""
         ...
 
-    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str) -> None:
-        """Note that these were handed over (again)."""
+    def mark_sent(self, delivery_ids: Sequence[str], *, actor: str, parcel: str | None = None) -> None:
+        """Note that these were handed over (again), as one message that names `parcel`, else the last
+        of them."""
         ...
 
     def acknowledge(self, delivery_ids: Sequence[str], *, actor: str) -> None:
@@ -352,6 +372,11 @@ class RunStore(Protocol):
     def expire_deliveries(self, delivery_ids: Sequence[str], *, actor: str) -> None:
         """Note that these were given up because they are too old (`delivery.expired`); what they
         carry stays readable with the run. Acknowledged ones stay acknowledged."""
+        ...
+
+    def claim_notice(self, run_id: str, about: str, *, how: str, actor: str) -> bool:
+        """Note, once, that whoever asks is going to tell a person of this (`notice.given`). False if
+        somebody did or does so already."""
         ...
 
     # --- mail and control ---

@@ -4,13 +4,14 @@ What is left of a run is a tombstone, in which stands who deleted it, when, why 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from crew_plugin.errors import NotAllowed
-from crew_plugin.models.records import DeliveryState, Removal
+from crew_plugin.models.records import DeliveryState, Removal, UpkeepRecord
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.artifacts import Artifacts
-from crew_plugin.store.rows import dump, text
+from crew_plugin.store.rows import dump, load, text
 from crew_plugin.store.runs import Runs
 
 __all__ = ["Removals"]
@@ -34,6 +35,8 @@ _TABLES = (
     ("task", _OF_RUN),
 )
 """What belongs to a run; nothing in a table refers to one before it."""
+_STORED = "SELECT sha256, length(content) AS size FROM body"
+_USED = "SELECT sha256 FROM artifact UNION SELECT body FROM transcript WHERE body IS NOT NULL"
 _OWED = (DeliveryState.PENDING, DeliveryState.SENT)
 
 
@@ -110,8 +113,32 @@ class Removals(Artifacts, Runs):
                 if freed is not None:
                     count, size = count + 1, size + freed
             if among is None:
-                self._bodies.remove_unfinished()
+                halves, weight = self._bodies.remove_unfinished()
+                count, size = count + halves, size + weight
         return count, size
+
+    def unused_bodies(self) -> dict[str, int]:
+        """Bytes by name of the bodies that nothing refers to, and of those that are half written. One
+        that is being written at this moment may be among them."""
+        sizes = {row["sha256"]: int(row["size"]) for row in self._all(_STORED)} | self._bodies.sizes()
+        used = {row[0] for row in self._all(_USED)}
+        return {name: size for name, size in sizes.items() if name not in used}
+
+    def note_upkeep(self, *, actor: str, reason: str, done: Mapping[str, Any]) -> None:
+        """Write down what was removed that belonged to no run any more, by whom and why."""
+        with self._change():
+            self._execute(
+                "INSERT INTO upkeep (at, actor, reason, done) VALUES (?, ?, ?, ?)",
+                (time.time(), text(actor), text(reason), dump(done)),
+            )
+
+    def list_upkeep(self, *, limit: int) -> list[UpkeepRecord]:
+        """What was removed so, newest first."""
+        rows = self._all("SELECT * FROM upkeep ORDER BY n DESC LIMIT ?", (limit,))
+        return [
+            UpkeepRecord(at=row["at"], actor=row["actor"], reason=row["reason"], done=load(row["done"]))
+            for row in rows
+        ]
 
     def _all_bodies(self) -> list[str]:
         return [*(row["sha256"] for row in self._all("SELECT sha256 FROM body")), *self._bodies.all()]

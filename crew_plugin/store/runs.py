@@ -9,6 +9,7 @@ from crew_plugin.models.causes import Cause
 from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import (
     OUTSIDE,
+    TURN,
     Lease,
     MessageState,
     NewRun,
@@ -114,6 +115,21 @@ class Runs(Outbox):
             "SELECT * FROM run WHERE id != ? AND parent_session IN"
             " (SELECT host_session FROM session WHERE run_id = ? AND host_session != '') ORDER BY n",
             (run_id, run_id),
+        )
+        counts = self._task_counts([row["id"] for row in rows])
+        return [_record(row, counts.get(row["id"], {})) for row in rows]
+
+    def list_group(self, run_id: str) -> list[RunRecord]:
+        """This run and the background runs that were asked for in the same turn of the same parent,
+        oldest first."""
+        run = self.load_run(run_id)
+        turn = run.parent.route.get(TURN) if run.parent is not None else None
+        if run.parent is None or turn is None:
+            return [run]
+        rows = self._all(
+            "SELECT * FROM run WHERE parent_host = ? AND parent_session = ? AND instr(parent_route, ?) > 0"
+            " AND (background = 1 OR id = ?) ORDER BY n",
+            (run.parent.host, run.parent.session, f'"{TURN}":{dump(turn)}', run.id),
         )
         counts = self._task_counts([row["id"] for row in rows])
         return [_record(row, counts.get(row["id"], {})) for row in rows]

@@ -287,7 +287,20 @@ CREATE TABLE forgotten (
 CREATE INDEX transcript_by_body ON transcript (body) WHERE body IS NOT NULL;
 """
 
-MIGRATIONS = (_FIRST, _SECOND)
+_THIRD = """
+ALTER TABLE outbox ADD COLUMN parcel TEXT;
+UPDATE outbox SET parcel = coalesce((SELECT id FROM outbox AS ended WHERE ended.run_id = outbox.run_id
+    AND ended.task_id IS NULL AND ended.state = 'sent' ORDER BY n DESC LIMIT 1), id) WHERE state = 'sent';
+CREATE TABLE upkeep (
+    n INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    actor TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    done TEXT NOT NULL
+);
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD)
 """The n-th makes version n out of version n - 1. Append only: released ones never change."""
 
 VERSION = len(MIGRATIONS)

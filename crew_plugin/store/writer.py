@@ -115,6 +115,20 @@ class StoreWriter:
         """Do `work` on the reading thread, on one unchanging view of the store."""
         return await self._hand_over(self._reading, work, patient=False)
 
+    async def apart[T](self, work: Callable[[RunStore], T]) -> T:
+        """Do `work`, once, in a thread and with a store of its own, in whatever transactions it makes
+        itself: for what takes long, or changes more than the store."""
+        import anyio.to_thread
+
+        def do() -> T:
+            store = SqliteStore.open(self.project)
+            try:
+                return work(store)
+            finally:
+                store.close()
+
+        return await anyio.to_thread.run_sync(do)
+
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Have `callback` called on this event loop for every event that this process commits.
         Returns what ends that."""

@@ -19,6 +19,7 @@ __all__ = [
     "answers_text",
     "artifacts_text",
     "bytes_text",
+    "clock_text",
     "columns",
     "event_line",
     "events_text",
@@ -108,7 +109,8 @@ def _count(number: int) -> str:
     return f"{number / 1000:.1f}k" if number < 1_000_000 else f"{number / 1_000_000:.1f}M"
 
 
-def _clock(at: float) -> str:
+def clock_text(at: float) -> str:
+    """A moment of today: `17:05:22`."""
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
@@ -212,7 +214,7 @@ def task_note(task: TaskView) -> str:
     if task.cause is not None:
         return one_line(str(task.cause), 120)
     if task.retry_at is not None:
-        return f"tries again at {_clock(task.retry_at)}"
+        return f"tries again at {clock_text(task.retry_at)}"
     return ""
 
 
@@ -330,7 +332,7 @@ def events_text(events: Sequence[EventRecord], names: Mapping[str, TaskName]) ->
     return "\n".join(
         columns(
             [
-                (str(event.seq), _clock(event.at), event.type, _who(event, names)[0], _facts(event))
+                (str(event.seq), clock_text(event.at), event.type, _who(event, names)[0], _facts(event))
                 for event in events
             ]
         )
@@ -466,6 +468,12 @@ def _came_of_it(event: EventRecord) -> str:
     return f": {printable('; '.join(said))}" if said else ""
 
 
+def _held(event: EventRecord) -> str:
+    until = event.data.get("until")
+    at = f", until {clock_text(until)} at the latest" if isinstance(until, int | float) else ""
+    return f"results wait for others that were started with it{at}"
+
+
 _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "run.started": lambda event: "started",
     "run.blocked": lambda event: "waits for a decision" + _because(event),
@@ -502,6 +510,7 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "session.plugin_acted": _plugin_acted,
     "hook.executed": _hook_executed,
     "result.rejected": lambda event: f"result rejected: {_field(event, 'error')}",
+    "delivery.held": _held,
     "delivery.sent": lambda event: (
         "the result goes to the conversation that asked for it" if event.task_id is None else None
     ),

@@ -11,7 +11,6 @@ from typing import Any
 import psutil
 import pytest
 
-from crew_plugin.detached.start import log_of
 from crew_plugin.models.records import DeliveryState
 from crew_plugin.project import find_project
 from crew_plugin.testing.conversation import Conversation, Reply
@@ -120,7 +119,7 @@ def test_how_a_supervisor_was_killed_is_known_and_its_run_goes_on(tmp_path: Path
         done = crew(home, "resume", "last", "--json")
     assert f"(process {said['pid']}) was killed by signal 9 (SIGKILL)" in told
     assert "crew resume" in told
-    assert str(log_of(find_project(home.project), said["run_id"])) in told
+    assert str(find_project(home.project).log_of(said["run_id"])) in told
     assert document(done)["state"] == "completed", done.stderr
 
 

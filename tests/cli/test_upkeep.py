@@ -1,20 +1,25 @@
-"""`forget` and `prune` on stores that were written before."""
+"""`forget`, `prune` and `cleanup` on stores that were written before."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from crew_plugin.cli.app import build_app
-from crew_plugin.detached.start import log_of
+from crew_plugin.engine.orphans import OWNER_VARIABLE, owner_mark
 from crew_plugin.errors import Forgotten, NotAllowed
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import MessageKind, NewResult, ParentRef, TranscriptEntry
+from crew_plugin.models.records import MessageKind, NewResult, Owner, ParentRef, TranscriptEntry
 from crew_plugin.models.states import RunState, TaskState
+from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.sqlite import SqliteStore
-from tests.ui.runs import Book, open_book, play, project_in
+from tests.ui.runs import DEAD, Book, open_book, play, project_in
 
 LONG = "a line that both runs have\n" * 2000
 CAUSE = Cause(code=CauseCode.CALLER_CANCELLED, message="enough")
@@ -63,7 +68,7 @@ def files(folder: Path) -> list[Path]:
 
 def test_a_forgotten_run_leaves_nothing_but_a_tombstone(tmp_path: Path, store: SqliteStore) -> None:
     book = ended(store, "x")
-    log = log_of(project_in(tmp_path), book.run.id)
+    log = project_in(tmp_path).log_of(book.run.id)
     log.parent.mkdir()
     log.write_text("said", encoding="utf-8")
     assert files(tmp_path)
@@ -198,3 +203,111 @@ def test_bodies_that_a_crash_left_behind_are_swept_by_a_prune(tmp_path: Path, st
 
     assert [run.id for run in store.list_runs()] == [newest.run.id]
     assert set(files(tmp_path)) == bodies
+
+
+# --- cleanup -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def left_running(run_id: str, supervisor: Owner = DEAD) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of a session of this run, whose supervisor is gone."""
+    mark = {OWNER_VARIABLE: owner_mark(supervisor), "CREW_RUN": run_id, "CREW_SESSION": "s"}
+    command = [sys.executable, "-c", "import sys, time; print(1, flush=True); time.sleep(600)"]
+    with subprocess.Popen(command, env={**os.environ, **mark}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def log(folder: Path, run_id: str) -> Path:
+    path = project_in(folder).log_of(run_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("said", encoding="utf-8")
+    return path
+
+
+def test_what_nothing_owns_is_listed_then_removed_and_written_down(
+    tmp_path: Path, store: SqliteStore
+) -> None:
+    over, going_on = ended(store, "x"), open_book(store)
+    logs = [log(tmp_path, name) for name in (over.run.id, "run_00000000forgot", going_on.run.id)]
+    gone = ended(store, "y")
+    store.forget_run(gone.run.id, actor="operator", reason="")  # and no sweep: it died here
+    half = files(tmp_path)[0].parent / ".0123456789abcdef-1-aa"
+    half.write_bytes(b"half")
+    bodies = len(files(tmp_path))
+
+    dry = crew(tmp_path, "cleanup", "--dry-run")
+    would = json.loads(crew(tmp_path, "cleanup", "--dry-run", "--json").stdout)["would_remove"]
+    refused = crew(tmp_path, "cleanup")
+
+    assert dry.exit_code == 0, dry.output
+    assert f"log {over.run.id}.log" in dry.stdout
+    assert set(would["logs"]) == {path.name for path in logs[:2]}
+    assert would["bodies"] == 2
+    assert refused.exit_code == 2
+    assert "say --yes" in refused.stderr
+    assert (len(files(tmp_path)), all(path.exists() for path in logs)) == (bodies, True)
+
+    done = crew(tmp_path, "cleanup", "--yes", "--intent", "the disk is full", "--json")
+
+    removed = json.loads(done.stdout)["removed"]
+    # What other projects of this user left running is found and ended too.
+    assert [removed[what] for what in ("logs", "bodies")] == [would[what] for what in ("logs", "bodies")]
+    assert [path.exists() for path in logs] == [False, False, True]
+    assert len(files(tmp_path)) == bodies - 2
+    assert all(store.read_artifact(ref.sha256) for ref in store.list_artifacts(over.run.id))
+    (noted,) = store.list_upkeep(limit=5)
+    assert (noted.actor, noted.reason, noted.done["logs"]) == ("operator", "the disk is full", would["logs"])
+    assert "last cleanup" in crew(tmp_path, "doctor").stdout
+    left = json.loads(crew(tmp_path, "cleanup", "--dry-run", "--json").stdout)["would_remove"]
+    assert (left["logs"], left["bodies"]) == ([], 0)
+
+
+def test_a_process_of_a_dead_supervisor_is_ended(tmp_path: Path, store: SqliteStore) -> None:
+    run = ended(store, "x").run
+    with left_running(run.id) as orphan, left_running(run.id, current_owner()) as owned:
+        would = json.loads(crew(tmp_path, "cleanup", run.id, "--dry-run", "--json").stdout)["would_remove"]
+        assert [process["pid"] for process in would["processes"]] == [orphan.pid]
+
+        done = crew(tmp_path, "cleanup", run.id, "--yes")
+
+        assert f"process {orphan.pid}" in done.stdout
+        assert orphan.wait(5) != 0
+        assert owned.poll() is None
+    assert [each["pid"] for each in store.list_upkeep(limit=1)[0].done["processes"]] == [orphan.pid]
+
+
+def test_nothing_of_a_run_that_goes_on_or_is_somebody_elses_is_cleaned_up(
+    tmp_path: Path, store: SqliteStore
+) -> None:
+    going_on, foreign = open_book(store), ended(store, "x", parent=PARENT)
+    logs = [log(tmp_path, book.run.id) for book in (going_on, foreign)]
+
+    live = crew(tmp_path, "cleanup", going_on.run.id, "--yes", "--force")
+    other = crew(tmp_path, "cleanup", foreign.run.id, "--yes")
+
+    assert (live.exit_code, other.exit_code) == (2, 2)
+    assert "is running: nothing of it is removed before it has ended; cancel it first" in live.stderr
+    assert "belongs to the session chat; say force to remove it all the same" in other.stderr
+    assert [path.exists() for path in logs] == [True, True]
+    assert store.list_upkeep(limit=1) == []
+    assert crew(tmp_path, "cleanup", foreign.run.id, "--yes", "--force").exit_code == 0
+    assert [path.exists() for path in logs] == [True, False]
+
+
+def test_an_intent_is_needed_for_a_cleanup_where_the_settings_say_so(
+    tmp_path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREW_SAFETY__INTENT", "true")
+    path = log(tmp_path, ended(store, "x").run.id)
+
+    refused = crew(tmp_path, "cleanup", "--yes")
+
+    assert refused.exit_code == 2
+    assert 'say --intent "WHY"' in refused.stderr
+    assert path.exists()
+    assert crew(tmp_path, "cleanup", "--yes", "--intent", "tidy").exit_code == 0

@@ -969,6 +969,77 @@ class RunStoreContract:
         assert [each.state for each in store.list_deliveries()] == [DeliveryState.EXPIRED]
         assert types(store.tail(lease.run_id)).count("delivery.expired") == 1
 
+    def test_a_delivery_knows_the_message_it_was_sent_in_last(self, store: RunStore) -> None:
+        lease = running(store, "one", "two", owed=True)
+        complete(store, lease, "one")
+        complete(store, lease, "two")
+        one, two = (delivery.id for delivery in store.list_deliveries())
+        assert [each.parcel for each in store.list_deliveries()] == [None, None]
+
+        store.mark_sent([one, two], actor="host")
+        assert [each.parcel for each in store.list_deliveries()] == [two, two]
+        store.acknowledge([one], actor="host")
+        store.mark_sent([one, two], actor="host", parcel="delivery_other")
+
+        assert [each.parcel for each in store.list_deliveries()] == [two, "delivery_other"]
+        assert store.tail(lease.run_id)[-1].data["parcel"] == "delivery_other"
+
+    def test_the_background_runs_of_one_turn_are_a_group(self, store: RunStore) -> None:
+        def asked(turn: str, session: str = "chat", *, background: bool = True) -> str:
+            parent = ParentRef(host="test", session=session, route={"turn": turn, "channel": "x"})
+            return store.create_run(
+                new_run(parent=parent, background=background), [new_task("one")], actor="cli"
+            ).id
+
+        one, waited, two = asked("t1"), asked("t1", background=False), asked("t1")
+        asked("t2"), asked("t11"), asked("t1", "other")
+        alone = create(store, owed=True).id
+
+        assert [run.id for run in store.list_group(one)] == [one, two]
+        assert [run.id for run in store.list_group(two)] == [one, two]
+        assert [run.id for run in store.list_group(waited)] == [one, waited, two]
+        assert [run.id for run in store.list_group(alone)] == [alone]
+
+    def test_of_many_that_want_to_tell_a_person_of_something_one_does(self, store: RunStore) -> None:
+        run = create(store)
+        other = create(store)
+
+        told = [store.claim_notice(run.id, "ended@1", how="bell", actor="crew") for _ in range(3)]
+
+        assert told == [True, False, False]
+        assert types(store.tail(run.id)).count("notice.given") == 1
+        assert store.claim_notice(run.id, "ended@11", how="bell", actor="crew")
+        assert store.claim_notice(other.id, "ended@1", how="bell", actor="crew")
+
+    # --- deletion of what no run owns ---
+
+    def test_bodies_that_nothing_refers_to_are_listed_and_upkeep_is_written_down(
+        self, store: RunStore
+    ) -> None:
+        lease = running(store)
+        kept, gone = running(store), store.create_run(new_run(), [new_task("one")], actor="cli")
+        used = store.put_artifact(kept.run_id, "kept", b"k" * 20_000)
+        unused = store.put_artifact(gone.id, "gone", b"g" * 30_000)
+        assert unused.sha256 not in store.unused_bodies()
+        store.transition_run(
+            store.claim(gone.id, current_owner()), RunState.CANCELLED, actor="cli", cause=CAUSE
+        )
+        store.forget_run(gone.id, actor="cli", reason="")
+
+        assert dict(store.unused_bodies()) == {unused.sha256: 30_000}
+        assert store.sweep_bodies() == (1, 30_000)
+        assert not store.unused_bodies()
+        assert store.read_artifact(used.sha256)
+        assert store.load_run(lease.run_id)
+
+        store.note_upkeep(actor="cli", reason="first", done={"bodies": 1})
+        store.note_upkeep(actor="session:x", reason="", done={})
+        assert [(each.actor, each.reason) for each in store.list_upkeep(limit=5)] == [
+            ("session:x", ""),
+            ("cli", "first"),
+        ]
+        assert store.list_upkeep(limit=5)[-1].done == {"bodies": 1}
+
     # --- mail and control ---
 
     def test_mail_is_taken_once_in_order_by_its_recipient(self, store: RunStore) -> None:

@@ -114,7 +114,8 @@ class KillLoop:
 
     @property
     def env(self) -> dict[str, str]:
-        chat = {"CREW_RUNTIME__BACKGROUND": "host"} if self.mode == "chat" else {}
+        chat = {"CREW_RUNTIME__BACKGROUND": "host", "CREW_DELIVERY__FIRST_SECONDS": "1"}
+        chat = chat if self.mode == "chat" else {}
         return {**self.home.env, **_SETTINGS, **chat, _TOKEN: self._token}
 
     def run(self, kills: int) -> Tally:
@@ -338,16 +339,21 @@ class KillLoop:
         assert self._chat is not None
         assert self._chat.quit() == 0
         with self._reading() as store:
-            owed = {row.id for row in store.list_deliveries(run_id=self.run_id)}
-        given = [
-            re.findall(r"\[crew delivery (\S+?)\]", message)
+            parcels = {row.parcel for row in store.list_deliveries(run_id=self.run_id)}
+            results = len(store.list_results(self.run_id))
+        messages = [
+            message
             for tape in (self.home.home / "bub").rglob("*.jsonl")
             for message in _messages_of_the_user(tape)
+            if "[crew delivery " in message
         ]
-        # One message names its last delivery and tells all of them.
-        ids = [each for named in given for each in named]
-        assert len(ids) == 1, f"handed over {len(ids)} times: {ids}"
-        assert ids[0] in owed
+        # Each message names one delivery and settles all that stand in it.
+        ids = [each for message in messages for each in re.findall(r"\[crew delivery (\S+?)\]", message)]
+        assert len(ids) == len(set(ids)), f"handed over {len(ids)} times: {ids}"
+        assert set(ids) == parcels
+        told = Counter(key for message in messages for key in re.findall(r"\| REPORT (s\d+),", message))
+        assert set(told.values()) <= {1}, f"told more than once: {told}"
+        assert len(told) == results
 
     def _told(self) -> str:
         said = self._errors.read_text(encoding="utf-8")[-3000:] if self._errors.exists() else ""

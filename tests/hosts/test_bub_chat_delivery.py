@@ -9,7 +9,7 @@ import pytest
 from crew_hooks.bub.compat.parent import user_messages
 from crew_plugin.models.records import DeliveryRecord, DeliveryState
 from crew_plugin.models.states import RunState
-from crew_plugin.testing.conversation import Conversation, Reply
+from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
 from tests.hosts.bub_chat import SESSION, Chat, chat, team_script
 
 pytestmark = [
@@ -200,3 +200,150 @@ async def test_the_model_is_told_of_its_runs_at_every_call(
         await bub.say("and now?")
         await bub.hear("and now?")
         assert "<crew_runs>" not in bub.server.requests[-1].conversation.system
+
+
+# --- results that are joined ---------------------------------------------------------------------
+
+BOTH = "start QUICK and SLOW together"
+
+
+def _together(conversation: Conversation) -> Reply:
+    """A parent that starts two agents in one turn; the slow one is held back."""
+    reply = team_script(conversation)
+    if conversation.offered("submit_result"):
+        slow = "SLOW" in conversation.first_user and not conversation.tool_results
+        return Reply(calls=reply.calls, held=slow)
+    if BOTH in conversation.last_user and not conversation.new_results:
+        return Reply(
+            calls=tuple(
+                ToolUse(
+                    name="team",
+                    arguments={"action": "run", "agent": "explorer", "goal": name, "async": True},
+                )
+                for name in ("QUICK", "SLOW")
+            )
+        )
+    return reply
+
+
+async def _delivered(bub: Chat) -> list[str]:
+    said = await user_messages(bub.framework, SESSION)
+    return [text for text in said if DELIVERED.search(text)]
+
+
+def _all_there(bub: Chat) -> bool:
+    return {row.state for row in bub.deliveries()} == {DeliveryState.ACKNOWLEDGED} and len(_ends(bub)) == 2
+
+
+def _types(bub: Chat) -> list[str]:
+    return bub.store(lambda store: [event.type for event in store.tail(None, limit=10_000)])
+
+
+async def test_runs_that_were_started_in_one_turn_are_delivered_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, _together) as bub:
+        await bub.say(BOTH)
+        await bub.hear("TOOL SAID")
+        await bub.until(lambda: "delivery.held" in _types(bub))
+        assert not _sent(bub)
+        await bub.say(",team inbox")
+        assert "until" in await bub.hear("waits for others that were started with it")
+        bub.server.release()
+        await bub.until(lambda: _all_there(bub))
+
+        (message,) = await _delivered(bub)
+        assert "2 of 2 background runs that were started together" in message
+        assert message.count("REPORT of") == 2
+        assert "SLOW" in message
+        assert "QUICK" in message
+
+
+async def test_a_straggler_is_not_waited_for_and_nothing_comes_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREW_DELIVERY__FIRST_SECONDS", "0.01")
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, _together) as bub:
+        await bub.say(BOTH)
+        first = await bub.hear("RECEIVED")
+        assert "1 of 2 background runs" in first
+        assert "Still under way" in first
+        bub.server.release()
+        await bub.until(lambda: _all_there(bub))
+
+        early, rest = await _delivered(bub)
+        assert ("REPORT of" in early, "QUICK" in early) == (True, True)
+        assert rest.count("REPORT of") == 1
+        assert "SLOW" in rest
+        assert "QUICK" not in rest
+
+
+async def test_where_nothing_is_joined_each_task_is_delivered_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREW_DELIVERY__JOIN", "off")
+
+    def script(conversation: Conversation) -> Reply:
+        if "both tasks" in conversation.last_user and not conversation.new_results:
+            tasks = [{"goal": name, "agent": "explorer"} for name in ("QUICK", "SLOW")]
+            call = ToolUse(name="team", arguments={"action": "parallel", "tasks": tasks, "async": True})
+            return Reply(calls=(call,))
+        return _together(conversation)
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, script) as bub:
+        await bub.say("both tasks")
+        first = await bub.hear("RECEIVED")
+        assert "still under way: " in first
+        assert first.count("REPORT of") == 1
+        bub.server.release()
+        await bub.until(lambda: _ends(bub) != [] and all(row.acknowledged_at for row in bub.deliveries()))
+
+        early, rest = await _delivered(bub)
+        assert "QUICK" in early
+        assert rest.count("REPORT of") == 1
+        assert "handed over before: " in rest
+
+
+async def test_what_went_wrong_comes_first_in_what_is_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(conversation: Conversation) -> Reply:
+        reply = _together(conversation)
+        if conversation.offered("submit_result") and "SLOW" in conversation.first_user:
+            gave_up = ToolUse(name="submit_result", arguments={"error": "there is no such file"})
+            return Reply(calls=(gave_up,), held=reply.held)
+        return reply
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, script) as bub:
+        await bub.say(BOTH)
+        await bub.hear("TOOL SAID")
+        await bub.until(lambda: "delivery.held" in _types(bub))
+        bub.server.release()
+        await bub.until(lambda: _all_there(bub))
+
+        (message,) = await _delivered(bub)
+        assert "(1 failed, 1 completed)" in message
+        assert message.index("there is no such file") < message.index("REPORT of")
+
+
+async def test_a_part_that_a_dead_process_had_sent_comes_once_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREW_DELIVERY__FIRST_SECONDS", "0.01")
+
+    def dies(conversation: Conversation) -> Reply:
+        reply = _together(conversation)
+        return Reply(text=reply.text, held=True) if "RECEIVED" in reply.text else reply
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, dies) as bub:
+        await bub.say(BOTH)
+        await bub.hear("TOOL SAID")
+        await bub.until(lambda: _sent(bub))  # on no tape: its turn does not end
+
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, _together) as bub:
+        await bub.say("hello again")
+        await bub.hear("RECEIVED")
+        bub.server.release()
+        await bub.until(lambda: _all_there(bub))
+        assert "".join(await _delivered(bub)).count("REPORT of") == 1

@@ -159,3 +159,24 @@ async def test_the_help_fits_a_terminal_of_eighty_columns(
         for line in (",team help", ",crew help", ",crew"):
             text = await answered(bub, line, "help ACTION")
             assert max(map(len, text.splitlines())) <= 76
+
+
+async def test_a_person_looks_after_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asyncio.timeout(TIMEOUT), chat(tmp_path, monkeypatch, script) as bub:
+        await answered(bub, ",team run FIRST agent=explorer", "was started")
+        await bub.hear("RECEIVED")
+        await bub.until(lambda: all(row.acknowledged_at for row in bub.deliveries()))
+        run_id = bub.store(lambda store: store.load_run("last")).id
+        log = bub.project.log_of(run_id)
+        await asyncio.to_thread(log.parent.mkdir)
+        await asyncio.to_thread(log.write_text, "said")
+
+        await answered(bub, ",crew inbox", "nothing waits for anybody")
+        assert f"log {run_id}.log" in await answered(bub, ",crew cleanup dry_run=true", "this would")
+        await answered(bub, ",team cleanup confirm=true", "done: delete 1 log of runs that are over")
+        await answered(bub, ",team prune keep=0", "nothing was changed: this would delete run")
+        await answered(bub, f",team forget {run_id}", "say confirm=true")
+        assert states(bub) == [RunState.COMPLETED]
+        await answered(bub, f",team forget {run_id} confirm=true", "is forgotten")
+        assert states(bub) == []
+        assert not log.exists()

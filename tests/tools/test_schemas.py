@@ -89,7 +89,7 @@ def test_every_example_of_the_table_is_accepted_by_its_action() -> None:
     from crew_tools.params import parse
 
     for action in ACTIONS.values():
-        arguments = eval(f"dict({action.example})", {})
+        arguments = eval(f"dict({action.example})", {"true": True})
         assert arguments.pop("action") == action.name
         assert parse(load_action(action).PARAMETERS, arguments).dropped == ()
 

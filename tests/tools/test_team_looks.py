@@ -1,5 +1,6 @@
 """`team`: looking at runs and resources, waiting, cancelling."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,30 @@ async def test_waiting_for_a_result_that_comes_by_itself_does_not_double_it(scri
     await scripted.crew.writer.run(acknowledge)
     assert "precious" in (await team(scripted, chat, action="wait", run_id=run_id)).text
     assert "precious" in (await team(scripted, chat, action="summary", run_id=run_id)).text
+
+
+async def test_waiting_for_one_of_a_group_says_what_its_results_wait_for(scripted: Scripted) -> None:
+    release = anyio.Event()
+
+    async def script(context: AttemptContext) -> NewResult:
+        if "slow" in context.step.task:
+            await release.wait()
+        return NewResult(summary="the precious result")
+
+    scripted.script = script
+    chat = replace(caller(later=True), parent=replace(PARENT, route={"turn": "turn_1"}))
+    quick, slow = [
+        (await team(scripted, chat, action="run", agent="explorer", goal=goal, background=True)).details[
+            "run_id"
+        ]
+        for goal in ("quick", "slow")
+    ]
+    output = await team(scripted, chat, action="wait", run_id=quick)
+    release.set()
+    await team(scripted, chat, action="wait", run_id=slow)
+
+    assert f"with those of {slow}, at " in output.text
+    assert "precious" not in output.text
 
 
 # --- cancel ----------------------------------------------------------------------------------

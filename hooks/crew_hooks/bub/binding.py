@@ -46,12 +46,12 @@ if TYPE_CHECKING:
     from crew_hooks.bub.delivery import Delivery
     from crew_hooks.bub.questions import Asked
     from crew_plugin.crew import Crew
-    from crew_plugin.models.records import ParentRef
+    from crew_plugin.models.records import ParentRef, RunRecord
     from crew_plugin.project import Project
 
 __all__ = ["CrewPlugin", "Inactive", "load"]
 
-TURN: Final = "_crew_turn"
+STATE: Final = "_crew_turn"
 MCP_SECONDS: Final = 25.0
 """How long one MCP server of a chat may take to get ready; bub-mcp itself waits for ever."""
 _CLI_HELP: Final = "A crew of agents: start teams, watch them, read what they hand in."
@@ -150,11 +150,15 @@ class CrewPlugin:
         from crew_hooks.bub.delivery import Delivery
         from crew_hooks.bub.progress import Progress
         from crew_hooks.bub.questions import Asked
+        from crew_plugin.notify.watch import Terminal
+        from crew_plugin.notify.ways import own_terminal
         from crew_plugin.store.liveness import current_owner
 
         project = await self._find_project()
         async with AsyncExitStack() as stack:
-            crew = await stack.enter_async_context(compose(self._framework, project))
+            terminal = own_terminal()
+            shown = None if terminal is None else Terminal(shows=self._shows, write=terminal)
+            crew = await stack.enter_async_context(compose(self._framework, project, terminal=shown))
             for warning in crew.hooks.warnings() if crew.hooks else ():
                 logger.warning("crew-plugin: {}", warning)
             delivery = Delivery(
@@ -177,6 +181,16 @@ class CrewPlugin:
             for session_id in waiting:
                 await self._opened(session_id)
             yield crew
+
+    def _shows(self, run: "RunRecord") -> bool:
+        """Whether the terminal of this process shows the conversation that asked for a run."""
+        from crew_hooks.bub.delivery import alive_owner
+        from crew_plugin.store.liveness import current_owner
+
+        if run.parent is None or run.parent.host != "bub" or run.parent.route.get("channel") != "cli":
+            return False
+        asked = alive_owner(run.parent.route.get("process", ""))
+        return asked == current_owner() or (asked is None and self._turns.knows(run.parent.session))
 
     def _decomposed(self) -> None:
         self._delivery = self._asked = self._host.progress = self._crew = None
@@ -241,13 +255,13 @@ class CrewPlugin:
             await self._open(session)
         if self._turns.changes(session) and self._crew is not None:
             self._crew.supervisor.conversation_changed("bub", session)
-        return {PARENT: self._parent(message, session), TURN: _Turn()}
+        return {PARENT: self._parent(message, session), STATE: _Turn()}
 
     @hookimpl(tryfirst=True)
     async def build_prompt(self, message: Envelope, session_id: str, state: TurnState) -> str | None:
         """Notice which deliveries a turn takes in. Says something itself only where a chat command
         of ours cannot be read by Bub."""
-        turn = state.get(TURN)
+        turn = state.get(STATE)
         if not isinstance(turn, _Turn):
             return None
         from crew_hooks.bub.delivery import delivery_ids
@@ -273,7 +287,7 @@ class CrewPlugin:
         self, session_id: str, state: TurnState, message: Envelope, model_output: str
     ) -> None:
         """The end of a turn, however it ended; its tape is saved by now."""
-        turn = state.get(TURN)
+        turn = state.get(STATE)
         if self._delivery is None or not isinstance(turn, _Turn) or is_ours(session_id):
             return
         try:
@@ -307,7 +321,8 @@ class CrewPlugin:
 
     def _parent(self, message: Envelope, session_id: str) -> "ParentRef":
         from crew_hooks.bub.delivery import process_text
-        from crew_plugin.models.records import ParentRef
+        from crew_plugin.models.ids import new_id
+        from crew_plugin.models.records import TURN, ParentRef
         from crew_plugin.store.liveness import current_owner
 
         context: Mapping[str, Any] = field_of(message, "context", {}) or {}
@@ -317,6 +332,7 @@ class CrewPlugin:
             "output_channel": field_of(message, "output_channel"),
             "thread_id": context.get(commands.THREAD) or context.get("thread_id"),
             "process": process_text(current_owner()),
+            TURN: new_id("turn"),
         }
         return ParentRef(
             host="bub", session=session_id, route={key: str(value) for key, value in route.items() if value}

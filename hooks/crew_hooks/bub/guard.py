@@ -169,10 +169,10 @@ def _questions(store: "RunStore", rows: "Sequence[RunRow]") -> list[str]:
 
 
 def _pending_lines(store: "RunStore", parent: "ParentRef", limit: int) -> list[str]:
-    from crew_plugin.models.records import DeliveryState
     from crew_plugin.models.states import RUN_TERMINAL
+    from crew_plugin.observe.owed import OWED
 
-    rows = store.list_deliveries(parent=parent, states=(DeliveryState.PENDING, DeliveryState.SENT))
+    rows = store.list_deliveries(parent=parent, states=OWED)
     lines: list[str] = []
     room = _ARTIFACTS
     runs = [store.load_run(run_id) for run_id in dict.fromkeys(row.run_id for row in rows)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crew_plugin.engine.ports import TaskRunner
     from crew_plugin.host import Engine, HostInfo, Offered, ToolContext, ToolSpec
     from crew_plugin.models.records import ParentRef
+    from crew_plugin.notify.watch import Terminal
     from crew_plugin.project import Project
     from crew_plugin.session.mail import MailPolicy
 
@@ -44,6 +45,7 @@ _PARTS: Final = (
     "crew_plugin.config",
     "crew_plugin.crew",
     "crew_plugin.engine.supervisor",
+    "crew_plugin.notify.watch",
     "crew_plugin.session.runner",
     "crew_plugin.session.scaffold",
     "crew_tools.team.dispatch",
@@ -177,10 +179,15 @@ def identify(framework: "BubFramework", version: str | None = None) -> "HostInfo
 
 @asynccontextmanager
 async def compose(
-    framework: "BubFramework", project: "Project", settings: "Settings | None" = None
+    framework: "BubFramework",
+    project: "Project",
+    settings: "Settings | None" = None,
+    *,
+    terminal: "Terminal | None" = None,
 ) -> "AsyncGenerator[Crew]":
-    """A crew inside a running framework. On leaving, its runs are cancelled and its sessions
-    quiet before the clients and connections that they use are closed."""
+    """A crew inside a running framework, with the `terminal` of a chat where there is one. On leaving,
+    its runs are cancelled and its sessions quiet before the clients and connections that they use are
+    closed."""
     # Importing takes longer than the host's loop may be held up.
     await asyncio.to_thread(import_parts, *_PARTS)
     from crew_hooks.bub.engine import BubEngine, mcp_times
@@ -192,6 +199,7 @@ async def compose(
     from crew_plugin.engine.provider_gate import ProviderGates
     from crew_plugin.engine.supervisor import RecoveryPolicy, Supervisor
     from crew_plugin.models.states import SessionKind
+    from crew_plugin.notify.watch import notifying
     from crew_plugin.plugins import load_hooks
     from crew_plugin.resources import is_trusted
     from crew_plugin.session.runner import SessionRunner
@@ -268,6 +276,7 @@ async def compose(
             host=identify(framework),
         )
         await stack.enter_async_context(supervisor.running())
+        await stack.enter_async_context(notifying(writer, settings, terminal))
         yield Crew(
             project=project,
             settings=settings,

@@ -45,6 +45,10 @@ class Turns:
         before, self._last = self._last, session_id
         return before not in ("", session_id)
 
+    def knows(self, session_id: str) -> bool:
+        """Whether this process has had a turn of the session."""
+        return session_id in self._seen
+
     def begins(self, session_id: str) -> bool:
         """Note a turn; whether it is the first of its session."""
         first = session_id not in self._seen

@@ -180,6 +180,38 @@ _ALL: Final = (
         words=("run_id", "artifact"),
     ),
     Action(
+        name="inbox",
+        summary="List the results of background runs that this conversation has not got yet, and until when "
+        "they wait for others.",
+        example='action="inbox", all=true',
+        cli="crew inbox",
+        module="crew_tools.team.inbox",
+        words=("limit",),
+    ),
+    Action(
+        name="forget",
+        summary="Delete an ended run for good: results, transcripts, events. Needs confirm.",
+        example='action="forget", run_id="last", confirm=true, intent="it had a password in it"',
+        cli="crew forget last",
+        module="crew_tools.team.forget",
+        words=("run_id",),
+    ),
+    Action(
+        name="prune",
+        summary="Delete the ended runs that are old, or beyond the newest ones. Needs confirm.",
+        example='action="prune", keep=20, dry_run=true',
+        cli="crew prune --keep 20 --dry-run",
+        module="crew_tools.team.prune",
+    ),
+    Action(
+        name="cleanup",
+        summary="Remove processes, logs and bodies that nothing owns any more. Needs confirm.",
+        example='action="cleanup", dry_run=true',
+        cli="crew cleanup --dry-run",
+        module="crew_tools.team.cleanup",
+        words=("run_id",),
+    ),
+    Action(
         name="help",
         summary="Explain the actions, or one of them with its parameters.",
         example='action="help", topic="run"',

@@ -6,18 +6,18 @@ no text can leave, and is thereby marked as data. What is shortened says so and 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef, MessageRecord, ResultRecord
-from crew_plugin.models.states import RUN_TERMINAL, TaskState
+from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, TaskState
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import fair_share, one_line, printable, seconds_text, shorten, tokens_text
 from crew_plugin.ui.views import DRY_RUN, LOST, RunView, TaskView, mail_to_people, result_views, run_view
 
-__all__ = ["LIMIT", "Answer", "head", "quoted", "read_answer", "task_answer"]
+__all__ = ["LIMIT", "Answer", "head", "quoted", "read_answer", "read_part", "task_answer"]
 
 LIMIT: Final = 16_000
 """Characters of one answer, as long as the tasks are few."""
@@ -26,6 +26,8 @@ _LEAST: Final = 140
 _MOST_TASKS: Final = 150
 _BLOCK_HEAD: Final = 90
 _MOST_MAIL: Final = 12
+_NAMED: Final = 20
+"""Tasks that are only named; the others are counted."""
 _MAIL_SHARE: Final = 1_000
 _COMPACT: Final = 500
 """Below this the note that a text was cut has to be short itself."""
@@ -57,8 +59,42 @@ class Answer:
 def read_answer(store: RunStore, run_id: str, *, limit: int = LIMIT) -> Answer:
     """The answer of a run as it stands. Raises `UnknownName`."""
     view = run_view(store, run_id)
+    return Answer(view=view, text=_text(store, view, view.tasks, limit, (), tuple(_next(view))))
+
+
+def read_part(
+    store: RunStore, run_id: str, *, limit: int, before: Collection[str], later: Collection[str]
+) -> Answer:
+    """The answer of a run without the tasks (by id) whose results were handed over before or come
+    later, and without those that go on: they are only named."""
+    view = run_view(store, run_id)
+    kinds = {"handed over before": before, "handed over later": later}
+    named = {what: [task.key for task in view.tasks if task.id in ids] for what, ids in kinds.items()}
+    rest = [task for task in view.tasks if task.id not in before and task.id not in later]
+    named["still under way"] = [task.key for task in rest if task.state not in TASK_TERMINAL]
+    tasks = [task for task in rest if task.state in TASK_TERMINAL]
+    notes = tuple(_some(what, keys) for what, keys in named.items() if keys)
+    over = view.row.state in RUN_TERMINAL
+    last = tuple(_next(view)) if over else ("", "Next: the rest comes by itself, as a message like this one.")
+    return Answer(view=view, text=_text(store, view, tasks, limit, notes, last))
+
+
+def _some(what: str, keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return f"({what}: {', '.join(keys[:_NAMED])}{more})"
+
+
+def _text(
+    store: RunStore,
+    view: RunView,
+    tasks: Sequence[TaskView],
+    limit: int,
+    notes: Sequence[str],
+    last: Sequence[str],
+) -> str:
+    run_id = view.id
     results = {result.record.task_id: result.record for result in result_views(store, run_id)}
-    tasks = sorted(view.tasks, key=_trouble_first)
+    tasks = sorted(tasks, key=_trouble_first)
     shown, hidden = tasks[:_MOST_TASKS], tasks[_MOST_TASKS:]
     bodies = {task.id: _body(store, task, results.get(task.id)) for task in shown}
     room = max(limit - _BLOCK_HEAD * len(shown), _LEAST * len(shown))
@@ -70,9 +106,10 @@ def read_answer(store: RunStore, run_id: str, *, limit: int = LIMIT) -> Answer:
         lines.append(
             f"... {len(hidden):,} more tasks ({_states(hidden)}); read them one by one with action=get"
         )
+    lines.extend(notes)
     lines.extend(_mail(mail_to_people(store, run_id)))
-    lines.extend(_next(view))
-    return Answer(view=view, text="\n".join(lines))
+    lines.extend(last)
+    return "\n".join(lines)
 
 
 def _mail(messages: Sequence[MessageRecord]) -> Iterator[str]:

@@ -1,0 +1,66 @@
+"""`prune`: delete the ended runs that are old, or beyond the newest ones."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from crew_plugin.engine.forget import deed_of, overdue, prune
+from crew_plugin.host import ToolContext, ToolOutput
+from crew_plugin.ui.text import one_line, shorten
+from crew_tools.team.answer import LIMIT
+from crew_tools.team.confirm import Destructive, need_confirmation
+from crew_tools.team.launch import actor_of
+
+if TYPE_CHECKING:
+    from crew_plugin.crew import Crew
+    from crew_plugin.models.records import RunRecord
+    from crew_plugin.store.port import RunStore
+
+__all__ = ["PARAMETERS", "PruneParams", "act"]
+
+
+class PruneParams(Destructive):
+    """Which of them."""
+
+    days: float | None = Field(
+        default=None, ge=0, description="prune: those that ended longer ago; else as the settings say."
+    )
+    keep: int | None = Field(
+        default=None, ge=0, description="prune: those beyond the newest so many; else as the settings say."
+    )
+    force: bool = Field(default=False, description="prune: also runs of other sessions.")
+    dry_run: bool = Field(default=False, description="prune, cleanup: only list what would be removed.")
+
+
+PARAMETERS = PruneParams
+
+
+async def act(crew: "Crew", params: PruneParams, context: ToolContext) -> ToolOutput:
+    """Delete them; runs that go on, or whose results are owed, stay."""
+    kept = crew.settings.keep
+
+    def look(store: "RunStore") -> "tuple[list[RunRecord], str]":
+        old = overdue(
+            store,
+            days=kept.days if params.days is None else params.days,
+            keep=kept.runs if params.keep is None else params.keep,
+            caller=context.parent,
+            force=params.force,
+        )
+        return old, deed_of(store, old) if old else ""
+
+    old, deed = await crew.writer.read(look)
+    if not old:
+        return ToolOutput(text="no ended run is older or further back than what is kept")
+    if params.dry_run:
+        lines = [f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in old]
+        text = shorten("\n".join([f"this would {deed}:", *lines]), LIMIT)
+        return ToolOutput(text=text, details={"would_forget": [run.id for run in old]})
+    why = need_confirmation(crew, deed, params)
+    removed, freed = await crew.writer.apart(
+        lambda store: prune(store, crew.project, old, actor=actor_of(context), why=why)
+    )
+    return ToolOutput(
+        text=f"{len(removed):,} runs are forgotten; {freed / 1e6:,.1f} MB of bodies were freed",
+        details={"forgotten": [each.run_id for each in removed], "freed_bytes": freed},
+    )
