@@ -25,6 +25,7 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlVerb, Lease
 from crew_plugin.models.states import RUN_TERMINAL
 from crew_plugin.project import Project
+from crew_plugin.redact import RedactingFormatter
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.sqlite import SqliteStore
 
@@ -39,7 +40,9 @@ _END_SECONDS: Final = 3.0
 
 def main(root: str, state_dir: str, run_id: str) -> int:
     """Claim the run, load the host, drive it to its end."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _leave)
     project = Project(root=Path(root), state_dir=Path(state_dir))
