@@ -14,7 +14,7 @@ from crew_plugin.engine import forget as runs
 from crew_plugin.errors import InvalidValue
 from crew_plugin.models.records import Removal
 from crew_plugin.store.liveness import current_owner
-from crew_plugin.ui.text import one_line
+from crew_plugin.ui.text import one_line, pruned_text
 
 __all__ = ["cleanup", "forget", "prune"]
 
@@ -63,25 +63,31 @@ def prune(
             days=settings.keep.days if days is None else days,
             keep=settings.keep.runs if keep is None else keep,
         )
-        deed = runs.deed_of(store, old) if old else ""
+        logs = runs.with_old_logs(store, days=settings.keep.log_days, besides=old)
+        deed = runs.deed_of(store, old, logs)
     removed: list[Removal] = []
-    freed = 0
-    if old and not dry_run:
+    given_up = freed = 0
+    if deed and not dry_run:
         why = need_confirmation(place, deed, Consent(confirmed=yes, intent=intent))
         with closing(SqliteStore.open(project)) as own:
-            removed, freed = runs.prune(own, project, old, actor=ACTOR, why=why)
+            removed, given_up, freed = runs.prune(own, project, old, logs, actor=ACTOR, why=why)
     if json:
-        would = [run.id for run in old] if dry_run else []
         print_json(
-            {"forgotten": [_json(each) for each in removed], "would_forget": would, "freed_bytes": freed}
+            {
+                "forgotten": [_json(each) for each in removed],
+                "would_forget": [run.id for run in old] if dry_run else [],
+                "would_remove_logs_of": [run.id for run in logs] if dry_run else [],
+                "removed_artifacts": given_up,
+                "freed_bytes": freed,
+            }
         )
-    elif not old:
+    elif not deed:
         print("no ended run is older or further back than what is kept")
     elif dry_run:
-        print("\n".join(f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in old))
+        print("\n".join(f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in [*old, *logs]))
         print(f"this would {deed}")
     else:
-        print(f"{len(removed):,} runs are forgotten; {freed / 1e6:,.1f} MB of bodies were freed")
+        print(pruned_text(len(removed), given_up, freed))
     return Exit.OK
 
 
