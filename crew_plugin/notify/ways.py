@@ -21,6 +21,8 @@ IN_TERMINAL: Final = frozenset({"bell", "osc9", "osc777"})
 _SECONDS: Final = 20.0
 _TITLE: Final = 80
 _BODY: Final = 240
+_FACT: Final = 4000
+"""A variable of the environment has room for so many characters everywhere."""
 _OSASCRIPT: Final = (
     *("-e", "on run argv"),
     *("-e", "display notification (item 2 of argv) with title (item 1 of argv)"),
@@ -96,7 +98,7 @@ def _facts(notice: Notice) -> Mapping[str, str]:
         "CREW_NOTICE_KIND": notice.kind,
         "CREW_NOTICE_RUN": notice.run.id,
         "CREW_NOTICE_TITLE": notice.title,
-        "CREW_NOTICE_BODY": notice.body,
+        "CREW_NOTICE_BODY": notice.body[:_FACT],
         "CREW_NOTICE_FOLDER": notice.run.cwd,
     }
 
@@ -111,8 +113,8 @@ def _run(command: Sequence[str], facts: Mapping[str, str]) -> str | None:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-    except OSError as error:
-        return f"{command[0]} cannot be started: {error.strerror or error}"
+    except (OSError, ValueError) as error:
+        return f"{command[0]!r} cannot be started: {error}"
     with process:
         try:
             _, said = process.communicate(timeout=_SECONDS)

@@ -18,7 +18,7 @@ _SAID: Final[Mapping[str, str]] = {
     DeliveryState.ACKNOWLEDGED: "delivered",
     DeliveryState.EXPIRED: "given up; still readable",
 }
-_HELD: Final = "waits for others that were started with it"
+_HELD: Final = "waits for the others of its group"
 
 
 def inbox_json(

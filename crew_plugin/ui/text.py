@@ -483,7 +483,7 @@ def _came_of_it(event: EventRecord) -> str:
 def _held(event: EventRecord) -> str:
     until = event.data.get("until")
     at = f", until {clock_text(until)} at the latest" if isinstance(until, int | float) else ""
-    return f"results wait for others that were started with it{at}"
+    return f"results wait for the others of their group{at}"
 
 
 _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -80,6 +81,15 @@ def test_a_command_gets_the_facts_and_no_shell_reads_them(run: RunRecord, tmp_pa
         "CREW_NOTICE_BODY": ESCAPES,
         "CREW_NOTICE_FOLDER": str(tmp_path),
     }
+
+
+def test_a_goal_of_a_megabyte_and_a_command_that_cannot_be_one_do_no_harm(
+    run: RunRecord, tmp_path: Path
+) -> None:
+    mine = program(tmp_path, "mine", "sys.exit(len(os.environ['CREW_NOTICE_BODY']) != 4000)")
+    wide = replace(notice(run), body="x" * 1_000_000)
+    assert ways.run_program(wide, settings(str(mine))) is None
+    assert "cannot be started" in str(ways.run_program(wide, settings(str(mine), "a\0b")))
 
 
 def test_a_command_that_fails_says_why(run: RunRecord, tmp_path: Path) -> None:

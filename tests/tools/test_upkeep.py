@@ -65,7 +65,7 @@ async def test_the_inbox_says_until_when_results_wait_for_others(scripted: Scrip
     await scripted.crew.supervisor.wait(started.details["run_id"], 10)
 
     assert row["held"]
-    assert "waits for others that were started with it, until" in output.text
+    assert "waits for the others of its group, until" in output.text
     assert not any(row["held"] for row in (await team(scripted, chat, action="inbox")).details["deliveries"])
 
 
