@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final, Literal, get_args
 
-__all__ = ["Cause", "CauseCode"]
+__all__ = ["TRANSIENT", "Cause", "CauseCode", "TransientCause"]
+
+TransientCause = Literal["model_error", "provider_timeout", "worker_timeout", "worker_lost"]
+"""Failures that may pass: what failed once may succeed when it is tried again."""
 
 
 class CauseCode(StrEnum):
@@ -67,6 +71,10 @@ class CauseCode(StrEnum):
     """A defect in the crew or in a plugin of it."""
     UNKNOWN = "unknown"
     """Nothing is known about it."""
+
+
+TRANSIENT: Final = frozenset(CauseCode(code) for code in get_args(TransientCause))
+"""The same, as codes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,7 +106,19 @@ _ALL = (
         "task.requeued",
         "Somebody wants the task tried again, or one that it was skipped for.",
         "caller",
-        ("key", "was"),
+        ("key", "was", "dead_letter_id"),
+    ),
+    EventType(
+        "task.given_up",
+        "The task failed for something that may pass and is not tried again by itself: a dead letter.",
+        "supervisor",
+        ("key", "dead_letter_id", "reason", "attempts"),
+    ),
+    EventType(
+        "dead_letter.dropped",
+        "Somebody let a dead letter go; the task stays as it ended.",
+        "caller",
+        ("key", "dead_letter_id", "reason"),
     ),
     EventType(
         "task.completed",

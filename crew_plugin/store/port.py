@@ -25,10 +25,13 @@ from crew_plugin.models.records import (
     ControlRecord,
     ControlVerb,
     Counts,
+    DeadLetter,
+    DeadLetterState,
     DeliveryRecord,
     DeliveryState,
     Effect,
     EventRecord,
+    GaveUp,
     Lease,
     MessageKind,
     MessageRecord,
@@ -187,10 +190,12 @@ class RunStore(Protocol):
         actor: str,
         cause: Cause | None = None,
         last_text: ArtifactRef | None = None,
+        gave_up: GaveUp | None = None,
     ) -> TaskRecord:
         """End an attempt and, unless `task_state` is None (another attempt is due), its task,
         with the matching event. `COMPLETED` is refused with `IllegalTransition` when no accepted
-        result without error exists for this attempt."""
+        result without error exists for this attempt. A task that fails becomes a dead letter in the
+        same transaction if it was given up, with `task.given_up`."""
         ...
 
     def transition_task(
@@ -201,9 +206,11 @@ class RunStore(Protocol):
         *,
         actor: str,
         cause: Cause | None = None,
+        gave_up: GaveUp | None = None,
     ) -> TaskRecord:
         """Move a task that has no open attempt (skip, cancel, fail), or `running <-> waiting`.
-        `COMPLETED` and `RUNNING` from `queued` are not reached this way."""
+        `COMPLETED` and `RUNNING` from `queued` are not reached this way. One that fails becomes a
+        dead letter if it was given up, as in `end_attempt`."""
         ...
 
     def hold_task(self, lease: Lease, task_id: str, reason: str, *, actor: str) -> TaskRecord:
@@ -249,6 +256,24 @@ class RunStore(Protocol):
     ) -> list[TaskRecord]:
         """Requeue these tasks of a run that goes on, with the dependants that were skipped because
         of them. Returns all that changed."""
+        ...
+
+    # --- dead letters ---
+
+    def list_dead_letters(
+        self, run_id: str | None = None, *, states: Sequence[DeadLetterState] = ()
+    ) -> list[DeadLetter]:
+        """The tasks of a run, or of all runs, that were given up although their failure may pass, oldest
+        first; only those in `states` where given. Whoever queues such a task again closes it."""
+        ...
+
+    def load_dead_letter(self, letter_id: str) -> DeadLetter:
+        """One dead letter, by its id or at least four characters of its end. Raises `UnknownName`."""
+        ...
+
+    def drop_dead_letter(self, letter_id: str, *, actor: str, reason: str) -> DeadLetter:
+        """Let an open dead letter go, with `dead_letter.dropped`. Its task, attempts and results stay.
+        Twice is once; raises `NotAllowed` for one whose task was queued again."""
         ...
 
     # --- deletion ---

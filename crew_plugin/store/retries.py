@@ -72,12 +72,13 @@ class Retries(Tasks):
             " max_dispatches = max(max_dispatches, dispatches + 1) WHERE id = ?",
             (TaskState.QUEUED, task.id),
         )
+        letter = self._requeue_dead_letter(task.id, actor)
         self._append(
             task.run_id,
             epoch,
             "task.requeued",
             actor,
             task_id=task.id,
-            data={"key": task.key, "was": str(task.state)},
+            data={"key": task.key, "was": str(task.state), **({"dead_letter_id": letter} if letter else {})},
         )
         return self.load_task(task.run_id, task.id)

@@ -287,7 +287,29 @@ CREATE TABLE forgotten (
 CREATE INDEX transcript_by_body ON transcript (body) WHERE body IS NOT NULL;
 """
 
-MIGRATIONS = (_FIRST, _SECOND)
+_THIRD = """
+ALTER TABLE run ADD COLUMN imported TEXT;
+CREATE TABLE dead_letter (
+    n INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    run_id TEXT NOT NULL REFERENCES run (id),
+    task_id TEXT NOT NULL REFERENCES task (id),
+    attempt_id TEXT REFERENCES attempt (id),
+    attempts INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    cause TEXT,
+    state TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    closed_at REAL,
+    closed_by TEXT,
+    note TEXT
+);
+CREATE INDEX dead_letter_by_run ON dead_letter (run_id, state);
+CREATE INDEX dead_letter_by_state ON dead_letter (state);
+CREATE UNIQUE INDEX dead_letter_open ON dead_letter (task_id) WHERE state = 'open';
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD)
 """The n-th makes version n out of version n - 1. Append only: released ones never change."""
 
 VERSION = len(MIGRATIONS)
