@@ -335,6 +335,38 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "deadletters",
+        "List tasks that were given up although their failure may pass; try them again, or let them go.",
+        "crew deadletters requeue last",
+        "crew_plugin.cli.deadletters",
+        (
+            Param("what", "list, requeue or drop.", default="list", metavar="list|requeue|drop"),
+            Param(
+                "which",
+                "A dead letter by its id or the end of it, all those of a run, or `all`.",
+                metavar="ID|RUN|all",
+            ),
+            Param("all", "List also those that were requeued or dropped.", bool, ("--all",), False),
+            Param(
+                "detach",
+                "Requeue: do not wait; a process of its own goes on with each run.",
+                bool,
+                ("--detach",),
+                False,
+            ),
+            Param("force", "Also of a run that a chat session asked for.", bool, ("--force",), False),
+            _YES,
+            _INTENT,
+            _QUIET,
+        ),
+        more=(
+            "requeue is a retry: each task gets a new attempt, and what was skipped because of it comes "
+            "after. drop has to be confirmed and deletes nothing: the task stays failed, and `crew retry` "
+            "still takes it. Mail that could not be delivered is something else: `crew show RUN --mail`."
+        ),
+        light=True,
+    ),
+    Command(
         "respond",
         "Answer the question that an agent waits for; without words, list the open questions.",
         'crew respond last "yes, the public API too"',

@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ArtifactRef, EventRecord, Usage
+from crew_plugin.models.records import ArtifactRef, AttemptRecord, EventRecord, GaveUp, Usage
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.ui.views import DRY_RUN, LOST, ResultView, RunRow, RunView, TaskName, TaskView
 
 __all__ = [
     "answers_text",
     "artifacts_text",
+    "attempts_text",
     "bytes_text",
     "columns",
+    "day_text",
     "event_line",
     "events_text",
     "fair_share",
+    "given_up_text",
     "one_line",
     "printable",
     "result_text",
@@ -112,7 +115,8 @@ def _clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
-def _when(at: float) -> str:
+def day_text(at: float) -> str:
+    """A moment in local time: `2026-03-01 14:05`."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
@@ -164,7 +168,7 @@ def runs_text(rows: Sequence[RunRow], *, width: int | None = None) -> str:
                     row.shown_state,
                     f"{row.team}/{row.workflow}",
                     _counts(row.shown_counts),
-                    _when(row.created_at),
+                    day_text(row.created_at),
                     seconds_text(row.elapsed),
                     one_line(row.goal, 60),
                 )
@@ -194,7 +198,41 @@ def status_text(view: RunView) -> str:
             for task in view.tasks
         ]
     )
-    return "\n".join([*lines, *(f"  {line}" for line in table)])
+    lines += [f"  {line}" for line in table]
+    lines += [line for task in view.tasks if len(task.tries) > 1 for line in attempts_text(task)]
+    if view.dead_letters:
+        told = ", ".join(f"{letter.key} ({given_up_text(letter.reason)})" for letter in view.dead_letters)
+        lines.append(f"given up: {told}")
+    return "\n".join(lines)
+
+
+_GAVE_UP: Final[Mapping[str, str]] = {
+    GaveUp.ATTEMPTS: "tried as often as it may be",
+    GaveUp.DISPATCHES: "started as often as it may be",
+    GaveUp.EFFECTS: "not tried again: it had done something that cannot be repeated without thought",
+}
+
+
+def given_up_text(reason: str) -> str:
+    """Why nothing more is tried by itself."""
+    return _GAVE_UP.get(reason, reason)
+
+
+def attempts_text(task: TaskView) -> list[str]:
+    """A line for each attempt of a task: how it ended, with which model, at what price."""
+    return [f"  {task.key} attempt {attempt.number}: {_attempt_text(attempt)}" for attempt in task.tries]
+
+
+def _attempt_text(attempt: AttemptRecord) -> str:
+    took = "" if attempt.ended_at is None else f" after {seconds_text(attempt.ended_at - attempt.started_at)}"
+    parts = [
+        f"{attempt.state}{took}",
+        one_line(attempt.model_used or attempt.model_asked or "the host's model", 80),
+        tokens_text(attempt.usage) or "no tokens",
+    ]
+    if attempt.cause is not None:
+        parts.append(one_line(str(attempt.cause), 200))
+    return "; ".join(parts)
 
 
 def task_note(task: TaskView) -> str:
@@ -212,8 +250,15 @@ def task_note(task: TaskView) -> str:
     if task.cause is not None:
         return one_line(str(task.cause), 120)
     if task.retry_at is not None:
-        return f"tries again at {_clock(task.retry_at)}"
+        return _pause_text(task, task.retry_at)
     return ""
+
+
+def _pause_text(task: TaskView, until: float) -> str:
+    of = f" of {task.most_attempts}" if task.most_attempts else ""
+    last = task.tries[-1].cause if task.tries else None
+    failed = f"; {last}" if last else ""
+    return one_line(f"waits until {_clock(until)}, then attempt {task.attempts + 1}{of}{failed}", 160)
 
 
 def _why(row: RunRow) -> str:
@@ -479,6 +524,10 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "question.answered": lambda event: f"has its answer: {_field(event, 'answer')}",
     "task.resumed": _goes_on,
     "task.retry_due": lambda event: "will be tried again" + _because(event),
+    "task.given_up": lambda event: (
+        f"given up: {given_up_text(_field(event, 'reason'))}; to try it again: crew deadletters"
+    ),
+    "dead_letter.dropped": lambda event: f"dropped from the dead letters by {event.actor}",
     "task.completed": lambda event: "completed" + _spent(event),
     "task.needs_attention": _attention,
     "task.failed": lambda event: "failed" + _spent(event) + _because(event),

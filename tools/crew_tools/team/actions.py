@@ -123,6 +123,15 @@ _ALL: Final = (
         words=("run_id", "keys"),
     ),
     Action(
+        name="deadletters",
+        summary="List tasks that were given up although what failed may pass (a provider that was down, a "
+        "worker that died); try them again, or let them go.",
+        example='action="deadletters", op="requeue", letter="last"',
+        cli="crew deadletters requeue last",
+        module="crew_tools.team.deadletters",
+        words=("op", "letter"),
+    ),
+    Action(
         name="respond",
         summary="Answer the question that an agent of a run waits for, or list the open questions.",
         example='action="respond", run_id="last", task_id="explore", answer="yes, the public API too"',
