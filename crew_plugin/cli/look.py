@@ -299,5 +299,7 @@ def _entry_lines(entry: Mapping[str, Any]) -> list[str]:
     lines = [f"--- {entry['seq']} {entry['role']}{name}"]
     if entry["content"]:
         lines.append(entry["content"])
-    lines.extend(f"calls {call['name']} {call['arguments']}" for call in data.get("tool_calls", ()))
+    lines.extend(
+        f"calls {call.get('name', '')} {call.get('arguments', '')}" for call in data.get("tool_calls", ())
+    )
     return lines

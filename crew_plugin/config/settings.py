@@ -23,6 +23,7 @@ __all__ = [
     "AgentSettings",
     "AskSettings",
     "AtOnce",
+    "BundleSettings",
     "ChildSettings",
     "ContextSettings",
     "DeliverySettings",
@@ -448,6 +449,18 @@ class KeepSettings(_Section):
     runs: int = _key(1000, "How many ended runs `crew prune` keeps.", project="nothing", ge=0)
 
 
+class BundleSettings(_Section):
+    """Runs that come as files."""
+
+    max_bytes: int = _key(
+        256_000_000,
+        "Bytes that a bundle may have, packed or unpacked, to be imported.",
+        project="lower",
+        ge=100_000,
+        le=4_000_000_000,
+    )
+
+
 class RecoverySettings(_Section):
     """What becomes of runs whose supervisor is gone."""
 
@@ -514,6 +527,7 @@ class Settings(BaseSettings):
     safety: SafetySettings = SafetySettings()
     recovery: RecoverySettings = RecoverySettings()
     keep: KeepSettings = KeepSettings()
+    bundles: BundleSettings = BundleSettings()
     child: ChildSettings = ChildSettings()
     hooks: HookSettings = HookSettings()
     mcp: McpSettings = McpSettings()

@@ -39,13 +39,18 @@ def deed_of(store: RunStore, runs: Sequence[RunRecord]) -> str:
 
 
 def overdue(store: RunStore, *, days: float, keep: int) -> list[RunRecord]:
-    """The ended runs beyond the newest `keep`, and those that ended more than `days` ago, oldest
-    first. Those that owe results are left out."""
+    """The ended runs beyond the newest `keep`, and those that ended, or were imported, more than `days`
+    ago, oldest first. Those that owe results are left out."""
     owing = {delivery.run_id for delivery in store.list_deliveries(states=_OWED)}
     ended = store.list_runs(states=sorted(RUN_TERMINAL), limit=1_000_000)
     before = time.time() - days * _DAY
     return [
         run
         for place, run in enumerate(ended)
-        if run.id not in owing and (place >= keep or (run.ended_at or run.created_at) < before)
+        if run.id not in owing and (place >= keep or _here_since(run) < before)
     ][::-1]
+
+
+def _here_since(run: RunRecord) -> float:
+    """Since when there is nothing left of it but to be read here."""
+    return run.imported.imported_at if run.imported else run.ended_at or run.created_at

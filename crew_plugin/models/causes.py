@@ -63,6 +63,8 @@ class CauseCode(StrEnum):
     """It was started as often as it may be."""
     HOOK_BLOCKED = "hook_blocked"
     """A hook refused it."""
+    IMPORTED = "imported"
+    """It had not ended when its run was exported, and a run that was imported does not go on."""
     HELD = "held"
     """It waits for a decision."""
     DRY_RUN = "dry_run"

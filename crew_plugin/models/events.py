@@ -49,6 +49,15 @@ _ALL = (
         "run.reopened", "Somebody wants tasks of the ended run tried again.", "caller", ("tasks", "epoch")
     ),
     EventType(
+        "run.imported",
+        "The ended run came from a bundle that was exported elsewhere; it is only read.",
+        "caller",
+        (
+            *("source", "digest", "original_id", "state", "made_by"),
+            *("exported_at", "imported_at", "imported_by"),
+        ),
+    ),
+    EventType(
         "runtime.resolved",
         "How sessions will be executed, and why.",
         "supervisor",

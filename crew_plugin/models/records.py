@@ -27,6 +27,7 @@ __all__ = [
     "Effect",
     "EventRecord",
     "GaveUp",
+    "ImportRecord",
     "Lease",
     "MessageKind",
     "MessageRecord",
@@ -202,6 +203,27 @@ class RunRecord:
     """Why it is executed in another way than it was asked for; empty where it is not."""
     worked: float = 0.0
     """Seconds for which supervisors have driven it, by their own clocks."""
+    imported: "ImportRecord | None" = None
+    """Where it came from, if from another project: it can only be read then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRecord:
+    """Where a run came from that was no run of this project."""
+
+    source: str
+    """The name of the file."""
+    digest: str
+    """The SHA-256 of its rows, by which the same content is known again."""
+    original_id: str
+    """Its id where it came from."""
+    state: RunState
+    """Where it stood when it was exported."""
+    made_by: str
+    """The version of crew-plugin that exported it, as it says itself."""
+    exported_at: float
+    imported_at: float
+    imported_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ for the state that is already there changes nothing, appends nothing and is no e
 a state that the table does not allow raises `IllegalTransition`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from crew_plugin.models.records import (
     Effect,
     EventRecord,
     GaveUp,
+    ImportRecord,
     Lease,
     MessageKind,
     MessageRecord,
@@ -56,7 +57,10 @@ from crew_plugin.models.records import (
 )
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 
-__all__ = ["RunStore"]
+__all__ = ["Column", "RunStore"]
+
+Column = str | int | float | bytes | None
+"""What a column of a row holds."""
 
 
 class RunStore(Protocol):
@@ -287,6 +291,28 @@ class RunStore(Protocol):
     def sweep_bodies(self, among: Sequence[str] | None = None) -> tuple[int, int]:
         """Delete those of these bodies (or of all) that nothing refers to any more. Returns how many
         there were and their bytes. Not to be called in the transaction that removed the references."""
+        ...
+
+    # --- bundles ---
+
+    def dump_run(self, run_id: str) -> Iterator[tuple[str, Mapping[str, Column]]]:
+        """Every row that goes along with a run to another project, with its table, in an order in which
+        it can be written down there. To be read inside one `transaction()`."""
+        ...
+
+    def restore_run(
+        self,
+        rows: Sequence[tuple[str, Mapping[str, Column]]],
+        bodies: Sequence[str],
+        read: Callable[[str], bytes],
+    ) -> None:
+        """Write down a run of another project, with its bodies (their hashes, and what reads one).
+        Its events get new numbers. Raises `CallerError` where the rows contradict each other."""
+        ...
+
+    def mark_imported(self, run_id: str, about: ImportRecord, *, actor: str) -> None:
+        """Note where an ended run came from, with `run.imported`. It can be read and forgotten from now
+        on, and neither opened again nor gone on with."""
         ...
 
     # --- questions ---

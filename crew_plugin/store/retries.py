@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from crew_plugin.errors import IllegalTransition
+from crew_plugin.errors import IllegalTransition, NotAllowed
 from crew_plugin.models.records import Lease, RunRecord, TaskRecord
 from crew_plugin.models.states import RUN_RETRYABLE, TASK_RETRYABLE, RunState, TaskState
 from crew_plugin.store.rows import text
@@ -22,6 +22,10 @@ class Retries(Tasks):
         with self._change():
             row = self._run_row(run_id)
             state = RunState(row["state"])
+            if row["imported"] is not None:
+                raise NotAllowed(
+                    f"run {run_id} was imported: it can be read, and nothing of it is tried again"
+                )
             if state not in RUN_RETRYABLE:
                 raise IllegalTransition("run", run_id, state, "opened again")
             epoch = int(row["epoch"]) + 1

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ArtifactRef, AttemptRecord, EventRecord, GaveUp, Usage
+from crew_plugin.models.records import ArtifactRef, AttemptRecord, EventRecord, GaveUp, ImportRecord, Usage
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.ui.views import DRY_RUN, LOST, ResultView, RunRow, RunView, TaskName, TaskView
 
@@ -27,6 +27,7 @@ __all__ = [
     "fair_share",
     "given_up_text",
     "one_line",
+    "origin_text",
     "printable",
     "result_text",
     "runs_text",
@@ -170,7 +171,7 @@ def runs_text(rows: Sequence[RunRow], *, width: int | None = None) -> str:
                     _counts(row.shown_counts),
                     day_text(row.created_at),
                     seconds_text(row.elapsed),
-                    one_line(row.goal, 60),
+                    ("imported: " if row.imported else "") + one_line(row.goal, 60),
                 )
                 for row in rows
             ],
@@ -187,6 +188,8 @@ def status_text(view: RunView) -> str:
     lines = ["  ".join(head), f"goal: {one_line(row.goal, 200)}", f"tasks: {_counts(row.shown_counts)}"]
     if used:
         lines.append(f"tokens: {used} ({view.usage.calls} model calls)")
+    if row.imported is not None:
+        lines.append(origin_text(row.imported))
     if row.runtime_note:
         lines.append(f"sessions: {row.runtime}; {one_line(row.runtime_note, 300)}")
     why = _why(row)
@@ -233,6 +236,15 @@ def _attempt_text(attempt: AttemptRecord) -> str:
     if attempt.cause is not None:
         parts.append(one_line(str(attempt.cause), 200))
     return "; ".join(parts)
+
+
+def origin_text(about: ImportRecord) -> str:
+    """Where an imported run came from, in one line."""
+    return one_line(
+        f"imported {day_text(about.imported_at)} by {about.imported_by} from {about.source}, exported "
+        f"{day_text(about.exported_at)} by crew-plugin {about.made_by} when it was {about.state}",
+        300,
+    )
 
 
 def task_note(task: TaskView) -> str:
@@ -524,6 +536,9 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "question.answered": lambda event: f"has its answer: {_field(event, 'answer')}",
     "task.resumed": _goes_on,
     "task.retry_due": lambda event: "will be tried again" + _because(event),
+    "run.imported": lambda event: (
+        f"imported from {_field(event, 'source')} ({_field(event, 'state')} when it was exported)"
+    ),
     "task.given_up": lambda event: (
         f"given up: {given_up_text(_field(event, 'reason'))}; to try it again: crew deadletters"
     ),

@@ -7,7 +7,7 @@ under way and the process that owned it is dead, and `dry run` where prompts wer
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
 
 from crew_plugin.models.causes import Cause, CauseCode
@@ -18,6 +18,7 @@ from crew_plugin.models.records import (
     DeadLetter,
     DeadLetterState,
     EventRecord,
+    ImportRecord,
     MessageRecord,
     Owner,
     ParentRef,
@@ -176,6 +177,8 @@ class RunRow:
     runtime: SessionKind
     runtime_note: str
     """Why it is executed in another way than it was asked for; empty where it is not."""
+    imported: ImportRecord | None
+    """Where it came from, if from another project."""
     owner: Owner | None
     task_counts: Mapping[TaskState, int]
     created_at: float
@@ -213,6 +216,7 @@ class RunRow:
             "background": self.background,
             "runtime": str(self.runtime),
             "runtime_note": self.runtime_note,
+            "imported": None if self.imported is None else _import_json(self.imported),
             "pid": self.owner.pid if self.owner else None,
             "task_counts": {str(state): count for state, count in self.task_counts.items() if count},
             "created_at": self.created_at,
@@ -330,6 +334,10 @@ def dead_letter_json(letter: DeadLetter) -> dict[str, Any]:
         "by": letter.closed_by,
         "note": letter.note,
     }
+
+
+def _import_json(about: ImportRecord) -> dict[str, Any]:
+    return {**asdict(about), "state": str(about.state)}
 
 
 def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
@@ -513,6 +521,7 @@ def _row(run: RunRecord, now: float) -> RunRow:
         background=run.background,
         runtime=run.runtime,
         runtime_note=run.runtime_note,
+        imported=run.imported,
         owner=run.owner,
         task_counts=run.task_counts,
         created_at=run.created_at,

@@ -47,6 +47,7 @@ def test_the_shape_of_a_list_of_runs_is_stable(tmp_path: Path, book: Book) -> No
     assert set(row) == {
         *("id", "goal", "team", "workflow", "cwd", "state", "shown_state", "cause", "background", "pid"),
         *("task_counts", "created_at", "started_at", "ended_at", "elapsed", "runtime", "runtime_note"),
+        "imported",
     }
     assert row["task_counts"] == {"completed": 1, "needs_attention": 1, "queued": 1, "running": 1}
 

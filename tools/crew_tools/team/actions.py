@@ -148,6 +148,22 @@ _ALL: Final = (
         words=("run_id", "width"),
     ),
     Action(
+        name="export",
+        summary="Write a run into a file inside the project: all that can be read of it.",
+        example='action="export", run_id="last"',
+        cli="crew export last",
+        module="crew_tools.team.export",
+        words=("run_id", "file"),
+    ),
+    Action(
+        name="import",
+        summary="Read a run from a file that was exported elsewhere, to be looked at; it never goes on here.",
+        example='action="import", file="login-review.crew.zip"',
+        cli="crew import login-review.crew.zip",
+        module="crew_tools.team.importing",
+        words=("file",),
+    ),
+    Action(
         name="list",
         summary="List teams, workflows, agents and skills, what is wrong with any of them, and the "
         "newest runs.",
