@@ -87,6 +87,9 @@ def open_archive(path: Path, *, most_bytes: int) -> Generator[Archive]:
     """
     name = path.name
     try:
+        if not path.is_file():
+            # A pipe would be waited for, for ever.
+            raise BadBundle(name, "it is no file" if path.exists() else "there is no such file")
         with path.open("rb") as stream:
             _check_file(stream, name, most_bytes)
             with zipfile.ZipFile(stream) as file:

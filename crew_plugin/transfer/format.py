@@ -77,6 +77,8 @@ MessageId = Annotated[str, _id("msg")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Key = Annotated[str, StringConstraints(pattern=r"^[^\s/\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,199}$")]
 """A task's name: it is shown and typed, and never anything that leads to a file."""
+Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
+"""What stands on a line with others."""
 Flag = Annotated[int, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Moment = Annotated[float, Field(ge=0, lt=1e11)]
@@ -117,8 +119,8 @@ class RunLine(_Model):
     id: RunId
     state: RunState
     cause: Annotated[str, _json(Cause)] | None
-    team: str
-    workflow: str
+    team: Name
+    workflow: Name
     cwd: str
     background: Flag
     epoch: Count
@@ -142,8 +144,8 @@ class TaskLine(_Model):
     key: Key
     position: Count
     title: str
-    role: str
-    agent: str
+    role: Name
+    agent: Name
     state: TaskState
     cause: Annotated[str, _json(Cause)] | None
     depends_on: Annotated[str, _json(list[str])]
@@ -185,7 +187,7 @@ class AttemptLine(_Model):
     state: AttemptState
     cause: Annotated[str, _json(Cause)] | None
     epoch: Count
-    engine: str
+    engine: Name
     kind: SessionKind
     session_id: SessionId
     model_asked: str | None
@@ -249,7 +251,7 @@ class ToolCallLine(_Model):
     table: Literal["tool_call"]
     id: Annotated[str, _id("call")]
     attempt_id: AttemptId
-    tool: str
+    tool: Name
     effect: Effect
     state: ToolCallState
     arguments: str

@@ -280,7 +280,7 @@ def _why(row: RunRow) -> str:
             f"its supervisor{pid} is gone; the store still says {row.state}. Finished results are kept; "
             "resume the run to go on with it, or cancel it to close it"
         )
-    return f"cause: {row.cause}" if row.cause is not None else ""
+    return f"cause: {printable(str(row.cause))}" if row.cause is not None else ""
 
 
 def _counts(counts: Mapping[str, int]) -> str:

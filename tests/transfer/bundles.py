@@ -69,7 +69,9 @@ def forge(good: Path, bad: Path, change: Callable[[Parts], None]) -> Path:
             },
         )
     change(parts)
-    rows = "".join(json.dumps(row) + "\n" for row in parts.rows).encode()
+    rows = "".join(
+        json.dumps(row, sort_keys=True, separators=(",", ":")) + "\n" for row in parts.rows
+    ).encode()
     if parts.honest:
         parts.head["rows"] = {
             "sha256": hashlib.sha256(rows).hexdigest(),
