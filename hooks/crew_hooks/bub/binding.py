@@ -155,6 +155,8 @@ class CrewPlugin:
         project = await self._find_project()
         async with AsyncExitStack() as stack:
             crew = await stack.enter_async_context(compose(self._framework, project))
+            # A store that cannot be used is told here, before anything begins that would fail over it.
+            await crew.writer.read(lambda store: store.last_seq())
             for warning in crew.hooks.warnings() if crew.hooks else ():
                 logger.warning("crew-plugin: {}", warning)
             delivery = Delivery(
