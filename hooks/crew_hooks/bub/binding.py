@@ -147,6 +147,11 @@ class CrewPlugin:
     @asynccontextmanager
     async def _composed(self) -> AsyncGenerator["Crew"]:
         """The crew, with what only a chat needs: delivery of late results, and lines of progress."""
+        from crew_tools.loading import load
+
+        # A command may import the same packages in a thread just now, from their other end.
+        for package in ("crew_plugin.config", "crew_plugin.resources"):
+            await load(package)
         from crew_hooks.bub.delivery import Delivery
         from crew_hooks.bub.progress import Progress
         from crew_hooks.bub.questions import Asked

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from crew_plugin.errors import CallerError
 from crew_plugin.host import ToolContext, ToolOutput
+from crew_tools.loading import ONE_AT_A_TIME
 from crew_tools.params import Params, parse
 from crew_tools.team.actions import ACTIONS, Action
 from crew_tools.team.answer import as_data
@@ -72,5 +73,6 @@ async def _loaded(action: Action) -> ActionModule:
 @cache
 def all_keys() -> frozenset[str]:
     """Every parameter of the tool."""
-    keys = (key for action in ACTIONS.values() for key in load_action(action).PARAMETERS.spellings())
-    return frozenset({"action", *keys})
+    with ONE_AT_A_TIME:
+        keys = (key for action in ACTIONS.values() for key in load_action(action).PARAMETERS.spellings())
+        return frozenset({"action", *keys})
