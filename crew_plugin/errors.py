@@ -6,6 +6,7 @@ CrewError
 |  |- UnknownName           no such team, workflow, agent, role, run, task, ...
 |  |  `- Forgotten          the run was deleted; says when, by whom and why
 |  |- InvalidPlan           a workflow cannot be run as written
+|  |- BadBundle             a file is no run bundle that can be imported
 |  `- NotAllowed            the caller may not do this, or not without `force`
 |     `- NotConfirmed       it is destructive, and nobody confirmed it
 |- OperatorMustAct          the person who runs the machine must change something
@@ -27,6 +28,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 __all__ = [
+    "BadBundle",
     "CallerError",
     "ConfigError",
     "CrewError",
@@ -108,6 +110,15 @@ class InvalidPlan(CallerError):
     def __init__(self, what: str, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__(f"{what} cannot be run: " + "; ".join(self.problems))
+
+
+class BadBundle(CallerError):
+    """A file is no run bundle, or one that must not be believed. Nothing was written down."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"{name} cannot be imported: {reason}")
 
 
 class NotAllowed(CallerError):

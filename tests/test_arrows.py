@@ -54,7 +54,11 @@ def importers(prefix: str, allowed: tuple[str, ...]) -> list[str]:
         ("crew_hooks", ("crew_hooks",)),
         ("crew_tools", ("crew_tools", "crew_hooks")),
         ("crew_plugin.cli", ("crew_plugin.cli", "crew_hooks")),
-        ("crew_plugin.ui", ("crew_plugin.ui", "crew_plugin.cli", "crew_tools", "crew_hooks")),
+        (
+            "crew_plugin.ui",
+            ("crew_plugin.ui", "crew_plugin.cli", "crew_plugin.transfer", "crew_tools", "crew_hooks"),
+        ),
+        ("crew_plugin.transfer", ("crew_plugin.transfer", "crew_plugin.cli", "crew_tools")),
         ("crew_plugin.testing", ("crew_plugin.testing", "crew_plugin.cli")),
         (
             "crew_plugin.store.sqlite",
@@ -112,6 +116,7 @@ def test_the_user_interface_reads_the_store_and_never_the_engine() -> None:
                 "crew_plugin.cli",
                 "crew_plugin.child",
                 "crew_plugin.detached",
+                "crew_plugin.transfer",
                 "crew_plugin.crew",
                 "crew_plugin.testing",
                 "crew_tools",

@@ -52,7 +52,7 @@ CALLED_FROM_OUTSIDE = {
     *("before_llm_call", "after_llm_call", "before_tool_call", "after_tool_call", "register_cli_commands"),
     *("drain_messages", "enqueue_message", "message_count", "get_tape_sidecars", "build_tape_context"),
     # commands: called by their names in the table
-    *(command.name for command in COMMANDS),
+    *(command.function for command in COMMANDS),
     # our own hooks: called by their names
     *("before_run_start", "before_task_start", "after_task_end", "after_run_end", "non_blocking"),
     *("before_cancel", "task_result", "session_connected", "session_disconnected", "session_before_switch"),

@@ -44,7 +44,7 @@ def invoke(command: Command, values: Mapping[str, Any]) -> int:
 
 
 def _call(command: Command, place: Place, own: dict[str, Any], *, debug: bool) -> int:
-    function: Callable[..., int] = getattr(import_module(command.module), command.name)
+    function: Callable[..., int] = getattr(import_module(command.module), command.function)
     try:
         return int(function(place=place, **own))
     except BrokenPipeError:

@@ -16,6 +16,7 @@ from crew_plugin.ui.questions import questions_text
 from crew_plugin.ui.receipts import letters, mail_text
 from crew_plugin.ui.text import (
     artifacts_text,
+    attempts_text,
     event_line,
     events_text,
     printable,
@@ -67,6 +68,8 @@ def status(*, place: Place, json: bool, run: str) -> int:
     print(status_text(view))
     if view.questions:
         print(questions_text(view.questions, how_to_answer(place)))
+    if view.dead_letters:
+        print(f"try again:  {program()} deadletters requeue {view.id}{place.options()}")
     if view.shown_state == LOST:
         if how := _how_it_ended(place, view.id):
             print(how)
@@ -220,6 +223,8 @@ def _results_text(store: RunStore, view: RunView, tasks: tuple[TaskView, ...]) -
         parts.append(status_text(view))
     for task in tasks:
         head = f"## {task.key} ({task.agent}): {task.shown_state}"
+        if len(tasks) == 1 and task.tries:
+            head += "\n" + "\n".join(attempts_text(task))
         if task.key in by_task:
             body = f"result {by_task[task.key].record.id}\n{result_text(by_task[task.key], limit=None)}"
         else:
@@ -293,5 +298,7 @@ def _entry_lines(entry: Mapping[str, Any]) -> list[str]:
     lines = [f"--- {entry['seq']} {entry['role']}{name}"]
     if entry["content"]:
         lines.append(entry["content"])
-    lines.extend(f"calls {call['name']} {call['arguments']}" for call in data.get("tool_calls", ()))
+    lines.extend(
+        f"calls {call.get('name', '')} {call.get('arguments', '')}" for call in data.get("tool_calls", ())
+    )
     return lines

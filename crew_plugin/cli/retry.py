@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crew_plugin.crew import Crew
     from crew_plugin.models.spec import RunSpec
 
-__all__ = ["retry"]
+__all__ = ["asked_to_retry", "retry"]
 
 ACTOR: Final = "operator"
 _ANSWER_SECONDS: Final = 10.0
@@ -51,7 +51,7 @@ def retry(
     )
     if record.state in RUN_TERMINAL:
         return _here(place, record, lambda crew: _retried(crew, again), as_json=json, quiet=quiet)
-    retried = _there(place, again)
+    retried = asked_to_retry(place, again)
     if not retried.in_place:
         # It ended just then, and is open again: nobody else drives it.
         return _here(place, record, lambda crew: _adopted(crew, run_id), as_json=json, quiet=quiet)
@@ -98,8 +98,9 @@ def _here(
     )
 
 
-def _there(place: Place, again: Again) -> Retried:
-    """Ask the process that drives the run, and wait for its answer, within bounds."""
+def asked_to_retry(place: Place, again: Again) -> Retried:
+    """Ask the process that drives the run, and wait for its answer, within bounds. A run that has ended
+    is open again then, for whoever asks to drive."""
     from crew_plugin.store.sqlite import SqliteStore
 
     store = SqliteStore.open(place.find())

@@ -6,6 +6,7 @@ made from this table. A command's function takes its parameters by keyword, unde
 """
 
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Final
 
 __all__ = ["COMMANDS", "COMMON", "REQUIRED", "Command", "Param", "find_command"]
@@ -41,12 +42,17 @@ class Command:
     summary: str
     example: str
     module: str
-    """Imported when the command runs; holds a function with the command's name."""
+    """Imported when the command runs; holds its function."""
     params: tuple[Param, ...] = ()
     more: str = ""
     """What there is to say beyond the summary."""
     light: bool = False
     """Reads or asks the store only, and must start fast: see `quick`."""
+
+    @property
+    def function(self) -> str:
+        """The name of its function: its own, but for what is a word of Python."""
+        return f"{self.name}_" if iskeyword(self.name) else self.name
 
     @property
     def all_params(self) -> tuple[Param, ...]:
@@ -335,6 +341,38 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "deadletters",
+        "List tasks that were given up although their failure may pass; try them again, or let them go.",
+        "crew deadletters requeue last",
+        "crew_plugin.cli.deadletters",
+        (
+            Param("what", "list, requeue or drop.", default="list", metavar="list|requeue|drop"),
+            Param(
+                "which",
+                "A dead letter by its id or the end of it, all those of a run, or `all`.",
+                metavar="ID|RUN|all",
+            ),
+            Param("all", "List also those that were requeued or dropped.", bool, ("--all",), False),
+            Param(
+                "detach",
+                "Requeue: do not wait; a process of its own goes on with each run.",
+                bool,
+                ("--detach",),
+                False,
+            ),
+            Param("force", "Also of a run that a chat session asked for.", bool, ("--force",), False),
+            _YES,
+            _INTENT,
+            _QUIET,
+        ),
+        more=(
+            "requeue is a retry: each task gets a new attempt, and what was skipped because of it comes "
+            "after. drop has to be confirmed and deletes nothing: the task stays failed, and `crew retry` "
+            "still takes it. Mail that could not be delivered is something else: `crew show RUN --mail`."
+        ),
+        light=True,
+    ),
+    Command(
         "respond",
         "Answer the question that an agent waits for; without words, list the open questions.",
         'crew respond last "yes, the public API too"',
@@ -449,6 +487,43 @@ COMMANDS: Final = (
             "Processes whose supervisor is dead, logs of runs that have ended or are forgotten, tracebacks "
             "of commands that failed more than a day ago, and bodies that nothing refers to. What belongs to "
             "a run that goes on is never touched. `crew doctor` shows what was removed last, by whom and why."
+        ),
+    ),
+    Command(
+        "export",
+        "Write a run into a file: all that can be read of it, to be looked at elsewhere.",
+        "crew export last --out login-review.crew.zip",
+        "crew_plugin.cli.bundles",
+        (
+            _RUN,
+            Param(
+                "out",
+                "The file, or a folder for it; else RUN.crew.zip in the current folder.",
+                str,
+                ("--out", "-o"),
+                metavar="FILE",
+            ),
+            Param("overwrite", "Replace a file that is there.", bool, ("--overwrite",), False),
+        ),
+        more=(
+            "A run that goes on is written as it stands at one moment. The file is a zip of JSON and of the "
+            "stored bodies, with goal, prompts, transcripts and results as they are."
+        ),
+        light=True,
+    ),
+    Command(
+        "import",
+        "Read a run from a file that `crew export` wrote.",
+        "crew import login-review.crew.zip",
+        "crew_plugin.cli.bundles",
+        (
+            Param("file", "The file.", default=REQUIRED, metavar="FILE"),
+            Param("as_new", "Give it an id of its own, whatever is here.", bool, ("--as-new",), False),
+        ),
+        more=(
+            "What is checked: its size, its parts and their hashes, every row and every reference. An "
+            "imported run has ended and stays so: it is shown, exported and forgotten like others, and "
+            "neither retried nor gone on with."
         ),
     ),
     Command(

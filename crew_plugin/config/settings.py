@@ -5,10 +5,12 @@ of `crew init`, the JSON Schema and the table in the documentation.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from crew_plugin.models.causes import TransientCause
 
 if TYPE_CHECKING:
     from pydantic_settings import PydanticBaseSettingsSource
@@ -21,6 +23,7 @@ __all__ = [
     "AgentSettings",
     "AskSettings",
     "AtOnce",
+    "BundleSettings",
     "ChildSettings",
     "ContextSettings",
     "DeliverySettings",
@@ -36,6 +39,7 @@ __all__ = [
     "ProviderSettings",
     "RecoverySettings",
     "ResultSettings",
+    "RetrySettings",
     "RuntimeSettings",
     "SafetySettings",
     "Settings",
@@ -116,6 +120,13 @@ class LimitSettings(_Section):
         ge=0,
         le=20,
     )
+    attempts: int = _key(
+        2,
+        "How often a task is tried in all by itself, where what ended its session may pass (`retry.causes`).",
+        project="lower",
+        ge=1,
+        le=10,
+    )
     depth: int = _key(
         2,
         "How deep crews may start crews: a run that a session of another run starts counts one more.",
@@ -153,7 +164,32 @@ class LimitSettings(_Section):
             turn_seconds=self.turn_seconds,
             wall_seconds=self.wall_seconds,
             model_retries=self.model_retries,
+            attempts=self.attempts,
         )
+
+
+class RetrySettings(_Section):
+    """When a task is tried again by itself. `limits.attempts` says how often."""
+
+    base_seconds: float = _key(2, "Seconds before the second attempt.", project="nothing", ge=0, le=3600)
+    factor: float = _key(
+        2, "How many times as long each further pause is as the one before.", project="nothing", ge=1, le=10
+    )
+    cap_seconds: float = _key(60, "Seconds that a pause is at most.", project="nothing", ge=0, le=86_400)
+    jitter: float = _key(
+        0.3,
+        "The part of each pause that is left to chance, so that tasks which failed together do not all come "
+        "back at once.",
+        project="nothing",
+        ge=0,
+        le=1,
+    )
+    causes: tuple[TransientCause, ...] = _key(
+        get_args(TransientCause),
+        "Why a session may have ended for its task to be tried again. A provider that refuses for good, and "
+        "a session that did what cannot be repeated without thought, are left out in any case.",
+        project="nothing",
+    )
 
 
 class ProviderSettings(_Section):
@@ -462,6 +498,18 @@ class KeepSettings(_Section):
     )
 
 
+class BundleSettings(_Section):
+    """Runs that come as files."""
+
+    max_bytes: int = _key(
+        256_000_000,
+        "Bytes that a bundle may have, packed or unpacked, to be imported.",
+        project="lower",
+        ge=100_000,
+        le=4_000_000_000,
+    )
+
+
 class RecoverySettings(_Section):
     """What becomes of runs whose supervisor is gone."""
 
@@ -511,6 +559,7 @@ class Settings(BaseSettings):
         description="How many sessions that have something in common may be open at once.",
         json_schema_extra={"project_may": "lower"},
     )
+    retry: RetrySettings = RetrySettings()
     provider: ProviderSettings = ProviderSettings()
     result: ResultSettings = ResultSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -528,6 +577,7 @@ class Settings(BaseSettings):
     safety: SafetySettings = SafetySettings()
     recovery: RecoverySettings = RecoverySettings()
     keep: KeepSettings = KeepSettings()
+    bundles: BundleSettings = BundleSettings()
     child: ChildSettings = ChildSettings()
     hooks: HookSettings = HookSettings()
     mcp: McpSettings = McpSettings()

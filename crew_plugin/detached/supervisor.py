@@ -46,14 +46,12 @@ def main(root: str, state_dir: str, run_id: str) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _leave)
     project = Project(root=Path(root), state_dir=Path(state_dir))
-    store = SqliteStore.open(project)
     try:
-        lease = store.claim(run_id, current_owner())
+        with contextlib.closing(SqliteStore.open(project)) as store:
+            lease = store.claim(run_id, current_owner())
     except CrewError as error:
         print(f"run {run_id} could not be claimed: {error}", file=sys.stderr)
         return 1
-    finally:
-        store.close()
     keeper = _Keeper(project, lease)
     try:
         return _drive(project, lease, keeper)

@@ -9,22 +9,27 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from crew_plugin.engine.snapshot import (
+    AGAIN,
+    OVER,
     RESOURCE,
     Action,
     Block,
     Cancel,
     Finish,
+    LastAttempt,
     Retry,
     RetryPolicy,
+    Sequel,
     Skip,
     Snapshot,
     Start,
     TaskView,
 )
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import GaveUp
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, AttemptState, RunState, TaskState
 
-__all__ = ["decide", "may_retry", "next_due", "resource_waits", "run_end", "stopped_state"]
+__all__ = ["decide", "next_due", "resource_waits", "run_end", "sequel", "stopped_state"]
 
 _STOPPED_BY_SOMEBODY = frozenset(
     {CauseCode.CALLER_CANCELLED, CauseCode.LEADER_INTERRUPTED, CauseCode.SHUTDOWN}
@@ -50,17 +55,28 @@ def decide(snapshot: Snapshot, now: float) -> list[Action]:
     return _starts(snapshot, now) or _held(snapshot, now)
 
 
-def may_retry(task: TaskView, policy: RetryPolicy, *, stopped: bool) -> bool:
-    """Whether this task, after the failure noted in `last`, gets another attempt by itself."""
-    return (
-        task.last is not None
-        and task.last.retryable
-        and task.last.state in {AttemptState.FAILED, AttemptState.LOST}
-        and (task.attempts <= policy.retries or task.last.state is AttemptState.LOST)
-        and task.dispatches < task.max_dispatches
-        and task.stop is None
-        and not stopped
-    )
+def sequel(task: TaskView, policy: RetryPolicy, *, stopped: bool) -> Sequel:
+    """What follows by itself for this task after the attempt noted in `last`."""
+    last = task.last
+    if last is None or stopped or task.stop is not None or not _may_pass(last, policy):
+        return OVER
+    if not last.retryable:
+        return Sequel(gave_up=GaveUp.EFFECTS)
+    if task.dispatches >= task.max_dispatches:
+        return Sequel(gave_up=GaveUp.DISPATCHES)
+    if task.attempts >= task.most_attempts and last.state is not AttemptState.LOST:
+        return Sequel(gave_up=GaveUp.ATTEMPTS)
+    return AGAIN
+
+
+def _may_pass(last: LastAttempt, policy: RetryPolicy) -> bool:
+    """Whether what ended the attempt may be over when it is tried again. A process that died says
+    nothing about the task."""
+    if not (last.retryable or last.acted):
+        return False
+    if last.state is AttemptState.FAILED:
+        return last.cause is None or last.cause.code in policy.causes
+    return last.state is AttemptState.LOST
 
 
 def next_due(snapshot: Snapshot, now: float) -> float | None:
@@ -155,10 +171,12 @@ def _settle_idle(snapshot: Snapshot, now: float) -> list[Action]:
             actions.append(Cancel(task.key, _cap(task)))
         if task.state is not TaskState.RUNNING or task.busy or task.resumes or task.hold is not None:
             continue
-        if task.retry_at is None and may_retry(task, snapshot.retry, stopped=snapshot.stop is not None):
-            actions.append(Retry(task.key, now + snapshot.retry.pause(task.attempts)))
+        follows = sequel(task, snapshot.retry, stopped=snapshot.stop is not None)
+        if task.retry_at is None and follows.again:
+            actions.append(Retry(task.key, now + snapshot.retry.pause(task.attempts, task.draw)))
         elif task.retry_at is None or capped:
-            actions.append(Cancel(task.key, _why_over(task, capped=capped), TaskState.FAILED))
+            over = _why_over(task, capped=capped)
+            actions.append(Cancel(task.key, over, TaskState.FAILED, follows.gave_up))
     return actions
 
 

@@ -14,7 +14,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from crew_plugin.engine.contact import Contact
-from crew_plugin.engine.decide import decide, may_retry, next_due, resource_waits
+from crew_plugin.engine.decide import decide, next_due, resource_waits, sequel
 from crew_plugin.engine.dormant import can_go_on, go_on
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import Outcome, TaskRunner
@@ -33,6 +33,7 @@ from crew_plugin.engine.snapshot import (
     LastAttempt,
     Retry,
     RetryPolicy,
+    Sequel,
     Skip,
     Snapshot,
     Start,
@@ -192,10 +193,11 @@ class Driver:
         self._last[settled.task.key] = settled.last
         self._note_task(settled.task, settled.summary)
 
-    def again(self, task: TaskRecord, last: LastAttempt) -> bool:
-        """Whether a task with this last attempt gets another one by itself."""
+    def sequel(self, task: TaskRecord, last: LastAttempt) -> Sequel:
+        """What follows by itself for a task with this last attempt."""
         stopped = self._requests.stop is not None or task.key in self._requests.task_stops
-        return may_retry(view_of(task, last=last), self._means.retry, stopped=stopped)
+        view = view_of(task, last=last, most_attempts=self._steps[task.key].limits.attempts)
+        return sequel(view, self._means.retry, stopped=stopped)
 
     # --- from claim to end ---
 
@@ -391,6 +393,7 @@ class Driver:
             tags=self._tags[key],
             ticket=ticket,
             resumes=resumes,
+            most_attempts=self._steps[key].limits.attempts,
         )
         self._views[key] = (made_of, view)
         return view
@@ -473,7 +476,10 @@ class Driver:
             self._resumes.discard(task.key)
             self._dormant.discard(task.key)
             return partial(_end_idle, lease=lease, task=task, stop=Stop(cause=action.cause, actor=actor))
-        return lambda store: store.transition_task(lease, task.id, to, actor=actor, cause=action.cause)
+        gave_up = action.gave_up if isinstance(action, Cancel) else None
+        return lambda store: store.transition_task(
+            lease, task.id, to, actor=actor, cause=action.cause, gave_up=gave_up
+        )
 
     async def _start(self, key: str, group: anyio.abc.TaskGroup, context: RunContext) -> None:
         """Give the task a slot. Yields, so that the first session begins before the last is thought of."""
@@ -576,7 +582,7 @@ def _end_idle(store: RunStore, *, lease: Lease, task: TaskRecord, stop: Stop) ->
     """End a task whose attempt is open without anybody working on it."""
     outcome = Outcome(state=AttemptState.CANCELLED, cause=stop.cause)
     for attempt in store.list_attempts(task.id)[-1:]:
-        settle_attempt(store, lease, attempt.id, outcome, stop=stop, again=lambda _task, _last: False)
+        settle_attempt(store, lease, attempt.id, outcome, stop=stop)
     return store.load_task(lease.run_id, task.id)
 
 

@@ -57,9 +57,9 @@ def _told(refs: Sequence[ArtifactRef]) -> str:
 def overdue(
     store: RunStore, *, days: float, keep: int, caller: ParentRef | None = None, force: bool = True
 ) -> list[RunRecord]:
-    """The ended runs beyond the newest `keep`, and those that ended more than `days` ago, oldest
-    first. Those that owe results are left out, and without `force` those that another session than
-    `caller` asked for."""
+    """The ended runs beyond the newest `keep`, and those that ended, or were imported, more than `days`
+    ago, oldest first. Those that owe results are left out, and without `force` those that another
+    session than `caller` asked for."""
     owing = {delivery.run_id for delivery in store.list_deliveries(states=OWED)}
     ended = store.list_runs(states=sorted(RUN_TERMINAL), limit=1_000_000)
     before = time.time() - days * _DAY
@@ -67,7 +67,7 @@ def overdue(
         run
         for place, run in enumerate(ended)
         if run.id not in owing
-        and (place >= keep or (run.ended_at or run.created_at) < before)
+        and (place >= keep or _here_since(run) < before)
         and (force or caller is None or not of_another(run, caller))
     ][::-1]
 
@@ -89,7 +89,7 @@ def with_old_logs(
         run
         for run in store.list_runs(states=sorted(RUN_TERMINAL), limit=1_000_000)
         if run.id not in others
-        and (run.ended_at or run.created_at) < before
+        and _here_since(run) < before
         and (force or caller is None or not of_another(run, caller))
         and store.list_logs(run.id)
     ]
@@ -140,3 +140,8 @@ def _remove_log(project: Project, run_id: str) -> None:
     """What the detached supervisor of a run wrote goes with it."""
     with suppress(OSError):
         project.log_of(run_id).unlink()
+
+
+def _here_since(run: RunRecord) -> float:
+    """Since when there is nothing left of it but to be read here."""
+    return run.imported.imported_at if run.imported else run.ended_at or run.created_at

@@ -44,6 +44,8 @@ class Outcome:
     last_text: ArtifactRef | None = None
     retryable: bool = False
     """A new attempt may succeed where this one failed."""
+    acted: bool = False
+    """It might, but the session did something that cannot be repeated without thought."""
 
 
 class TaskRunner(Protocol):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crew_plugin.engine.takeover import Decision
-from crew_plugin.errors import CallerError, InvalidValue, UnknownName
+from crew_plugin.errors import CallerError, InvalidValue, NotAllowed, UnknownName
 from crew_plugin.models.records import AttemptRecord, RunRecord, TaskRecord
 from crew_plugin.models.states import RUN_TERMINAL, SessionKind
 from crew_plugin.store.liveness import owner_alive
@@ -61,6 +61,11 @@ def find_earlier(store: RunStore, run: str, task: str | None) -> Earlier:
     if task is None and "/" in run:
         run, _, task = run.partition("/")
     record = store.load_run(run)
+    if record.imported is not None:
+        raise NotAllowed(
+            f"run {record.id} was imported: it can be read, and none of its agents is gone on with; start a "
+            "run of your own"
+        )
     if record.state not in RUN_TERMINAL and (record.owner is None or owner_alive(record.owner)):
         raise CallerError(
             f"run {record.id} still goes on ({record.state}); steer it instead: crew_agent_steer, or "

@@ -3,12 +3,13 @@
 These functions run on the writing thread, each inside one transaction.
 """
 
+import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from crew_plugin.engine.decide import run_end, stopped_state
 from crew_plugin.engine.ports import Outcome
-from crew_plugin.engine.snapshot import LastAttempt, TaskView
+from crew_plugin.engine.snapshot import OVER, LastAttempt, Sequel, TaskView
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import (
     OUTSIDE,
@@ -69,6 +70,7 @@ def view_of(
     tags: Collection[str] = (),
     ticket: int | None = None,
     resumes: bool = False,
+    most_attempts: int = 1,
 ) -> TaskView:
     """A task's row as the scheduler sees it, with what only its supervisor knows."""
     return TaskView(
@@ -81,6 +83,9 @@ def view_of(
         dispatches=task.dispatches,
         max_dispatches=task.max_dispatches,
         attempts=task.attempts,
+        most_attempts=most_attempts,
+        # Different for each task and attempt, and always the same for one.
+        draw=zlib.crc32(f"{task.id} {task.attempts}".encode()) / 0xFFFFFFFF,
         busy=busy,
         stopping=stopping,
         last=last,
@@ -101,11 +106,11 @@ def settle_attempt(
     outcome: Outcome,
     *,
     stop: Stop | None,
-    again: Callable[[TaskRecord, LastAttempt], bool],
+    sequel: Callable[[TaskRecord, LastAttempt], Sequel] = lambda _task, _last: OVER,
 ) -> Settled:
     """End an attempt as the store's facts allow. One that has ended already is left as it is.
 
-    `again` says whether a task with this last attempt gets another one by itself.
+    `sequel` says what follows by itself for a task with this last attempt; without it, nothing.
     """
     attempt = store.load_attempt(attempt_id)
     task = store.load_task(lease.run_id, attempt.task_id)
@@ -115,13 +120,19 @@ def settle_attempt(
     judged = _judge(outcome, result, stop)
     if result is None and judged.last_text is None:
         judged = replace(judged, last_text=_last_words(store, attempt, task))
-    last = LastAttempt(state=judged.state, cause=judged.cause, retryable=judged.retryable and stop is None)
-    due_again = again(task, last)
+    last = LastAttempt(
+        state=judged.state,
+        cause=judged.cause,
+        retryable=judged.retryable and stop is None,
+        acted=judged.acted and stop is None,
+    )
+    follows = sequel(task, last)
     task = store.end_attempt(
         lease,
         attempt_id,
         judged.state,
-        task_state=None if due_again else _TASK_ENDS[judged.state],
+        task_state=None if follows.again else _TASK_ENDS[judged.state],
+        gave_up=follows.gave_up,
         actor=stop.actor if stop is not None and judged.state in _DONE_TO_IT else "supervisor",
         cause=judged.cause,
         last_text=judged.last_text,
@@ -144,14 +155,14 @@ def _judge(outcome: Outcome, result: ResultRecord | None, stop: Stop | None) -> 
         return Outcome(state=AttemptState.COMPLETED)
     if result is not None and result.error is not None and outcome.state in _SAID_LESS:
         cause = Cause(code=CauseCode.AGENT_ERROR, message=f"the agent reported: {result.error}")
-        return replace(outcome, state=AttemptState.FAILED, cause=cause, retryable=False)
+        return replace(outcome, state=AttemptState.FAILED, cause=cause, retryable=False, acted=False)
     if outcome.state is AttemptState.COMPLETED:
         cause = Cause(code=CauseCode.NO_RESULT, message="the session said it was done, but no result exists")
         state = AttemptState.FAILED if outcome.last_text is None else AttemptState.NEEDS_ATTENTION
-        return replace(outcome, state=state, cause=cause, retryable=False)
+        return replace(outcome, state=state, cause=cause, retryable=False, acted=False)
     if outcome.state not in ATTEMPT_TERMINAL:
         cause = Cause(code=CauseCode.INTERNAL_ERROR, message=f"the session ended as {outcome.state}")
-        return replace(outcome, state=AttemptState.FAILED, cause=cause, retryable=False)
+        return replace(outcome, state=AttemptState.FAILED, cause=cause, retryable=False, acted=False)
     if stop is not None and outcome.state is AttemptState.CANCELLED:
         return replace(outcome, cause=stop.cause)
     return outcome
@@ -205,7 +216,7 @@ def close_run(store: RunStore, lease: Lease, cause: Cause, *, actor: str) -> Run
     )
     stop = Stop(cause=cause, actor=actor)
     for attempt in store.open_attempts(lease.run_id):
-        settle_attempt(store, lease, attempt.id, given_up, stop=stop, again=lambda _task, _last: False)
+        settle_attempt(store, lease, attempt.id, given_up, stop=stop)
     for task in store.load_tasks(lease.run_id):
         if task.state not in TASK_TERMINAL:
             queued = task.state is TaskState.QUEUED

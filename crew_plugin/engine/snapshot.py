@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from crew_plugin.models.causes import Cause
+from crew_plugin.models.causes import TRANSIENT, Cause, CauseCode
+from crew_plugin.models.records import GaveUp
 from crew_plugin.models.states import AttemptState, RunState, TaskState
 
 __all__ = [
+    "AGAIN",
+    "OVER",
     "RESOURCE",
     "Action",
     "Block",
@@ -15,6 +18,7 @@ __all__ = [
     "LastAttempt",
     "Retry",
     "RetryPolicy",
+    "Sequel",
     "Skip",
     "Snapshot",
     "Start",
@@ -28,17 +32,25 @@ RESOURCE = "resource:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When a failed attempt is followed by another one without anybody asking for it."""
+    """After which failures, and after what pause, an attempt is followed by another one without
+    anybody asking for it. How many there may be is the task's own."""
 
-    retries: int = 1
-    """Further attempts after the first, at most."""
-    delay: float = 2.0
-    """Seconds before the first of them; doubled for each one after it."""
-    longest: float = 60.0
+    base: float = 2.0
+    """Seconds before the second attempt."""
+    factor: float = 2.0
+    """What each further pause is longer by."""
+    cap: float = 60.0
+    """Seconds that a pause is at most."""
+    jitter: float = 0.3
+    """The part of a pause that is left to chance, so that many do not come back at once."""
+    causes: frozenset[CauseCode] = TRANSIENT
+    """Failures that may pass."""
 
-    def pause(self, attempts: int) -> float:
-        """Seconds to wait after this many attempts. The same number always gives the same pause."""
-        return min(self.longest, self.delay * 2.0 ** min(max(0, attempts - 1), 32))
+    def pause(self, attempts: int, draw: float) -> float:
+        """Seconds to wait after this many attempts. `draw`, from 0 to 1, is the chance in it: the same
+        numbers always give the same pause."""
+        whole = min(self.cap, self.base * self.factor ** min(max(0, attempts - 1), 32))
+        return whole * (1.0 - self.jitter * draw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +60,24 @@ class LastAttempt:
     state: AttemptState
     cause: Cause | None = None
     retryable: bool = False
+    """A new attempt may succeed where it failed, and nothing is against one."""
+    acted: bool = False
+    """A new attempt may succeed, but its session did what cannot be repeated without thought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sequel:
+    """What follows an attempt that brought no result."""
+
+    again: bool = False
+    """Another one."""
+    gave_up: GaveUp | None = None
+    """Nothing by itself, although the failure may pass: the task becomes a dead letter, for this."""
+
+
+OVER = Sequel()
+"""Nothing follows, and nothing was given up."""
+AGAIN = Sequel(again=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +93,10 @@ class TaskView:
     dispatches: int = 0
     max_dispatches: int = 3
     attempts: int = 0
+    most_attempts: int = 2
+    """How many there may be by themselves."""
+    draw: float = 0.0
+    """The chance in its next pause, from 0 to 1."""
     busy: bool = False
     """An attempt is open, or about to be opened."""
     stopping: bool = False
@@ -131,6 +165,8 @@ class Cancel:
     key: str
     cause: Cause
     to: TaskState = TaskState.CANCELLED
+    gave_up: GaveUp | None = None
+    """It becomes a dead letter, for this."""
 
 
 @dataclass(frozen=True, slots=True)

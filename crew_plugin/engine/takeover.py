@@ -9,7 +9,7 @@ from enum import StrEnum
 from crew_plugin.engine.dormant import can_go_on, go_on
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.settle import settle_attempt
-from crew_plugin.engine.snapshot import LastAttempt
+from crew_plugin.engine.snapshot import AGAIN, LastAttempt
 from crew_plugin.engine.triage import Triage, Verdict, triage
 from crew_plugin.errors import CallerError, UnknownName
 from crew_plugin.models.causes import Cause, CauseCode
@@ -100,7 +100,7 @@ def _sort(store: RunStore, lease: Lease, task: TaskRecord, attempt: AttemptRecor
     if attempt.result_id is not None:
         # Its result stands: only the end of the attempt was not written down.
         outcome = Outcome(state=AttemptState.LOST, cause=_LOST)
-        settle_attempt(store, lease, attempt.id, outcome, stop=None, again=lambda _task, _last: False)
+        settle_attempt(store, lease, attempt.id, outcome, stop=None)
         return
     if attempt.state is AttemptState.WAITING:
         if not can_go_on(store, task):
@@ -135,7 +135,7 @@ def _start_again(
     _cut_off(store, task)
     store.return_messages(lease, task.key)
     outcome = Outcome(state=AttemptState.LOST, cause=_LOST, retryable=True)
-    settle_attempt(store, lease, attempt.id, outcome, stop=None, again=lambda _task, _last: True)
+    settle_attempt(store, lease, attempt.id, outcome, stop=None, sequel=lambda _task, _last: AGAIN)
     taken.last[task.key] = _AGAIN
 
 
@@ -157,7 +157,7 @@ def _decide(
     else:
         cause = Cause(code=CauseCode.SUPERVISOR_LOST, message=f"{task.hold}; {actor} decided to end it")
         outcome = Outcome(state=AttemptState.FAILED, cause=cause)
-        settle_attempt(store, lease, attempt.id, outcome, stop=None, again=lambda _task, _last: False)
+        settle_attempt(store, lease, attempt.id, outcome, stop=None)
 
 
 def _cut_off(store: RunStore, task: TaskRecord) -> None:

@@ -12,11 +12,19 @@ import anyio.lowlevel
 from crew_plugin.engine.ports import AttemptContext, Outcome, TaskRunner
 from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, settle_attempt
-from crew_plugin.engine.snapshot import LastAttempt
+from crew_plugin.engine.snapshot import LastAttempt, Sequel
 from crew_plugin.errors import Fenced, IllegalTransition
 from crew_plugin.hookspecs import TaskResult, TaskStarting
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import AttemptRecord, Lease, NewEvent, ResultRecord, RunRecord, TaskRecord
+from crew_plugin.models.records import (
+    AttemptRecord,
+    GaveUp,
+    Lease,
+    NewEvent,
+    ResultRecord,
+    RunRecord,
+    TaskRecord,
+)
 from crew_plugin.models.spec import RunSpec, StepSpec
 from crew_plugin.models.states import AttemptState, TaskState
 from crew_plugin.store.port import RunStore
@@ -37,7 +45,7 @@ class _Books(Protocol):
 
     def note(self, settled: Settled) -> None: ...
 
-    def again(self, task: TaskRecord, last: LastAttempt) -> bool: ...
+    def sequel(self, task: TaskRecord, last: LastAttempt) -> Sequel: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +163,9 @@ class Work:
         except IllegalTransition as error:
             cause = Cause(code=CauseCode.DISPATCH_CAP, message=str(error))
             outcome = Outcome(state=AttemptState.FAILED, cause=cause)
+            given_up = Sequel(gave_up=GaveUp.DISPATCHES if self.stop is None else None)
             return settle_attempt(
-                store, lease, attempt_id, outcome, stop=self.stop, again=lambda _task, _last: False
+                store, lease, attempt_id, outcome, stop=self.stop, sequel=lambda _task, _last: given_up
             )
         return attempt, store.load_task(lease.run_id, self.task.id)
 
@@ -192,7 +201,7 @@ class Work:
                 attempt_id,
                 outcome,
                 stop=self.stop,
-                again=self.books.again,
+                sequel=self.books.sequel,
             )
         )
         if settled.result is not None:

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final, Literal, get_args
 
-__all__ = ["Cause", "CauseCode"]
+__all__ = ["TRANSIENT", "Cause", "CauseCode", "TransientCause"]
+
+TransientCause = Literal["model_error", "provider_timeout", "worker_timeout", "worker_lost"]
+"""Failures that may pass: what failed once may succeed when it is tried again."""
 
 
 class CauseCode(StrEnum):
@@ -59,6 +63,8 @@ class CauseCode(StrEnum):
     """It was started as often as it may be."""
     HOOK_BLOCKED = "hook_blocked"
     """A hook refused it."""
+    IMPORTED = "imported"
+    """It had not ended when its run was exported, and a run that was imported does not go on."""
     HELD = "held"
     """It waits for a decision."""
     DRY_RUN = "dry_run"
@@ -67,6 +73,10 @@ class CauseCode(StrEnum):
     """A defect in the crew or in a plugin of it."""
     UNKNOWN = "unknown"
     """Nothing is known about it."""
+
+
+TRANSIENT: Final = frozenset(CauseCode(code) for code in get_args(TransientCause))
+"""The same, as codes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,15 @@ _ALL = (
         "run.reopened", "Somebody wants tasks of the ended run tried again.", "caller", ("tasks", "epoch")
     ),
     EventType(
+        "run.imported",
+        "The ended run came from a bundle that was exported elsewhere; it is only read.",
+        "caller",
+        (
+            *("source", "digest", "original_id", "state", "made_by"),
+            *("exported_at", "imported_at", "imported_by"),
+        ),
+    ),
+    EventType(
         "runtime.resolved",
         "How sessions will be executed, and why.",
         "supervisor",
@@ -106,7 +115,19 @@ _ALL = (
         "task.requeued",
         "Somebody wants the task tried again, or one that it was skipped for.",
         "caller",
-        ("key", "was"),
+        ("key", "was", "dead_letter_id"),
+    ),
+    EventType(
+        "task.given_up",
+        "The task failed for something that may pass and is not tried again by itself: a dead letter.",
+        "supervisor",
+        ("key", "dead_letter_id", "reason", "attempts"),
+    ),
+    EventType(
+        "dead_letter.dropped",
+        "Somebody let a dead letter go; the task stays as it ended.",
+        "caller",
+        ("key", "dead_letter_id", "reason"),
     ),
     EventType(
         "task.completed",

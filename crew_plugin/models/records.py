@@ -21,10 +21,14 @@ __all__ = [
     "ControlState",
     "ControlVerb",
     "Counts",
+    "DeadLetter",
+    "DeadLetterState",
     "DeliveryRecord",
     "DeliveryState",
     "Effect",
     "EventRecord",
+    "GaveUp",
+    "ImportRecord",
     "Lease",
     "MessageKind",
     "MessageRecord",
@@ -208,6 +212,27 @@ class RunRecord:
     """Why it is executed in another way than it was asked for; empty where it is not."""
     worked: float = 0.0
     """Seconds for which supervisors have driven it, by their own clocks."""
+    imported: "ImportRecord | None" = None
+    """Where it came from, if from another project: it can only be read then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRecord:
+    """Where a run came from that was no run of this project."""
+
+    source: str
+    """The name of the file."""
+    digest: str
+    """The SHA-256 of its rows, by which the same content is known again."""
+    original_id: str
+    """Its id where it came from."""
+    state: RunState
+    """Where it stood when it was exported."""
+    made_by: str
+    """The version of crew-plugin that exported it, as it says itself."""
+    exported_at: float
+    imported_at: float
+    imported_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +301,52 @@ class AttemptRecord:
     started_at: float
     ended_at: float | None
     last_activity_at: float
+
+
+class GaveUp(StrEnum):
+    """Why a task whose failure may pass is not tried again by itself."""
+
+    ATTEMPTS = "attempts"
+    """It was tried as often as `limits.attempts` allows."""
+    DISPATCHES = "dispatches"
+    """It was started as often as `limits.max_dispatches` allows."""
+    EFFECTS = "effects"
+    """Its session had done something that cannot be repeated without thought."""
+
+
+class DeadLetterState(StrEnum):
+    """Where a task that was given up stands. Nothing to do with mail: see `MessageState.DEAD`."""
+
+    OPEN = "open"
+    """Nobody has decided about it."""
+    REQUEUED = "requeued"
+    """Its task was queued again."""
+    DROPPED = "dropped"
+    """Somebody let it go; the task, its attempts and results stay as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A task that failed for something that may pass, and is not tried again by itself."""
+
+    id: str
+    run_id: str
+    task_id: str
+    key: str
+    """The key of its task."""
+    attempt_id: str | None
+    """The last attempt; None if it never had one."""
+    attempts: int
+    """How many there had been."""
+    reason: GaveUp
+    cause: Cause | None
+    """Why the last attempt failed."""
+    state: DeadLetterState
+    created_at: float
+    closed_at: float | None
+    closed_by: str | None
+    note: str | None
+    """What whoever dropped it said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,8 @@ class LimitsSpec(_Boundary):
     """In all."""
     model_retries: int = Field(default=4, ge=0, le=20)
     """How often one model call is made again after a failure that may pass."""
+    attempts: int = Field(default=2, ge=1, le=10)
+    """Sessions that a task may have by themselves, one after the other, where what ended one may pass."""
 
 
 class SkillText(_Boundary):

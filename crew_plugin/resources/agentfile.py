@@ -142,6 +142,7 @@ def limits_values(limits: LimitsPart) -> dict[str, Json]:
         "turn_seconds": limits.turn_seconds,
         "wall_seconds": limits.wall_seconds,
         "model_retries": limits.model_retries,
+        "attempts": limits.attempts,
     }
     return {key: value for key, value in values.items() if value is not None}
 

@@ -287,6 +287,7 @@ class Section:
             turn_seconds=part.seconds("turn_seconds"),
             wall_seconds=part.seconds("wall_seconds"),
             model_retries=part.whole("model_retries", 0, 20),
+            attempts=part.whole("attempts", 1, 10),
         )
 
     def schema(self, key: str) -> ResultSchema | None:

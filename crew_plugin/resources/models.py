@@ -95,6 +95,7 @@ class LimitsPart:
     turn_seconds: float | None = None
     wall_seconds: float | None = None
     model_retries: int | None = None
+    attempts: int | None = None
 
     def over(self, base: "LimitsSpec", *, tighten: bool) -> "LimitsSpec":
         """`base` with these in their place; with `tighten`, only where they are lower."""

@@ -146,6 +146,7 @@ def outcome_of(ending: Ending | None, left: Left, *, touched_the_world: bool) ->
         cause=ending.cause,
         last_text=left.text,
         retryable=ending.retryable and not touched_the_world,
+        acted=ending.retryable and touched_the_world,
     )
 
 

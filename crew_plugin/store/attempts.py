@@ -11,6 +11,7 @@ from crew_plugin.models.records import (
     ArtifactRef,
     AttemptRecord,
     Counts,
+    GaveUp,
     Lease,
     SessionRecord,
     TaskRecord,
@@ -207,9 +208,11 @@ class Attempts(Questions, Retries):
         actor: str,
         cause: Cause | None = None,
         last_text: ArtifactRef | None = None,
+        gave_up: GaveUp | None = None,
     ) -> TaskRecord:
         """End an attempt and, unless `task_state` is None (another attempt is due), its task,
-        with the matching event. `COMPLETED` needs an accepted result without error."""
+        with the matching event. `COMPLETED` needs an accepted result without error. A task that
+        fails becomes a dead letter if it was given up."""
         with self._change():
             self._fence(lease)
             attempt = self._attempt_of(lease, attempt_id)
@@ -244,7 +247,7 @@ class Attempts(Questions, Retries):
                     data={"state": state},
                 )
             if task_state is not None:
-                return self._end_task(lease, task, task_state, actor, cause, attempt=attempt)
+                return self._end_task(lease, task, task_state, actor, cause, attempt=attempt, gave_up=gave_up)
             if task.state == TaskState.WAITING:
                 # Its session is gone and with it the question: another attempt is due.
                 self._execute("UPDATE task SET state = ? WHERE id = ?", (TaskState.RUNNING, task.id))

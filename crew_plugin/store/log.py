@@ -17,7 +17,7 @@ from crew_plugin.store.rows import cause_of, dump, dump_cause, load, text
 __all__ = ["EventLog"]
 
 _COLUMNS = "event (seq, run_id, at, epoch, type, actor, task_id, attempt_id, cause, data)"
-_HEAD = "state, epoch, owner_pid, background, parent_host, parent_session, parent_route, renewals"
+_HEAD = "state, epoch, owner_pid, background, parent_host, parent_session, parent_route, renewals, imported"
 
 
 class EventLog(Connection):

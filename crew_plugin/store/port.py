@@ -13,7 +13,7 @@ for the state that is already there changes nothing, appends nothing and is no e
 a state that the table does not allow raises `IllegalTransition`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -25,10 +25,14 @@ from crew_plugin.models.records import (
     ControlRecord,
     ControlVerb,
     Counts,
+    DeadLetter,
+    DeadLetterState,
     DeliveryRecord,
     DeliveryState,
     Effect,
     EventRecord,
+    GaveUp,
+    ImportRecord,
     Lease,
     MessageKind,
     MessageRecord,
@@ -54,7 +58,10 @@ from crew_plugin.models.records import (
 )
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 
-__all__ = ["RunStore"]
+__all__ = ["Column", "RunStore"]
+
+Column = str | int | float | bytes | None
+"""What a column of a row holds."""
 
 
 class RunStore(Protocol):
@@ -193,10 +200,12 @@ class RunStore(Protocol):
         actor: str,
         cause: Cause | None = None,
         last_text: ArtifactRef | None = None,
+        gave_up: GaveUp | None = None,
     ) -> TaskRecord:
         """End an attempt and, unless `task_state` is None (another attempt is due), its task,
         with the matching event. `COMPLETED` is refused with `IllegalTransition` when no accepted
-        result without error exists for this attempt."""
+        result without error exists for this attempt. A task that fails becomes a dead letter in the
+        same transaction if it was given up, with `task.given_up`."""
         ...
 
     def transition_task(
@@ -207,9 +216,11 @@ class RunStore(Protocol):
         *,
         actor: str,
         cause: Cause | None = None,
+        gave_up: GaveUp | None = None,
     ) -> TaskRecord:
         """Move a task that has no open attempt (skip, cancel, fail), or `running <-> waiting`.
-        `COMPLETED` and `RUNNING` from `queued` are not reached this way."""
+        `COMPLETED` and `RUNNING` from `queued` are not reached this way. One that fails becomes a
+        dead letter if it was given up, as in `end_attempt`."""
         ...
 
     def hold_task(self, lease: Lease, task_id: str, reason: str, *, actor: str) -> TaskRecord:
@@ -257,6 +268,24 @@ class RunStore(Protocol):
         of them. Returns all that changed."""
         ...
 
+    # --- dead letters ---
+
+    def list_dead_letters(
+        self, run_id: str | None = None, *, states: Sequence[DeadLetterState] = ()
+    ) -> list[DeadLetter]:
+        """The tasks of a run, or of all runs, that were given up although their failure may pass, oldest
+        first; only those in `states` where given. Whoever queues such a task again closes it."""
+        ...
+
+    def load_dead_letter(self, letter_id: str) -> DeadLetter:
+        """One dead letter, by its id or at least four characters of its end. Raises `UnknownName`."""
+        ...
+
+    def drop_dead_letter(self, letter_id: str, *, actor: str, reason: str) -> DeadLetter:
+        """Let an open dead letter go, with `dead_letter.dropped`. Its task, attempts and results stay.
+        Twice is once; raises `NotAllowed` for one whose task was queued again."""
+        ...
+
     # --- deletion ---
 
     def forget_run(self, run_id: str, *, actor: str, reason: str, undelivered: bool = False) -> Removal:
@@ -291,6 +320,28 @@ class RunStore(Protocol):
 
     def list_upkeep(self, *, limit: int) -> list[UpkeepRecord]:
         """What was removed so, newest first."""
+        ...
+
+    # --- bundles ---
+
+    def dump_run(self, run_id: str) -> Iterator[tuple[str, Mapping[str, Column]]]:
+        """Every row that goes along with a run to another project, with its table, in an order in which
+        it can be written down there. To be read inside one `transaction()`."""
+        ...
+
+    def restore_run(
+        self,
+        rows: Sequence[tuple[str, Mapping[str, Column]]],
+        bodies: Sequence[str],
+        read: Callable[[str], bytes],
+    ) -> None:
+        """Write down a run of another project, with its bodies (their hashes, and what reads one).
+        Its events get new numbers. Raises `CallerError` where the rows contradict each other."""
+        ...
+
+    def mark_imported(self, run_id: str, about: ImportRecord, *, actor: str) -> None:
+        """Note where an ended run came from, with `run.imported`. It can be read and forgotten from now
+        on, and neither opened again nor gone on with."""
         ...
 
     # --- questions ---

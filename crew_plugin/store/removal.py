@@ -24,6 +24,7 @@ _TABLES = (
     ("control", _OF_RUN),
     ("message", _OF_RUN),
     ("question", _OF_RUN),
+    ("dead_letter", _OF_RUN),
     ("outbox", _OF_RUN),
     ("section", _OF_ATTEMPTS),
     ("tool_call", _OF_ATTEMPTS),

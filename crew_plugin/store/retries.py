@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from crew_plugin.errors import IllegalTransition
+from crew_plugin.errors import IllegalTransition, NotAllowed
 from crew_plugin.models.records import Lease, RunRecord, TaskRecord
 from crew_plugin.models.states import RUN_RETRYABLE, TASK_RETRYABLE, RunState, TaskState
 from crew_plugin.store.rows import text
@@ -22,6 +22,10 @@ class Retries(Tasks):
         with self._change():
             row = self._run_row(run_id)
             state = RunState(row["state"])
+            if row["imported"] is not None:
+                raise NotAllowed(
+                    f"run {run_id} was imported: it can be read, and nothing of it is tried again"
+                )
             if state not in RUN_RETRYABLE:
                 raise IllegalTransition("run", run_id, state, "opened again")
             epoch = int(row["epoch"]) + 1
@@ -72,12 +76,13 @@ class Retries(Tasks):
             " max_dispatches = max(max_dispatches, dispatches + 1) WHERE id = ?",
             (TaskState.QUEUED, task.id),
         )
+        letter = self._requeue_dead_letter(task.id, actor)
         self._append(
             task.run_id,
             epoch,
             "task.requeued",
             actor,
             task_id=task.id,
-            data={"key": task.key, "was": str(task.state)},
+            data={"key": task.key, "was": str(task.state), **({"dead_letter_id": letter} if letter else {})},
         )
         return self.load_task(task.run_id, task.id)

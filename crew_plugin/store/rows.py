@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ArtifactRef, Owner, ParentRef
+from crew_plugin.models.records import ArtifactRef, ImportRecord, Owner, ParentRef
+from crew_plugin.models.states import RunState
 
 __all__ = [
     "artifact_ref",
@@ -14,6 +15,7 @@ __all__ = [
     "dump",
     "dump_cause",
     "dump_ref",
+    "import_of",
     "load",
     "load_ref",
     "owner_of",
@@ -72,6 +74,14 @@ def artifact_ref(values: list[Any]) -> ArtifactRef:
     return ArtifactRef(
         sha256=sha256, size=size, name=name, media_type=media_type, run_id=run_id, task_id=task_id
     )
+
+
+def import_of(column: str | None) -> ImportRecord | None:
+    """Where an imported run came from."""
+    if column is None:
+        return None
+    content: dict[str, Any] = load(column)
+    return ImportRecord(**{**content, "state": RunState(content["state"])})
 
 
 def owner_of(row: sqlite3.Row) -> Owner | None:

@@ -29,7 +29,7 @@ from crew_plugin.models.states import (
 from crew_plugin.store.connection import Value
 from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.outbox import Outbox
-from crew_plugin.store.rows import cause_of, dump, dump_cause, load, owner_of, parent_of, text
+from crew_plugin.store.rows import cause_of, dump, dump_cause, import_of, load, owner_of, parent_of, text
 
 __all__ = ["Runs"]
 
@@ -393,4 +393,5 @@ def _record(row: sqlite3.Row, counts: Mapping[TaskState, int]) -> RunRecord:
         runtime=SessionKind(row["runtime"]),
         runtime_note=row["runtime_note"],
         worked=row["worked"],
+        imported=import_of(row["imported"]),
     )

@@ -298,6 +298,25 @@ CREATE TABLE upkeep (
     reason TEXT NOT NULL,
     done TEXT NOT NULL
 );
+ALTER TABLE run ADD COLUMN imported TEXT;
+CREATE TABLE dead_letter (
+    n INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    run_id TEXT NOT NULL REFERENCES run (id),
+    task_id TEXT NOT NULL REFERENCES task (id),
+    attempt_id TEXT REFERENCES attempt (id),
+    attempts INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    cause TEXT,
+    state TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    closed_at REAL,
+    closed_by TEXT,
+    note TEXT
+);
+CREATE INDEX dead_letter_by_run ON dead_letter (run_id, state);
+CREATE INDEX dead_letter_by_state ON dead_letter (state);
+CREATE UNIQUE INDEX dead_letter_open ON dead_letter (task_id) WHERE state = 'open';
 """
 
 MIGRATIONS = (_FIRST, _SECOND, _THIRD)

@@ -5,11 +5,12 @@ from crew_plugin.store.journal import Journal
 from crew_plugin.store.mail import Mail
 from crew_plugin.store.removal import Removals
 from crew_plugin.store.results import Results
+from crew_plugin.store.transfer import Transfers
 
 __all__ = ["SqliteStore"]
 
 
-class SqliteStore(Results, Journal, Mail, Removals):
+class SqliteStore(Results, Journal, Mail, Removals, Transfers):
     """Runs in a project's state folder. Used by the thread that opened it.
 
     Write-ahead log where the file system can, `synchronous=FULL`: what was returned for is on the

@@ -8,10 +8,10 @@ from typing import Any
 
 from crew_plugin.errors import IllegalTransition, UnknownName
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import AttemptRecord, Lease, PeerRecord, TaskRecord
+from crew_plugin.models.records import AttemptRecord, GaveUp, Lease, PeerRecord, TaskRecord
 from crew_plugin.models.states import TASK_TRANSITIONS, AttemptState, TaskState
+from crew_plugin.store.deadletters import DeadLetters
 from crew_plugin.store.rows import cause_of, dump_cause, load, text
-from crew_plugin.store.runs import Runs
 
 __all__ = ["Tasks"]
 
@@ -33,7 +33,7 @@ _PEERS = " UNION ALL ".join(
 """One state after the other by its index: a bounded list looks at as many rows as it has."""
 
 
-class Tasks(Runs):
+class Tasks(DeadLetters):
     """Reading, adding, settling and pausing tasks."""
 
     def load_tasks(self, run_id: str) -> list[TaskRecord]:
@@ -70,9 +70,17 @@ class Tasks(Runs):
         return peers, int(count[0])
 
     def transition_task(
-        self, lease: Lease, task_id: str, to: TaskState, *, actor: str, cause: Cause | None = None
+        self,
+        lease: Lease,
+        task_id: str,
+        to: TaskState,
+        *,
+        actor: str,
+        cause: Cause | None = None,
+        gave_up: GaveUp | None = None,
     ) -> TaskRecord:
-        """Move a task that has no open attempt (skip, cancel, fail), or `running <-> waiting`."""
+        """Move a task that has no open attempt (skip, cancel, fail), or `running <-> waiting`. One that
+        fails becomes a dead letter if it was given up."""
         with self._change():
             self._fence(lease)
             task = self._task_of(lease, task_id)
@@ -85,7 +93,7 @@ class Tasks(Runs):
                 current = f"{task.state} with an open attempt" if open_attempt else task.state
                 raise IllegalTransition("task", task_id, current, to)
             if open_attempt is None:
-                return self._end_task(lease, task, to, actor, cause)
+                return self._end_task(lease, task, to, actor, cause, gave_up=gave_up)
             self._pause(lease, task_id, open_attempt, to, actor, cause)
             return self._task_of(lease, task_id)
 
@@ -128,6 +136,7 @@ class Tasks(Runs):
         cause: Cause | None,
         *,
         attempt: AttemptRecord | None = None,
+        gave_up: GaveUp | None = None,
     ) -> TaskRecord:
         now = time.time()
         row = self._one(
@@ -150,6 +159,8 @@ class Tasks(Runs):
             cause=cause,
             data=data,
         )
+        if gave_up is not None and to is TaskState.FAILED:
+            self._give_up(lease, task, task.attempt_id, gave_up, cause, actor)
         if not task.attempts:
             self._bury_mail(lease.run_id, lease.epoch, f"{task.key} never started ({to})", task.key)
         return _task(row)

@@ -11,20 +11,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ArtifactRef, EventRecord, Usage
+from crew_plugin.models.records import ArtifactRef, AttemptRecord, EventRecord, GaveUp, ImportRecord, Usage
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.ui.views import DRY_RUN, LOST, ResultView, RunRow, RunView, TaskName, TaskView
 
 __all__ = [
     "answers_text",
     "artifacts_text",
+    "attempts_text",
     "bytes_text",
     "clock_text",
     "columns",
+    "day_text",
     "event_line",
     "events_text",
     "fair_share",
+    "given_up_text",
     "one_line",
+    "origin_text",
     "printable",
     "pruned_text",
     "result_text",
@@ -115,7 +119,8 @@ def clock_text(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
-def _when(at: float) -> str:
+def day_text(at: float) -> str:
+    """A moment in local time: `2026-03-01 14:05`."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
@@ -167,9 +172,9 @@ def runs_text(rows: Sequence[RunRow], *, width: int | None = None) -> str:
                     row.shown_state,
                     f"{row.team}/{row.workflow}",
                     _counts(row.shown_counts),
-                    _when(row.created_at),
+                    day_text(row.created_at),
                     seconds_text(row.elapsed),
-                    one_line(row.goal, 60),
+                    ("imported: " if row.imported else "") + one_line(row.goal, 60),
                 )
                 for row in rows
             ],
@@ -186,6 +191,8 @@ def status_text(view: RunView) -> str:
     lines = ["  ".join(head), f"goal: {one_line(row.goal, 200)}", f"tasks: {_counts(row.shown_counts)}"]
     if used:
         lines.append(f"tokens: {used} ({view.usage.calls} model calls)")
+    if row.imported is not None:
+        lines.append(origin_text(row.imported))
     if row.runtime_note:
         lines.append(f"sessions: {row.runtime}; {one_line(row.runtime_note, 300)}")
     why = _why(row)
@@ -197,7 +204,50 @@ def status_text(view: RunView) -> str:
             for task in view.tasks
         ]
     )
-    return "\n".join([*lines, *(f"  {line}" for line in table)])
+    lines += [f"  {line}" for line in table]
+    lines += [line for task in view.tasks if len(task.tries) > 1 for line in attempts_text(task)]
+    if view.dead_letters:
+        told = ", ".join(f"{letter.key} ({given_up_text(letter.reason)})" for letter in view.dead_letters)
+        lines.append(f"given up: {told}")
+    return "\n".join(lines)
+
+
+_GAVE_UP: Final[Mapping[str, str]] = {
+    GaveUp.ATTEMPTS: "tried as often as it may be",
+    GaveUp.DISPATCHES: "started as often as it may be",
+    GaveUp.EFFECTS: "not tried again: it had done something that cannot be repeated without thought",
+}
+
+
+def given_up_text(reason: str) -> str:
+    """Why nothing more is tried by itself."""
+    return _GAVE_UP.get(reason, reason)
+
+
+def attempts_text(task: TaskView) -> list[str]:
+    """A line for each attempt of a task: how it ended, with which model, at what price."""
+    return [f"  {task.key} attempt {attempt.number}: {_attempt_text(attempt)}" for attempt in task.tries]
+
+
+def _attempt_text(attempt: AttemptRecord) -> str:
+    took = "" if attempt.ended_at is None else f" after {seconds_text(attempt.ended_at - attempt.started_at)}"
+    parts = [
+        f"{attempt.state}{took}",
+        one_line(attempt.model_used or attempt.model_asked or "the host's model", 80),
+        tokens_text(attempt.usage) or "no tokens",
+    ]
+    if attempt.cause is not None:
+        parts.append(one_line(str(attempt.cause), 200))
+    return "; ".join(parts)
+
+
+def origin_text(about: ImportRecord) -> str:
+    """Where an imported run came from, in one line."""
+    return one_line(
+        f"imported {day_text(about.imported_at)} by {about.imported_by} from {about.source}, exported "
+        f"{day_text(about.exported_at)} by crew-plugin {about.made_by} when it was {about.state}",
+        300,
+    )
 
 
 def task_note(task: TaskView) -> str:
@@ -215,8 +265,15 @@ def task_note(task: TaskView) -> str:
     if task.cause is not None:
         return one_line(str(task.cause), 120)
     if task.retry_at is not None:
-        return f"tries again at {clock_text(task.retry_at)}"
+        return _pause_text(task, task.retry_at)
     return ""
+
+
+def _pause_text(task: TaskView, until: float) -> str:
+    of = f" of {task.most_attempts}" if task.most_attempts else ""
+    last = task.tries[-1].cause if task.tries else None
+    failed = f"; {last}" if last else ""
+    return one_line(f"waits until {clock_text(until)}, then attempt {task.attempts + 1}{of}{failed}", 160)
 
 
 def _why(row: RunRow) -> str:
@@ -226,7 +283,7 @@ def _why(row: RunRow) -> str:
             f"its supervisor{pid} is gone; the store still says {row.state}. Finished results are kept; "
             "resume the run to go on with it, or cancel it to close it"
         )
-    return f"cause: {row.cause}" if row.cause is not None else ""
+    return f"cause: {printable(str(row.cause))}" if row.cause is not None else ""
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -499,6 +556,13 @@ _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "question.answered": lambda event: f"has its answer: {_field(event, 'answer')}",
     "task.resumed": _goes_on,
     "task.retry_due": lambda event: "will be tried again" + _because(event),
+    "run.imported": lambda event: (
+        f"imported from {_field(event, 'source')} ({_field(event, 'state')} when it was exported)"
+    ),
+    "task.given_up": lambda event: (
+        f"given up: {given_up_text(_field(event, 'reason'))}; to try it again: crew deadletters"
+    ),
+    "dead_letter.dropped": lambda event: f"dropped from the dead letters by {event.actor}",
     "task.completed": lambda event: "completed" + _spent(event),
     "task.needs_attention": _attention,
     "task.failed": lambda event: "failed" + _spent(event) + _because(event),

@@ -7,7 +7,7 @@ under way and the process that owned it is dead, and `dry run` where prompts wer
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
 
 from crew_plugin.models.causes import Cause, CauseCode
@@ -15,7 +15,10 @@ from crew_plugin.models.questions import QuestionRecord
 from crew_plugin.models.records import (
     ArtifactRef,
     AttemptRecord,
+    DeadLetter,
+    DeadLetterState,
     EventRecord,
+    ImportRecord,
     MessageRecord,
     Owner,
     ParentRef,
@@ -42,6 +45,7 @@ __all__ = [
     "TaskView",
     "artifact_json",
     "call_text",
+    "dead_letter_json",
     "event_json",
     "last_text",
     "mail_json",
@@ -97,6 +101,8 @@ class TaskView:
     waits_for: tuple[str, ...]
     """Dependencies that have not ended yet; only for queued tasks."""
     attempts: int
+    tries: tuple[AttemptRecord, ...]
+    """Its attempts, oldest first."""
     steps: int
     usage: Usage
     model: str | None
@@ -114,6 +120,9 @@ class TaskView:
     ended_at: float | None
     elapsed: float | None
     retry_at: float | None
+    """When its next attempt is due, in seconds since the epoch; None if none is."""
+    most_attempts: int | None
+    """How many attempts it gets by itself; None where the plan does not say."""
     hold: str | None
     """What must be decided before it goes on."""
 
@@ -132,6 +141,8 @@ class TaskView:
             "depends_on": list(self.depends_on),
             "waits_for": list(self.waits_for),
             "attempts": self.attempts,
+            "tries": [_attempt_json(attempt) for attempt in self.tries],
+            "retry_at": self.retry_at,
             "steps": self.steps,
             "usage": usage_json(self.usage),
             "model": self.model,
@@ -166,6 +177,8 @@ class RunRow:
     runtime: SessionKind
     runtime_note: str
     """Why it is executed in another way than it was asked for; empty where it is not."""
+    imported: ImportRecord | None
+    """Where it came from, if from another project."""
     owner: Owner | None
     task_counts: Mapping[TaskState, int]
     created_at: float
@@ -203,6 +216,7 @@ class RunRow:
             "background": self.background,
             "runtime": str(self.runtime),
             "runtime_note": self.runtime_note,
+            "imported": None if self.imported is None else _import_json(self.imported),
             "pid": self.owner.pid if self.owner else None,
             "task_counts": {str(state): count for state, count in self.task_counts.items() if count},
             "created_at": self.created_at,
@@ -221,6 +235,8 @@ class RunView:
     usage: Usage
     questions: tuple[QuestionRecord, ...] = ()
     """What its sessions ask and nobody has answered yet."""
+    dead_letters: tuple[DeadLetter, ...] = ()
+    """Its tasks that were given up and that nobody has decided about yet."""
 
     @property
     def id(self) -> str:
@@ -243,6 +259,7 @@ class RunView:
             "usage": usage_json(self.usage),
             "tasks": [task.as_json() for task in self.tasks],
             "questions": [question_json(question) for question in self.questions],
+            "dead_letters": [dead_letter_json(letter) for letter in self.dead_letters],
         }
 
 
@@ -301,6 +318,43 @@ def question_json(question: QuestionRecord) -> dict[str, Any]:
     }
 
 
+def dead_letter_json(letter: DeadLetter) -> dict[str, Any]:
+    """The stable shape that `--json` prints."""
+    return {
+        "id": letter.id,
+        "run_id": letter.run_id,
+        "task": letter.key,
+        "attempt_id": letter.attempt_id,
+        "attempts": letter.attempts,
+        "reason": str(letter.reason),
+        "cause": _cause_json(letter.cause),
+        "state": str(letter.state),
+        "created_at": letter.created_at,
+        "closed_at": letter.closed_at,
+        "by": letter.closed_by,
+        "note": letter.note,
+    }
+
+
+def _import_json(about: ImportRecord) -> dict[str, Any]:
+    return {**asdict(about), "state": str(about.state)}
+
+
+def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
+    return {
+        "id": attempt.id,
+        "number": attempt.number,
+        "state": str(attempt.state),
+        "cause": _cause_json(attempt.cause),
+        "kind": str(attempt.kind),
+        "model_asked": attempt.model_asked,
+        "model_used": attempt.model_used,
+        "usage": usage_json(attempt.usage),
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+    }
+
+
 def run_view(store: RunStore, run_id: str, *, now: float | None = None) -> RunView:
     """One run as it stands. Raises `UnknownName`."""
     at = time.time() if now is None else now
@@ -318,7 +372,9 @@ def run_view(store: RunStore, run_id: str, *, now: float | None = None) -> RunVi
         total = total + task.usage
     waits = run.state not in RUN_TERMINAL and any(task.state is TaskState.WAITING for task in tasks)
     asked = tuple(store.list_questions(run.id, only_open=True)) if waits else ()
-    return RunView(row=row, tasks=tasks, usage=total, questions=asked)
+    failed = any(task.state is TaskState.FAILED for task in tasks)
+    letters = store.list_dead_letters(run.id, states=[DeadLetterState.OPEN]) if failed else []
+    return RunView(row=row, tasks=tasks, usage=total, questions=asked, dead_letters=tuple(letters))
 
 
 def run_rows(
@@ -471,6 +527,7 @@ def _row(run: RunRecord, now: float) -> RunRow:
         background=run.background,
         runtime=run.runtime,
         runtime_note=run.runtime_note,
+        imported=run.imported,
         owner=run.owner,
         task_counts=run.task_counts,
         created_at=run.created_at,
@@ -515,6 +572,7 @@ def _task(
         depends_on=record.depends_on,
         waits_for=tuple(key for key in record.depends_on if key in unfinished) if queued else (),
         attempts=record.attempts,
+        tries=tuple(attempts),
         steps=newest.steps if newest else 0,
         usage=_sum(attempts),
         model=(newest.model_used or newest.model_asked) if newest else None,
@@ -528,6 +586,7 @@ def _task(
         ended_at=record.ended_at,
         elapsed=_elapsed(record, newest, lost=lost, now=now),
         retry_at=record.retry_at if under_way else None,
+        most_attempts=_most_attempts(record) if under_way and record.retry_at is not None else None,
         hold=record.hold if under_way else None,
     )
 
@@ -538,6 +597,11 @@ def _shown_task(record: TaskRecord, *, lost: bool, held: bool) -> str:
     if held:
         return HELD
     return LOST if lost else str(record.state)
+
+
+def _most_attempts(record: TaskRecord) -> int | None:
+    limits: dict[str, Any] = json.loads(record.spec).get("limits") or {}
+    return limits.get("attempts")
 
 
 def _was_dry(cause: Cause | None) -> bool:
@@ -555,7 +619,10 @@ def _elapsed(record: TaskRecord, newest: AttemptRecord | None, *, lost: bool, no
 
 
 def _doing(store: RunStore, attempt: AttemptRecord, now: float) -> str:
-    """What a session does or waits for, and for how long if that is more than a moment."""
+    """What a session does or waits for, and for how long if that is more than a moment. Nothing once
+    it has ended."""
+    if attempt.ended_at is not None:
+        return ""
     running = [call for call in store.list_tool_calls(attempt.id) if call.state is ToolCallState.STARTED]
     since = running[-1].started_at if running else attempt.last_activity_at
     long = f", {now - since:.0f}s" if now - since >= _A_MOMENT else ""

@@ -47,6 +47,7 @@ def test_the_shape_of_a_list_of_runs_is_stable(tmp_path: Path, book: Book) -> No
     assert set(row) == {
         *("id", "goal", "team", "workflow", "cwd", "state", "shown_state", "cause", "background", "pid"),
         *("task_counts", "created_at", "started_at", "ended_at", "elapsed", "runtime", "runtime_note"),
+        "imported",
     }
     assert row["task_counts"] == {"completed": 1, "needs_attention": 1, "queued": 1, "running": 1}
 
@@ -58,6 +59,7 @@ def test_the_shape_of_a_status_is_stable(tmp_path: Path, book: Book) -> None:
         *("id", "key", "title", "role", "agent", "state", "shown_state", "cause", "optional", "depends_on"),
         *("waits_for", "attempts", "steps", "usage", "model", "now", "result_id", "summary"),
         *("last_text_artifact", "started_at", "ended_at", "elapsed", "sections", "hold"),
+        *("tries", "retry_at"),
     }
     assert set(status["usage"]) == {"input", "output", "cached", "calls", "cost"}
 

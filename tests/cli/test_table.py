@@ -24,7 +24,7 @@ KNOWN_TO_INVOKE = {"project", "state_dir", "debug"}
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_a_commands_function_takes_exactly_its_parameters_and_its_place(command: Command) -> None:
-    function = getattr(import_module(command.module), command.name)
+    function = getattr(import_module(command.module), command.function)
     wanted = {param.name for param in command.all_params} - KNOWN_TO_INVOKE | {"place"}
     parameters = inspect.signature(function).parameters
     assert set(parameters) == wanted

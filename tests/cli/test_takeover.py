@@ -6,9 +6,10 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -73,13 +74,16 @@ def home_of(folder: Path, base_url: str, **agents: str) -> BubHome:
 
 @contextmanager
 def started(
-    home: BubHome, *words: str, command: tuple[str, ...] = ("run",)
+    home: BubHome,
+    *words: str,
+    command: tuple[str, ...] = ("run",),
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> "Iterator[subprocess.Popen[str]]":
     """`crew run`, or another command, in a process of its own, which does not outlive the block."""
     with subprocess.Popen(
         [CREW, *command, *words],
         cwd=home.project,
-        env={**home.env, **LEASE},
+        env={**home.env, **LEASE, **env},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -24,9 +24,11 @@ from crew_plugin.models.records import (
     AttemptRecord,
     ControlVerb,
     Counts,
+    DeadLetterState,
     DeliveryState,
     Effect,
     EventRecord,
+    GaveUp,
     Lease,
     MessageKind,
     MessageState,
@@ -776,6 +778,71 @@ class RunStoreContract:
             store.retry_tasks(lease, ["one"], actor="operator")
         with pytest.raises(IllegalTransition):
             store.reopen_run(lease.run_id, ["one"], actor="operator")
+
+    def test_a_task_that_was_given_up_is_a_dead_letter_until_it_is_queued_again(
+        self, store: RunStore
+    ) -> None:
+        lease = running(store, "one", "two")
+        for key, gave_up in (("one", GaveUp.ATTEMPTS), ("two", None)):
+            store.end_attempt(
+                lease,
+                start(store, lease, key).id,
+                AttemptState.FAILED,
+                task_state=TaskState.FAILED,
+                actor="x",
+                cause=CAUSE,
+                gave_up=gave_up,
+            )
+
+        (letter,) = store.list_dead_letters()
+
+        assert store.load_dead_letter(letter.id[-6:]) == letter
+        assert (letter.run_id, letter.key, letter.attempts) == (lease.run_id, "one", 1)
+        assert (letter.reason, letter.cause, letter.state) == (GaveUp.ATTEMPTS, CAUSE, DeadLetterState.OPEN)
+        assert types(store.tail(lease.run_id))[-4:-1] == ["task.failed", "task.given_up", "task.started"]
+        store.retry_tasks(lease, ["one", "two"], actor="operator")
+        requeued = store.load_dead_letter(letter.id)
+        assert (requeued.state, requeued.closed_by) == (DeadLetterState.REQUEUED, "operator")
+        assert store.list_dead_letters(lease.run_id, states=[DeadLetterState.OPEN]) == []
+        told = [event.data for event in store.tail(lease.run_id) if event.type == "task.requeued"]
+        assert [data.get("dead_letter_id") for data in told] == [letter.id, None]
+        with pytest.raises(NotAllowed, match="is requeued: there is nothing to drop"):
+            store.drop_dead_letter(letter.id, actor="operator", reason="")
+
+    def test_a_dead_letter_is_dropped_once_and_its_task_stays(self, store: RunStore) -> None:
+        lease = running(store)
+        start(store, lease)
+        (attempt,) = store.open_attempts(lease.run_id)
+        store.end_attempt(lease, attempt.id, AttemptState.FAILED, task_state=None, actor="x", cause=CAUSE)
+        task = store.transition_task(
+            lease,
+            attempt.task_id,
+            TaskState.FAILED,
+            actor="x",
+            cause=CAUSE,
+            gave_up=GaveUp.DISPATCHES,
+        )
+        (letter,) = store.list_dead_letters(lease.run_id)
+        store.transition_run(lease, RunState.FAILED, actor="x", cause=CAUSE)
+
+        dropped = store.drop_dead_letter(letter.id, actor="operator", reason="not worth it")
+
+        assert (dropped.state, dropped.closed_by, dropped.note) == (
+            DeadLetterState.DROPPED,
+            "operator",
+            "not worth it",
+        )
+        event = store.tail(lease.run_id)[-1]
+        assert (event.type, event.actor, event.data["reason"]) == (
+            "dead_letter.dropped",
+            "operator",
+            "not worth it",
+        )
+        assert store.drop_dead_letter(letter.id, actor="somebody", reason="again") == dropped
+        assert store.tail(lease.run_id)[-1] == event
+        assert store.load_task(lease.run_id, "one") == task
+        with pytest.raises(UnknownName):
+            store.load_dead_letter("dead_00000")
 
     @pytest.mark.parametrize("to", [TaskState.SKIPPED, TaskState.CANCELLED])
     def test_a_task_that_never_started_is_settled_once(self, store: RunStore, to: TaskState) -> None:

@@ -69,7 +69,7 @@ async def open_bench(
             hooks=hooks,
             hook_seconds=hook_seconds,
             process_width=process_width,
-            retry=retry or RetryPolicy(delay=0.01),
+            retry=retry or RetryPolicy(base=0.01),
             recovery=recovery,
         )
         await stack.enter_async_context(supervisor.running())

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from crew_plugin.engine.decide import decide, may_retry, resource_waits
+from crew_plugin.engine.decide import decide, resource_waits, sequel
 from crew_plugin.engine.snapshot import (
     RESOURCE,
     Action,
@@ -181,7 +181,7 @@ class ModelRun:
             state=state, cause=Cause(code=CauseCode.MODEL_ERROR, message="scripted"), retryable=retryable
         )
         ended = replace(task, busy=False, last=last)
-        again = may_retry(ended, self.snapshot.retry, stopped=self.snapshot.stop is not None)
+        again = sequel(ended, self.snapshot.retry, stopped=self.snapshot.stop is not None).again
         self.change(
             key,
             None if again else ENDS[state],

@@ -4,20 +4,24 @@ from dataclasses import replace
 
 import pytest
 
-from crew_plugin.engine.decide import decide, next_due, resource_waits
+from crew_plugin.engine.decide import decide, next_due, resource_waits, sequel
 from crew_plugin.engine.snapshot import (
+    AGAIN,
+    OVER,
     Block,
     Cancel,
     Finish,
     LastAttempt,
     Retry,
     RetryPolicy,
+    Sequel,
     Skip,
     Snapshot,
     Start,
     TaskView,
 )
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import GaveUp
 from crew_plugin.models.states import AttemptState, RunState, TaskState
 
 MODEL_ERROR = Cause(code=CauseCode.MODEL_ERROR, message="the provider answered 500")
@@ -33,13 +37,15 @@ def failed(key: str, *, optional: bool = False) -> TaskView:
     return TaskView(key=key, state=TaskState.FAILED, cause=MODEL_ERROR, optional=optional)
 
 
-def after_failure(cause: Cause = MODEL_ERROR, *, retryable: bool = True, dispatches: int = 1) -> TaskView:
+def after_failure(
+    cause: Cause = MODEL_ERROR, *, retryable: bool = True, acted: bool = False, dispatches: int = 1
+) -> TaskView:
     return TaskView(
         key="a",
         state=TaskState.RUNNING,
         attempts=dispatches,
         dispatches=dispatches,
-        last=LastAttempt(state=AttemptState.FAILED, cause=cause, retryable=retryable),
+        last=LastAttempt(state=AttemptState.FAILED, cause=cause, retryable=retryable, acted=acted),
     )
 
 
@@ -161,23 +167,70 @@ def test_stopping_one_task_leaves_the_others_alone() -> None:
 
 
 def test_a_failure_that_may_pass_is_tried_again_after_a_pause_that_can_be_foretold() -> None:
-    snapshot = replace(run(after_failure()), retry=RetryPolicy(retries=1, delay=3.0))
-    assert decide(snapshot, 100.0) == [Retry("a", 103.0)]
-    pausing = replace(snapshot, tasks=(replace(snapshot.tasks[0], retry_at=103.0),))
-    assert decide(pausing, 102.9) == []
-    assert next_due(pausing, 102.9) == 103.0
-    assert decide(pausing, 103.0) == [Start("a")]
+    snapshot = replace(run(replace(after_failure(), draw=0.5)), retry=RetryPolicy(base=3.0, jitter=0.2))
+    assert decide(snapshot, 100.0) == [Retry("a", 102.7)]
+    pausing = replace(snapshot, tasks=(replace(snapshot.tasks[0], retry_at=102.7),))
+    assert decide(pausing, 102.6) == []
+    assert next_due(pausing, 102.6) == 102.7
+    assert decide(pausing, 102.7) == [Start("a")]
 
 
-@pytest.mark.parametrize("task", [after_failure(retryable=False), after_failure(dispatches=2)])
-def test_a_task_between_attempts_with_nothing_due_ends_with_its_cause(task: TaskView) -> None:
-    assert decide(run(task), 0) == [Cancel("a", MODEL_ERROR, TaskState.FAILED)]
+def test_pauses_grow_up_to_a_cap_and_chance_only_shortens_them() -> None:
+    policy = RetryPolicy(base=2.0, factor=3.0, cap=30.0, jitter=0.5)
+    assert [policy.pause(attempts, 0.0) for attempts in (1, 2, 3, 4, 1000)] == [2.0, 6.0, 18.0, 30.0, 30.0]
+    assert [policy.pause(attempts, 1.0) for attempts in (1, 4)] == [1.0, 15.0]
+    assert policy.pause(2, 0.5) == policy.pause(2, 0.5) == 4.5
+
+
+LOST = Cause(code=CauseCode.WORKER_LOST, message="the worker process 7 died")
+AUTH = Cause(code=CauseCode.AGENT_ERROR, message="no")
+
+
+@pytest.mark.parametrize(
+    ("task", "gave_up"),
+    [
+        (after_failure(retryable=False), None),
+        (after_failure(AUTH), None),
+        (after_failure(retryable=False, acted=True), GaveUp.EFFECTS),
+        (after_failure(dispatches=2), GaveUp.ATTEMPTS),
+        (replace(after_failure(dispatches=2), most_attempts=1), GaveUp.ATTEMPTS),
+    ],
+)
+def test_a_task_between_attempts_with_nothing_due_ends_with_its_cause(
+    task: TaskView, gave_up: GaveUp | None
+) -> None:
+    assert task.last is not None
+    assert task.last.cause is not None
+    assert decide(run(task), 0) == [Cancel("a", task.last.cause, TaskState.FAILED, gave_up)]
+
+
+def test_which_failures_may_pass_is_the_policys_to_say() -> None:
+    def follows(cause: Cause, *causes: CauseCode) -> Sequel:
+        return sequel(after_failure(cause), RetryPolicy(causes=frozenset(causes)), stopped=False)
+
+    assert follows(LOST, CauseCode.WORKER_LOST) == AGAIN
+    assert follows(MODEL_ERROR, CauseCode.WORKER_LOST) == OVER
+
+
+def test_what_was_stopped_is_neither_tried_again_nor_given_up() -> None:
+    task = after_failure(dispatches=2)
+    assert sequel(task, RetryPolicy(), stopped=True) == OVER
+    assert sequel(replace(task, stop=STOP), RetryPolicy(), stopped=False) == OVER
+
+
+def test_a_task_whose_process_dies_again_and_again_is_given_up_at_its_cap_only() -> None:
+    lost = LastAttempt(state=AttemptState.LOST, cause=None, retryable=True)
+    task = replace(after_failure(dispatches=2), last=lost)
+    assert sequel(task, RetryPolicy(), stopped=False) == AGAIN
+    capped = replace(task, dispatches=3)
+    assert sequel(capped, RetryPolicy(), stopped=False) == Sequel(gave_up=GaveUp.DISPATCHES)
 
 
 def test_a_task_is_not_started_more_often_than_its_cap() -> None:
     (action,) = decide(run(replace(after_failure(), dispatches=3, retry_at=1.0)), 5)
     assert isinstance(action, Cancel)
     assert (action.to, action.cause.code) == (TaskState.FAILED, CauseCode.DISPATCH_CAP)
+    assert action.gave_up is GaveUp.DISPATCHES
 
 
 def test_a_held_run_is_blocked_with_the_reason_once_nothing_is_under_way() -> None:

@@ -59,6 +59,8 @@ def runs(draw: st.DrawFn) -> ModelRun:
             optional=draw(st.booleans()),
             attention_pass=draw(st.booleans()),
             max_dispatches=draw(st.integers(1, 4)),
+            most_attempts=draw(st.integers(1, 4)),
+            draw=draw(st.floats(0, 1)),
             tags=frozenset({f"role:{draw(st.integers(0, 2))}", *draw(resources)}),
         )
         for index in range(count)
@@ -73,7 +75,7 @@ def runs(draw: st.DrawFn) -> ModelRun:
         ),
         fail_fast=draw(st.booleans()),
         deadline=draw(st.none() | st.floats(1, 200)),
-        retry=RetryPolicy(retries=draw(st.integers(0, 3)), delay=draw(st.floats(0, 5))),
+        retry=RetryPolicy(base=draw(st.floats(0, 5)), jitter=draw(st.floats(0, 1))),
     )
     return ModelRun(snapshot, foreign_slots=draw(st.integers(1, 8)))
 

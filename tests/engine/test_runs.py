@@ -6,8 +6,11 @@ import anyio
 import pytest
 
 from crew_plugin.engine.ports import Outcome
+from crew_plugin.engine.settle import view_of
 from crew_plugin.errors import HostUnsupported
 from crew_plugin.models.causes import CauseCode
+from crew_plugin.models.records import GaveUp
+from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.models.states import AttemptState, RunState, TaskState
 from crew_plugin.project import Project
 from crew_plugin.testing.fake_runner import (
@@ -167,6 +170,32 @@ async def test_a_failure_that_does_not_pass_ends_with_its_cause(project: Project
         run = await bench.execute(spec_of(step("a")))
         assert bench.runner.order == ["a", "a"]
         assert str(run.cause) == "task_failed: task 'a' failed: overloaded"
+        (letter,) = await bench.writer.read(lambda store: store.list_dead_letters(run.id))
+        assert (letter.key, letter.attempts, letter.reason) == ("a", 2, GaveUp.ATTEMPTS)
+        assert letter.cause == (await bench.tasks(run.id))["a"].cause
+
+
+async def test_a_step_says_how_often_it_is_tried_and_a_failure_for_good_is_no_dead_letter(
+    project: Project,
+) -> None:
+    often = step("a").model_copy(update={"limits": LimitsSpec(attempts=3)})
+    scripts = {"a": fails(retryable=True), "b": fails("no such model")}
+    async with open_bench(project, scripts) as bench:
+        run = await bench.execute(spec_of(often, step("b")))
+        assert sorted(bench.runner.order) == ["a", "a", "a", "b"]
+        letters = await bench.writer.read(lambda store: store.list_dead_letters(run.id))
+        assert [(letter.key, letter.attempts) for letter in letters] == [("a", 3)]
+
+
+async def test_the_chance_in_a_pause_differs_from_task_to_task_and_is_always_the_same_for_one(
+    project: Project,
+) -> None:
+    async with open_bench(project) as bench:
+        run = await bench.execute(spec_of(*(step(key) for key in "abcdefgh")))
+        draws = [view_of(task).draw for task in (await bench.tasks(run.id)).values()]
+        assert draws == [view_of(task).draw for task in (await bench.tasks(run.id)).values()]
+        assert len(set(draws)) == 8
+        assert all(0.0 <= draw <= 1.0 for draw in draws)
 
 
 async def test_a_defect_of_a_runner_ends_its_task_and_not_the_run_of_the_others(project: Project) -> None:

@@ -91,6 +91,7 @@ LIMITS = st.builds(
     turn_seconds=SECONDS,
     wall_seconds=SECONDS,
     model_retries=st.none() | st.integers(0, 20),
+    attempts=st.none() | st.integers(1, 10),
 )
 
 

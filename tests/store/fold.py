@@ -42,6 +42,7 @@ class Picture:
     messages: dict[str, MessageState] = field(default_factory=dict)
     controls: set[str] = field(default_factory=set)
     questions: dict[str, str] = field(default_factory=dict)
+    dead_letters: dict[str, str] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
 
 
@@ -50,7 +51,7 @@ def folded(events: list[EventRecord]) -> dict[str, Picture]:
     runs: dict[str, Picture] = {}
     for event in events:
         run = runs.setdefault(event.run_id, Picture())
-        for fold in (_fold_run, _fold_task, _fold_questions, _fold_rest):
+        for fold in (_fold_run, _fold_task, _fold_questions, _fold_dead_letters, _fold_rest):
             fold(run, event)
     return runs
 
@@ -88,6 +89,12 @@ def _fold_questions(run: Picture, event: EventRecord) -> None:
         run.questions[question] = event.data["outcome"]
     elif question:
         run.questions[question] = {"task.waiting": "open"}.get(event.type, event.type.partition(".")[2])
+
+
+def _fold_dead_letters(run: Picture, event: EventRecord) -> None:
+    states = {"task.given_up": "open", "task.requeued": "requeued", "dead_letter.dropped": "dropped"}
+    if "dead_letter_id" in event.data:
+        run.dead_letters[event.data["dead_letter_id"]] = states[event.type]
 
 
 def _fold_rest(run: Picture, event: EventRecord) -> None:
@@ -137,6 +144,7 @@ def _picture(store: RunStore, run_id: str) -> Picture:
         },
         controls={control.id for control in store.pending_controls(run_id)},
         questions={question.id: str(question.state) for question in store.list_questions(run_id)},
+        dead_letters={letter.id: str(letter.state) for letter in store.list_dead_letters(run_id)},
         artifacts=[ref.sha256 for ref in store.list_artifacts(run_id)],
     )
 

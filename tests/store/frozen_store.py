@@ -2,8 +2,8 @@
 
 Made once for each version of the schema, with the code of that version:
 `python -m tests.store.frozen_store NEW_FOLDER`, in a checkout of it that this file was copied to.
-It uses only what `RunStore` had in version 1. Beside the store lies `expected.json`: all that the
-code of that version read from it.
+What a version of `RunStore` did not have is left out there. Beside the store lies `expected.json`: all
+that the code of that version read from it.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ from crew_plugin.models.records import (
 )
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 from crew_plugin.project import Project
+from crew_plugin.store import schema
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.sqlite import SqliteStore
 
@@ -71,12 +72,17 @@ def contents(store: RunStore) -> Mapping[str, Any]:
                 "messages": [asdict(message) for message in store.list_messages(run.id)],
                 "pending": [asdict(control) for control in store.pending_controls(run.id)],
                 "events": [asdict(event) for event in store.tail(run.id, limit=10_000)],
+                "questions": _questions(store, run.id),
                 "artifacts": [asdict(ref) for ref in artifacts],
                 "bodies": {ref.sha256: store.read_artifact(ref.sha256).decode() for ref in artifacts},
             }
         )
     plain: Mapping[str, Any] = _hashed(json.loads(json.dumps(found)))
     return plain
+
+
+def _questions(store: RunStore, run_id: str) -> list[dict[str, Any]]:
+    return [asdict(question) for question in store.list_questions(run_id)] if schema.VERSION >= 2 else []
 
 
 def _hashed(value: Any) -> Any:
@@ -195,13 +201,49 @@ def _play_half(store: RunStore) -> None:
     store.request_control(lease.run_id, ControlVerb.CANCEL, actor="operator", payload={"reason": "late"})
 
 
+def _play_questions_and_a_hold(store: RunStore) -> None:
+    """What came with version 2: a question that was answered, one that is open, and a held task."""
+    from crew_plugin.models.questions import NewQuestion, QuestionState
+
+    tasks = [
+        NewTask(key=key, title=key, role="worker", agent="worker") for key in ("answered", "asks", "held")
+    ]
+    new = NewRun(goal="ask", team="fast-fix", workflow="fast-fix", cwd="/w", spec="{}")
+    lease = store.claim(store.create_run(new, tasks, actor="operator").id, _OWNER)
+    store.transition_run(lease, RunState.RUNNING, actor=_SUPERVISOR)
+    for key in ("answered", "asks"):
+        attempt = _start(store, lease, key)
+        asked = NewQuestion(text="Which one?", choices=("a", "b"), default="a", expires_at=4e9)
+        question = store.ask_question(lease, attempt, asked, actor="session")
+        if key == "answered":
+            store.answer_question(question.id, "b", by="operator")
+            store.close_question(lease, question.id, QuestionState.ANSWERED, actor="session")
+    _start(store, lease, "held")
+    held = store.load_task(lease.run_id, "held")
+    store.hold_task(lease, held.id, "whether make took effect is not known", actor=_SUPERVISOR)
+    store.renew(lease, worked=12.5)
+
+
+def _play_a_forgotten_run(store: RunStore) -> str:
+    """What came with version 2, too. Returns the id of which only a tombstone is left."""
+    new = NewRun(goal="go", team="fast-fix", workflow="fast-fix", cwd="/w", spec="{}")
+    lease = store.claim(store.create_run(new, [], actor="operator").id, _OWNER)
+    store.transition_run(lease, RunState.FAILED, actor=_SUPERVISOR, cause=_CAUSE)
+    return store.forget_run(lease.run_id, actor="operator", reason="a mistake").run_id
+
+
 def _make(folder: Path) -> None:
     project = Project(root=folder, state_dir=folder)
     store = SqliteStore.open(project)
     _play_to_the_end(store)
+    forgotten: list[str] = []
+    if schema.VERSION >= 2:
+        _play_questions_and_a_hold(store)
+        forgotten.append(_play_a_forgotten_run(store))
     _play_half(store)
+    expected = {**contents(store), "forgotten": forgotten}
     (folder / "expected.json").write_text(
-        json.dumps(contents(store), indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        json.dumps(expected, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
     store.close()
     database = sqlite3.connect(project.database)

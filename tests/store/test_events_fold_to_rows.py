@@ -19,6 +19,7 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.questions import NewQuestion, QuestionState
 from crew_plugin.models.records import (
     ControlVerb,
+    GaveUp,
     Lease,
     MessageKind,
     MessageState,
@@ -118,6 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
         state=st.sampled_from(AttemptState),
         task_state=st.none() | st.sampled_from(TaskState),
         cause=causes,
+        gave_up=st.none() | st.sampled_from(GaveUp),
     )
     def end(
         self,
@@ -126,6 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
         state: AttemptState,
         task_state: TaskState | None,
         cause: Cause | None,
+        gave_up: GaveUp | None,
     ) -> None:
         lease = self.lease(pick)
         self.attempt(
@@ -136,6 +139,7 @@ class StoreMachine(RuleBasedStateMachine):
                 task_state=task_state,
                 actor="s",
                 cause=cause,
+                gave_up=gave_up,
             )
         )
 
@@ -220,6 +224,13 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=picks, key=st.sampled_from("abc"))
     def retry_in_place(self, pick: int, key: str) -> None:
         self.attempt(lambda: self.store.retry_tasks(self.lease(pick), [key], actor="operator"))
+
+    @rule(pick=picks, which=picks)
+    def drop(self, pick: int, which: int) -> None:
+        letters = self.store.list_dead_letters(self.lease(pick).run_id)
+        if letters:
+            letter = letters[which % len(letters)].id
+            self.attempt(lambda: self.store.drop_dead_letter(letter, actor="operator", reason="old"))
 
     @rule(pick=picks)
     def ask(self, pick: int) -> None:

@@ -2,9 +2,14 @@
 
 import sys
 from importlib import import_module
+from threading import Lock
 from types import ModuleType
 
-__all__ = ["load"]
+__all__ = ["ONE_AT_A_TIME", "load"]
+
+ONE_AT_A_TIME = Lock()
+"""Held by threads that import for a tool, or for the crew. Two that begin at different ends of one
+package wait for each other, and Python lets one of them go on with half a module."""
 
 
 async def load(name: str) -> ModuleType:
@@ -14,7 +19,12 @@ async def load(name: str) -> ModuleType:
         return module
     import anyio.to_thread
 
-    return await anyio.to_thread.run_sync(import_module, name)
+    return await anyio.to_thread.run_sync(_import, name)
+
+
+def _import(name: str) -> ModuleType:
+    with ONE_AT_A_TIME:
+        return import_module(name)
 
 
 def _half_imported(module: ModuleType) -> bool:

@@ -147,6 +147,11 @@ class CrewPlugin:
     @asynccontextmanager
     async def _composed(self) -> AsyncGenerator["Crew"]:
         """The crew, with what only a chat needs: delivery of late results, and lines of progress."""
+        from crew_tools.loading import load
+
+        # A command may import the same packages in a thread just now, from their other end.
+        for package in ("crew_plugin.config", "crew_plugin.resources"):
+            await load(package)
         from crew_hooks.bub.delivery import Delivery
         from crew_hooks.bub.progress import Progress
         from crew_hooks.bub.questions import Asked
@@ -159,6 +164,8 @@ class CrewPlugin:
             terminal = own_terminal()
             shown = None if terminal is None else Terminal(shows=self._shows, write=terminal)
             crew = await stack.enter_async_context(compose(self._framework, project, terminal=shown))
+            # A store that cannot be used is told here, before anything begins that would fail over it.
+            await crew.writer.read(lambda store: store.last_seq())
             for warning in crew.hooks.warnings() if crew.hooks else ():
                 logger.warning("crew-plugin: {}", warning)
             delivery = Delivery(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from crew_plugin.config import Settings
     from crew_plugin.crew import Crew
     from crew_plugin.engine.ports import TaskRunner
+    from crew_plugin.engine.snapshot import RetryPolicy
     from crew_plugin.host import Engine, HostInfo, Offered, ToolContext, ToolSpec
     from crew_plugin.models.records import ParentRef
     from crew_plugin.notify.watch import Terminal
@@ -269,6 +270,7 @@ async def compose(
             process_width=settings.limits.process_sessions,
             run_width=settings.limits.width,
             max_dispatches=settings.limits.max_dispatches,
+            retry=_retry_policy(settings),
             most_depth=settings.limits.depth,
             recovery=RecoveryPolicy(
                 takes_over=settings.recovery.policy == "auto", lease_seconds=settings.recovery.lease_seconds
@@ -287,6 +289,19 @@ async def compose(
             hooks=hooks,
             detaches=settings.runtime.background == "detached" and can_detach(),
         )
+
+
+def _retry_policy(settings: "Settings") -> "RetryPolicy":
+    from crew_plugin.engine.snapshot import RetryPolicy
+    from crew_plugin.models.causes import CauseCode
+
+    return RetryPolicy(
+        base=settings.retry.base_seconds,
+        factor=settings.retry.factor,
+        cap=settings.retry.cap_seconds,
+        jitter=settings.retry.jitter,
+        causes=frozenset(CauseCode(code) for code in settings.retry.causes),
+    )
 
 
 def _mail_policy(settings: "Settings") -> "MailPolicy":

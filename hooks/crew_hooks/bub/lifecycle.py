@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from crew_plugin.errors import HostUnsupported
 
@@ -119,11 +119,24 @@ class CrewLife:
         except BaseException as error:
             if ready.done():
                 raise
-            ready.set_exception(error if isinstance(error, Exception) else HostUnsupported("Bub is ending"))
+            ready.set_exception(
+                _alone(error) if isinstance(error, Exception) else HostUnsupported("Bub is ending")
+            )
             # Whoever waits gets it from the future; nobody has to be waiting any more.
             ready.exception()
             if not isinstance(error, Exception):
                 raise
+
+
+def _alone(error: Exception) -> Exception:
+    """The one error that a group of errors is about: task groups wrap what they only pass on, and
+    whoever waits for the crew knows what to say of the error itself."""
+    while isinstance(error, ExceptionGroup):
+        group = cast("ExceptionGroup[Exception]", error)
+        if len(group.exceptions) != 1:
+            break
+        error = group.exceptions[0]
+    return error
 
 
 async def _settle(task: "asyncio.Task[Any]") -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import AliasChoices, Field
 
+from crew_plugin.errors import NotAllowed
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.ui.text import status_text
 from crew_plugin.ui.views import run_view
@@ -49,6 +50,10 @@ async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext)
     parsed = parse(ResultParams, arguments)
     params = parsed.params
     view = await crew.writer.read(lambda store: run_view(store, params.agent_id))
+    if view.row.imported is not None:
+        raise NotAllowed(
+            f'run {view.id} was imported and is no agent of yours; team with action="get" reads it'
+        )
     if params.wait and not view.row.over:
         async with progress(crew, view.id, context):
             await crew.supervisor.wait(view.id, _WAIT_SECONDS)

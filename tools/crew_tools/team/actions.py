@@ -123,6 +123,15 @@ _ALL: Final = (
         words=("run_id", "keys"),
     ),
     Action(
+        name="deadletters",
+        summary="List tasks that were given up although what failed may pass (a provider that was down, a "
+        "worker that died); try them again, or let them go.",
+        example='action="deadletters", op="requeue", letter="last"',
+        cli="crew deadletters requeue last",
+        module="crew_tools.team.deadletters",
+        words=("op", "letter"),
+    ),
+    Action(
         name="respond",
         summary="Answer the question that an agent of a run waits for, or list the open questions.",
         example='action="respond", run_id="last", task_id="explore", answer="yes, the public API too"',
@@ -137,6 +146,22 @@ _ALL: Final = (
         cli="crew resize last 4",
         module="crew_tools.team.resize",
         words=("run_id", "width"),
+    ),
+    Action(
+        name="export",
+        summary="Write a run into a file inside the project: all that can be read of it.",
+        example='action="export", run_id="last"',
+        cli="crew export last",
+        module="crew_tools.team.export",
+        words=("run_id", "file"),
+    ),
+    Action(
+        name="import",
+        summary="Read a run from a file that was exported elsewhere, to be looked at; it never goes on here.",
+        example='action="import", file="login-review.crew.zip"',
+        cli="crew import login-review.crew.zip",
+        module="crew_tools.team.importing",
+        words=("file",),
     ),
     Action(
         name="list",

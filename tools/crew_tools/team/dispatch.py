@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from crew_plugin.errors import CallerError
 from crew_plugin.host import ToolContext, ToolOutput
+from crew_tools.loading import ONE_AT_A_TIME
 from crew_tools.params import Params, parse
 from crew_tools.team.actions import ACTIONS, Action
+from crew_tools.team.answer import as_data
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -43,10 +45,20 @@ async def dispatch(
         raise CallerError(f"{action.name}: {error}. {example}") from error
     output = await module.act(crew, parsed.params, context)
     return ToolOutput(
-        text=output.text,
+        text=await _told(crew, output),
         details={"action": action.name, **output.details, **parsed.details()},
         ends_session=output.ends_session,
     )
+
+
+async def _told(crew: "Crew", output: ToolOutput) -> str:
+    """The text. Of a run that was imported all of it is data: its names and causes, too, may have been
+    written by anybody."""
+    run_id = output.details.get("run_id")
+    if not isinstance(run_id, str):
+        return output.text
+    run = await crew.writer.read(lambda store: store.load_run(run_id))
+    return output.text if run.imported is None else as_data(run.id, output.text)
 
 
 async def _loaded(action: Action) -> ActionModule:
@@ -61,5 +73,6 @@ async def _loaded(action: Action) -> ActionModule:
 @cache
 def all_keys() -> frozenset[str]:
     """Every parameter of the tool."""
-    keys = (key for action in ACTIONS.values() for key in load_action(action).PARAMETERS.spellings())
-    return frozenset({"action", *keys})
+    with ONE_AT_A_TIME:
+        keys = (key for action in ACTIONS.values() for key in load_action(action).PARAMETERS.spellings())
+        return frozenset({"action", *keys})

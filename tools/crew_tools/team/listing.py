@@ -11,7 +11,7 @@ from crew_plugin.resources.models import Kind, Resource, TeamFile, WorkflowFile
 from crew_plugin.ui.text import one_line, runs_text, shorten
 from crew_plugin.ui.views import run_rows
 from crew_tools.params import Params
-from crew_tools.team.answer import LIMIT
+from crew_tools.team.answer import LIMIT, quoted
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
@@ -47,7 +47,9 @@ async def act(crew: "Crew", params: ListParams, context: ToolContext) -> ToolOut
         lines.extend(_problems(catalog))
     if params.resource in (None, "run"):
         rows = await crew.writer.read(lambda store: run_rows(store, limit=params.limit))
-        lines.extend(["newest runs:", runs_text(rows, width=_SCREEN if context.by_hand else None)])
+        text = runs_text(rows, width=_SCREEN if context.by_hand else None)
+        # What was imported may have been written by anybody.
+        lines.extend(["newest runs:", quoted(text) if any(row.imported for row in rows) else text])
     text = "\n".join(lines)
     return ToolOutput(
         text=shorten(text, LIMIT, 'action="list" with resource="agent", "team", "workflow", "skill" or "run"')

@@ -12,7 +12,7 @@ from crew_tools.team.launch import actor_of, go_on
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
 
-__all__ = ["PARAMETERS", "RetryParams", "act"]
+__all__ = ["PARAMETERS", "RetryParams", "act", "try_again"]
 
 
 class RetryParams(Params):
@@ -43,17 +43,21 @@ PARAMETERS = RetryParams
 
 async def act(crew: "Crew", params: RetryParams, context: ToolContext) -> ToolOutput:
     """Try them again: finished tasks stay, dependants that were skipped come after them."""
-    retried = await crew.supervisor.retry(
-        Again(
-            run=params.run_id,
-            actor=actor_of(context),
-            tasks=params.keys,
-            model=params.model,
-            text=params.text,
-            force=params.force,
-            caller=context.parent,
-        )
+    again = Again(
+        run=params.run_id,
+        actor=actor_of(context),
+        tasks=params.keys,
+        model=params.model,
+        text=params.text,
+        force=params.force,
+        caller=context.parent,
     )
+    return await try_again(crew, again, context, background=params.background)
+
+
+async def try_again(crew: "Crew", again: Again, context: ToolContext, *, background: bool) -> ToolOutput:
+    """Have tasks of one run tried again: here, or by whoever drives the run."""
+    retried = await crew.supervisor.retry(again)
     names = ", ".join(retried.tasks)
     if retried.in_place:
         return ToolOutput(
@@ -62,7 +66,7 @@ async def act(crew: "Crew", params: RetryParams, context: ToolContext) -> ToolOu
         )
     run = await crew.writer.read(lambda store: store.load_run(retried.run_id))
     # Only a run that was written down for the background owes its results to a conversation.
-    output = await go_on(crew, run, context, background=params.background and run.background)
+    output = await go_on(crew, run, context, background=background and run.background)
     return ToolOutput(
         text=f"tried again: {names}\n{output.text}",
         details={**output.details, "retried": list(retried.tasks)},

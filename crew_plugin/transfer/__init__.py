@@ -1,0 +1,1 @@
+"""Runs as files: written in one project, checked and read in another."""
