@@ -300,7 +300,7 @@ class _ChildSession:
                 calls.cancel_scope.cancel()
         finally:
             self._gone.set()
-        if self._left is None and not self._quiet:
+        if not self._quiet:  # nobody asked it to leave, in good order or not
             with anyio.move_on_after(_GRACE_SECONDS):
                 await self._worker.ended.wait()
             lost = failure or WorkerLost(self._worker.pid, self._worker.how)

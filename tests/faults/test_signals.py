@@ -1,0 +1,60 @@
+"""What a polite signal to each process of a run leaves: honest states, a run that goes on, no process."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from crew_plugin.detached.start import log_of
+from crew_plugin.project import find_project
+from tests.cli.terminal import crew, document
+from tests.cli.test_detached import detached
+from tests.cli.test_takeover import LEASE, Model, events, home_of, until
+from tests.faults.family import all_gone, family_of, guardian_of, workers_of, zygote_of
+from tests.hosts.bub_terminal import scripted_model
+from tests.hosts.mcp_stage import configure, plain, running
+from tests.screen import WAIT
+
+pytestmark = [pytest.mark.bub, pytest.mark.timeout(120)]
+
+POLITE = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
+
+
+@POLITE
+def test_every_process_of_a_detached_run_may_be_told_to_end(tmp_path: Path, number: int) -> None:
+    model = Model()
+    with scripted_model(model) as server:
+        home = home_of(tmp_path, server.base_url, looks="read, mcp__plain__*")
+        (home.home / "bub").mkdir()
+        configure(home.home / "bub", {"plain": plain(tmp_path / "plain")})
+        with detached(home, "--agent", "looks", "look", "--runtime", "child-process") as said:
+            assert model.hangs.acquire(timeout=WAIT)
+            (served,) = running(tmp_path / "plain")
+            zygote = zygote_of(said["pid"])
+            (worker,) = workers_of(said["pid"])
+            for each in (psutil.Process(served), worker):
+                each.send_signal(number)
+                all_gone([each])
+            assert model.hangs.acquire(timeout=WAIT), "its task was not tried again"
+            (second,) = workers_of(said["pid"])
+            zygote.send_signal(number)
+            all_gone([zygote])
+            family = [*family_of(said["pid"]), second]
+            guardian_of(said["pid"]).send_signal(number)
+            all_gone(family)
+            until(home, "run.supervisor_ended")
+        lost = document(crew(home, "status", "last", "--json"))
+        model.frees()
+        done = crew(home, "resume", "last", "--json", env=LEASE)
+        log = log_of(find_project(home.project), said["run_id"]).read_text(encoding="utf-8")
+    assert lost["shown_state"] == "lost"
+    assert document(done)["state"] == "completed", done.stderr
+    (task,) = document(done)["tasks"]
+    assert task["attempts"] == 2
+    (first,) = [event for event in events(home) if event["type"] == "attempt.ended"]
+    assert first["cause"]["code"] == "worker_lost"
+    assert f"signal {number:d} " in first["cause"]["message"]
+    assert [line for line in log.splitlines() if 'File "' in line and "/crew_" in line] == []
