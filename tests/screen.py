@@ -29,6 +29,7 @@ class OnScreen:
     screen: pyte.HistoryScreen = field(init=False)
     _stream: pyte.ByteStream = field(init=False)
     _child: "pexpect.spawn[bytes]" = field(init=False)
+    _hung_up: bool = field(init=False, default=False)
 
     def __enter__(self) -> Self:
         self.screen = pyte.HistoryScreen(self.width, self.height, history=2000, ratio=0.5)
@@ -44,6 +45,8 @@ class OnScreen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._hung_up and self._child.isalive():
+            self.kill()
         self._child.close(force=True)
 
     @property
@@ -91,6 +94,12 @@ class OnScreen:
     def press(self, key: str) -> None:
         """Send a key, as `\\x03` for Ctrl-C."""
         self._child.send(key)
+
+    def hang_up(self) -> None:
+        """Close the terminal."""
+        self._hung_up = True
+        self._child.ptyproc.fileobj.close()
+        self._child.ptyproc.closed = True
 
     def kill(self) -> None:
         """kill -9."""

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Final
 
 from crew_plugin.engine.cancel import cause_of_request
+from crew_plugin.engine.orphans import end_started
 from crew_plugin.engine.settle import close_run
 from crew_plugin.errors import CrewError, Fenced
 from crew_plugin.models.causes import Cause, CauseCode
@@ -140,17 +141,9 @@ def _give_up(project: Project, lease: Lease, error: BaseException) -> None:
 
 def _leave(number: int, _frame: FrameType | None) -> None:
     """End what the sessions run, and this process. The run stays as it is."""
-    import psutil
-
-    print(f"told to end by {signal.Signals(number).name}; the run can be resumed", flush=True)
-    left = psutil.Process().children(recursive=True)
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _, stubborn = psutil.wait_procs(left, timeout=_END_SECONDS)
-    for process in stubborn:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    # Not by `print`: it may be what was interrupted.
+    os.write(1, f"told to end by {signal.Signals(number).name}; the run can be resumed\n".encode())
+    end_started(grace=_END_SECONDS)
     os._exit(128 + number)
 
 

@@ -8,12 +8,15 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from crew_plugin.models.records import Owner
-from crew_plugin.store.liveness import owner_alive
+from crew_plugin.store.liveness import current_owner, owner_alive
+
+if TYPE_CHECKING:
+    import psutil
 
 __all__ = [
     "DEPTH_VARIABLE",
@@ -22,6 +25,7 @@ __all__ = [
     "depth_here",
     "end_marked",
     "end_orphans",
+    "end_started",
     "owner_mark",
 ]
 
@@ -30,6 +34,8 @@ OWNER_VARIABLE: Final = "CREW_SUPERVISOR"
 DEPTH_VARIABLE: Final = "CREW_DEPTH"
 _GRACE_SECONDS: Final = 3.0
 """How long those that are asked to end may take before they are killed."""
+_ROUNDS: Final = 3
+"""How often is looked for those that were started while others were being ended."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,46 +68,81 @@ def end_orphans(grace: float = _GRACE_SECONDS) -> list[Orphan]:
     """End what dead supervisors of this user have left running; tells of each. Blocks for up to
     `grace` seconds, so it is not for an event loop. Where the system does not show environments of
     processes nothing is found."""
-    orphans = _end(lambda environment: _abandoned(environment.get(OWNER_VARIABLE, "")), grace)
+    orphans = _end(lambda: _marked(_abandoned), grace)
     for orphan in orphans:
         how = "killed" if orphan.killed else "ended"
         logger.warning("%s process %d of a supervisor that died: %s", how, orphan.pid, orphan.command)
     return orphans
 
 
-def end_marked(variable: str, value: str, *, grace: float, but: int) -> list[Orphan]:
+def end_marked(variable: str, value: str, *, grace: float, but: int = 0) -> list[Orphan]:
     """End every process of this user that has this variable, but for one. Blocks like `end_orphans`."""
-    return _end(lambda environment: environment.get(variable) == value, grace, but=but)
+    return _end(lambda: _marked(lambda environment: environment.get(variable) == value, but=but), grace)
 
 
-def _end(wanted: Callable[[Mapping[str, str]], bool], grace: float, *, but: int = 0) -> list[Orphan]:
+def end_started(*, grace: float) -> list[Orphan]:
+    """End what this process has started, and what that has let go of: for when it has to end itself.
+    Blocks like `end_orphans`."""
     import psutil
 
-    found: list[tuple[psutil.Process, str, str]] = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-            if process.pid != but and wanted(environment):
-                command = " ".join(process.cmdline())[:200]
+    here, mark = psutil.Process(), owner_mark(current_owner())
+
+    def started() -> "Iterator[psutil.Process]":
+        yield from here.children(recursive=True)
+        yield from _marked(lambda environment: environment.get(OWNER_VARIABLE) == mark, but=here.pid)
+
+    return _end(started, grace)
+
+
+def _end(look: "Callable[[], Iterator[psutil.Process]]", grace: float) -> list[Orphan]:
+    """Ask those that are found to end, kill those that do not, and look again: one of them may have
+    started another one meanwhile."""
+    import psutil
+
+    ended: dict[int, Orphan] = {}
+    for _ in range(_ROUNDS):
+        found: dict[int, tuple[psutil.Process, str, str]] = {}
+        for process in look():
+            with contextlib.suppress(psutil.Error, OSError):  # gone meanwhile, or not ours to look at
+                session = process.environ().get("CREW_SESSION", "")
+                found[process.pid] = (process, " ".join(process.cmdline())[:200], session)
                 process.terminate()
-                found.append((process, command, environment.get("CREW_SESSION", "")))
-        except (psutil.Error, OSError):
-            continue  # gone meanwhile, or not ours to look at
-    deadline = time.monotonic() + grace
-    while any(_runs(process) for process, _, _ in found) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    orphans: list[Orphan] = []
-    for process, command, session in found:
-        killed = _runs(process)
-        if killed:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        orphans.append(Orphan(pid=process.pid, command=command, session=session, killed=killed))
-    return orphans
+        if not found.keys() - ended.keys():
+            break
+        deadline = time.monotonic() + grace
+        while any(_runs(process) for process, _, _ in found.values()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for process, command, session in found.values():
+            killed = _runs(process)
+            if killed:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            ended[process.pid] = Orphan(pid=process.pid, command=command, session=session, killed=killed)
+    return list(ended.values())
 
 
-def _abandoned(mark: str) -> bool:
-    pid, _, rest = mark.partition("/")
+def _marked(wanted: Callable[[Mapping[str, str]], bool], *, but: int = 0) -> "Iterator[psutil.Process]":
+    """The processes with such an environment. Those in a container are left alone: the supervisors that
+    they name cannot be seen from here."""
+    import psutil
+
+    space = _pid_space("self")
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # gone meanwhile, or not ours to look at
+            if process.pid != but and wanted(process.environ()) and _pid_space(process.pid) == space:
+                yield process
+
+
+def _pid_space(process: int | str) -> str:
+    """In which numbering its pid is one; empty where the system has only one."""
+    try:
+        return os.readlink(f"/proc/{process}/ns/pid")
+    except OSError:
+        return ""
+
+
+def _abandoned(environment: Mapping[str, str]) -> bool:
+    pid, _, rest = environment.get(OWNER_VARIABLE, "").partition("/")
     started, _, boot_id = rest.partition("/")
     try:
         owner = Owner(pid=int(pid), started=float(started), boot_id=boot_id)
@@ -110,10 +151,9 @@ def _abandoned(mark: str) -> bool:
     return not owner_alive(owner)
 
 
-def _runs(process: "object") -> bool:
+def _runs(process: "psutil.Process") -> bool:
     import psutil
 
-    assert isinstance(process, psutil.Process)
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
