@@ -15,7 +15,7 @@ import anyio.lowlevel
 
 from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.decide import decide, may_retry, next_due, resource_waits
-from crew_plugin.engine.dormant import can_go_on, go_on
+from crew_plugin.engine.dormant import go_on, is_answered
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import Outcome, TaskRunner
 from crew_plugin.engine.requests import Requests
@@ -112,8 +112,8 @@ class Driver:
         self._takes_over = takes_over or TakeOver()
         self._resumes: set[str] = set()
         """Tasks whose open attempt goes on where another supervisor left it."""
-        self._dormant: set[str] = set()
-        """Tasks that wait for an answer and have no session here."""
+        self._dormant: dict[str, float] = {}
+        """Tasks that wait for an answer and have no session here, and until when they do."""
         self._worked_to = 0.0
         """Up to when the time that it was driven is written down."""
         self._lease: Lease | None = None
@@ -250,6 +250,7 @@ class Driver:
         lease, self.run = await self._writer.run(claim)
         self._worked_to = anyio.current_time()
         self._due = dict.fromkeys(self._last, self._worked_to)
+        self._dormant = {key: self._worked_to + left for key, left in self._dormant.items()}
         return lease
 
     async def _begin(self, lease: Lease) -> bool:
@@ -342,10 +343,13 @@ class Driver:
         """Go on with those whose question is answered, or out of time."""
         lease, tasks = self._lease, [self._tasks[key] for key in self._dormant]
         assert lease is not None
-        ready = await self._writer.read(lambda store: [task for task in tasks if can_go_on(store, task)])
-        for task in ready:
-            if task.key in self._dormant:
-                self._dormant.discard(task.key)
+        now, until = anyio.current_time(), dict(self._dormant)
+
+        def look(store: RunStore) -> list[TaskRecord]:
+            return [task for task in tasks if until[task.key] <= now or is_answered(store, task)]
+
+        for task in await self._writer.read(look):
+            if self._dormant.pop(task.key, None) is not None:
                 record = await self._writer.run(partial(_answered, lease=lease, task=task))
                 self._resumes.add(task.key)
                 self._note_task(record)
@@ -471,7 +475,7 @@ class Driver:
         ):
             # Its attempt is open, and nobody works on it.
             self._resumes.discard(task.key)
-            self._dormant.discard(task.key)
+            self._dormant.pop(task.key, None)
             return partial(_end_idle, lease=lease, task=task, stop=Stop(cause=action.cause, actor=actor))
         return lambda store: store.transition_task(lease, task.id, to, actor=actor, cause=action.cause)
 

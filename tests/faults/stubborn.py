@@ -23,7 +23,7 @@ class Stubborn:
     def command(self) -> str:
         """For a shell: a daemon that was forked twice, and a sleep in the shell itself."""
         daemon = f"trap '' TERM HUP INT; sleep {self._nap}1 & sleep {self._nap}2; sleep {self._nap}3"
-        return f'(setsid sh -c "{daemon}" </dev/null >/dev/null 2>&1 &); trap \'\' TERM HUP INT; sleep {self._nap}4'
+        return f"(setsid sh -c \"{daemon}\" </dev/null >/dev/null 2>&1 &); trap '' TERM HUP INT; sleep {self._nap}4"
 
     def processes(self) -> list[psutil.Process]:
         """What of it runs."""
@@ -44,7 +44,9 @@ class Stubborn:
             time.sleep(0.05)
 
     def _runs(self) -> bool:
-        sleeps = {part[-1] for each in self.processes() if len(line := each.cmdline()) == 2 for part in line[1:]}
+        sleeps = {
+            part[-1] for each in self.processes() if len(line := each.cmdline()) == 2 for part in line[1:]
+        }
         return {"1", "2", "4"} <= sleeps
 
     def until_it_is_gone(self) -> None:

@@ -96,7 +96,10 @@ def test_processes_of_other_supervisors_outlive_everything_that_a_run_does(tmp_p
 
 def test_a_process_in_a_container_is_left_to_the_container() -> None:
     unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "--pid", "true"], check=False, capture_output=True).returncode:
+    if (
+        unshare is None
+        or subprocess.run([unshare, "--pid", "true"], check=False, capture_output=True).returncode
+    ):
         pytest.skip("only root on Linux can make namespaces")
     mark = {"CREW_TEST": f"{os.getpid()} {time.monotonic_ns()}"}
     with planted(mark, unshare, "--pid", "--fork", "--kill-child") as outer, planted(mark) as here:

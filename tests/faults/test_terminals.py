@@ -144,7 +144,9 @@ def test_a_chat_that_is_ended_takes_its_commands_along_and_leaves_its_runs_to_go
             stubborn.until_it_runs()
             until(lambda: any(asked.tool_results and asked.offered("submit_result") for asked in model.asked))
             # The guardian belongs to the system once its run goes on by itself.
-            family = [each for each in family_of(bub.pid) if "crew_plugin.detached" not in str(each.cmdline())]
+            family = [
+                each for each in family_of(bub.pid) if "crew_plugin.detached" not in str(each.cmdline())
+            ]
             if how == "closed":
                 bub.hang_up()
             else:
