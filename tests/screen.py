@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pexpect
 import pyte
@@ -98,8 +98,9 @@ class OnScreen:
     def hang_up(self) -> None:
         """Close the terminal."""
         self._hung_up = True
-        self._child.ptyproc.fileobj.close()
-        self._child.ptyproc.closed = True
+        terminal: Any = self._child.ptyproc  # type: ignore[attr-defined]  # not in the stubs
+        terminal.fileobj.close()
+        terminal.closed = True
 
     def kill(self) -> None:
         """kill -9."""

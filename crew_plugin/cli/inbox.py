@@ -24,9 +24,9 @@ def inbox(*, place: Place, json: bool, limit: int, all: bool) -> int:  # noqa: A
     """List what background runs owe, newest first; with `all` what was delivered too."""
     if limit < 1:
         raise InvalidValue("--limit", limit, "at least 1")
-    states = tuple(DeliveryState) if all else tuple(set(DeliveryState) - {DeliveryState.ACKNOWLEDGED})
+    states = () if all else tuple(set(DeliveryState) - {DeliveryState.ACKNOWLEDGED})
     with place.reading() as store:
-        rows = store.list_deliveries(states=states)[::-1][:limit]
+        rows = store.list_deliveries(states=states, newest=limit)[::-1]
         told = [_told(store, row) for row in rows]
     if json:
         print_json({"deliveries": told})

@@ -196,6 +196,21 @@ class Connection:
         if self._depth:
             self._rows[table, row["id"]] = row
 
+    def _newest(
+        self, table: str, where: str, values: tuple[Value, ...], states: Sequence[str], limit: int
+    ) -> list[sqlite3.Row]:
+        """The newest rows, newest first. State by state: SQLite would read all rows of several states, and
+        sort them, to find a few."""
+        choices = [f"state = ?{f' AND {where}' if where else ''}"] * len(states) or [where]
+        parts = [
+            f"SELECT * FROM (SELECT * FROM {table}{f' WHERE {choice}' if choice else ''} ORDER BY n DESC LIMIT ?)"
+            for choice in choices
+        ]
+        given: list[Value] = []
+        for state in states or [None]:
+            given += [*([] if state is None else [state]), *values, limit]
+        return self._all(f"{' UNION ALL '.join(parts)} ORDER BY n DESC LIMIT ?", (*given, limit))
+
     def _one(self, sql: str, parameters: tuple[Value, ...] = ()) -> sqlite3.Row:
         return self._all(sql, parameters)[0]
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from crew_plugin.errors import IllegalTransition
-from crew_plugin.models.ids import new_id
 from crew_plugin.models.clock import steady_time
+from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import (
     OUTSIDE,
     ControlRecord,

@@ -287,7 +287,11 @@ CREATE TABLE forgotten (
 CREATE INDEX transcript_by_body ON transcript (body) WHERE body IS NOT NULL;
 """
 
-MIGRATIONS = (_FIRST, _SECOND)
+_THIRD = """
+CREATE INDEX run_by_session ON run (parent_session, parent_host, state);
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD)
 """The n-th makes version n out of version n - 1. Append only: released ones never change."""
 
 VERSION = len(MIGRATIONS)

@@ -23,7 +23,8 @@ class Stubborn:
     def command(self) -> str:
         """For a shell: a daemon that was forked twice, and a sleep in the shell itself."""
         daemon = f"trap '' TERM HUP INT; sleep {self._nap}1 & sleep {self._nap}2; sleep {self._nap}3"
-        return f"(setsid sh -c \"{daemon}\" </dev/null >/dev/null 2>&1 &); trap '' TERM HUP INT; sleep {self._nap}4"
+        started = f'(setsid sh -c "{daemon}" </dev/null >/dev/null 2>&1 &)'
+        return f"{started}; trap '' TERM HUP INT; sleep {self._nap}4"
 
     def processes(self) -> list[psutil.Process]:
         """What of it runs."""

@@ -1,8 +1,6 @@
 """What a polite signal to each process of a run leaves: honest states, a run that goes on, no process."""
 
-import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,7 +118,7 @@ def starts_both(stubborn: Stubborn) -> Callable[[Conversation], Reply]:
     def script(conversation: Conversation) -> Reply:
         if not conversation.offered("submit_result"):
             asked = [result.text for result in conversation.tool_results]
-            arguments = {"action": "run", "agent": "acts", "goal": "act"}
+            arguments: dict[str, Any] = {"action": "run", "agent": "acts", "goal": "act"}
             if not asked:
                 arguments = {"action": "run", "agent": "looks", "goal": "look", "async": True}
             return Reply(calls=(ToolUse(name="team", arguments=arguments),))
