@@ -21,7 +21,7 @@ from typing import Final
 from crew_plugin.engine.cancel import cause_of_request
 from crew_plugin.engine.orphans import end_started
 from crew_plugin.engine.settle import close_run
-from crew_plugin.errors import CrewError, Fenced
+from crew_plugin.errors import CrewError, Fenced, StateUnwritable
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlVerb, Lease
 from crew_plugin.models.states import RUN_TERMINAL
@@ -127,7 +127,10 @@ class _Keeper:
 
 
 def _give_up(project: Project, lease: Lease, error: BaseException) -> None:
-    """Say why the run could not be driven, where everybody looks."""
+    """Say why the run could not be driven, where everybody looks. What could not be written, because the
+    disk is full, can be gone on with when there is room."""
+    if isinstance(error, StateUnwritable):
+        return
     text = str(error) if isinstance(error, CrewError) else f"{type(error).__name__}: {error}"
     cause = Cause(
         code=CauseCode.INTERNAL_ERROR,

@@ -41,7 +41,7 @@ from crew_plugin.engine.snapshot import (
 from crew_plugin.engine.takeover import TakenOver, TakeOver, take_stock
 from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
-from crew_plugin.errors import Fenced, IllegalTransition
+from crew_plugin.errors import Fenced, IllegalTransition, StateUnwritable
 from crew_plugin.hookspecs import ConversationChanging, RunEnded, RunStarting, TaskEnded
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, Lease, NewEvent, Owner, RunRecord, TaskRecord
@@ -217,8 +217,8 @@ class Driver:
             await self._give_up(lease, Cause(code=CauseCode.SHUTDOWN, message="it was stopped at once"))
             raise
         except Exception as error:
-            if isinstance(_alone(error), Fenced):
-                raise
+            if isinstance(_alone(error), Fenced | StateUnwritable):
+                raise  # nothing is wrong with the run: whoever can write takes it up again
             logger.warning("run %s broke", self.run.id, exc_info=True)
             await self._give_up(lease, _internal(error))
             if self.run.state not in RUN_TERMINAL:
@@ -628,8 +628,8 @@ def _alone(error: Exception) -> Exception:
     """The error itself, or the one that a group of errors is about."""
     while isinstance(error, ExceptionGroup):
         group = cast("ExceptionGroup[Exception]", error)
-        fenced, _ = group.split(Fenced)
-        error = group.exceptions[0] if fenced is None else fenced.exceptions[0]
+        telling, _ = group.split((Fenced, StateUnwritable))
+        error = group.exceptions[0] if telling is None else telling.exceptions[0]
     return error
 
 
