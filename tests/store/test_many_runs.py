@@ -83,7 +83,15 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 @pytest.mark.parametrize(
     "words",
-    [("runs",), ("status",), ("status", "last"), ("show", "last"), ("health",), ("inbox",), ("inbox", "--all")],
+    [
+        ("runs",),
+        ("status",),
+        ("status", "last"),
+        ("show", "last"),
+        ("health",),
+        ("inbox",),
+        ("inbox", "--all"),
+    ],
     ids=" ".join,
 )
 def test_a_command_reads_no_more_than_it_shows(
@@ -115,7 +123,14 @@ def _looked_over(store: RunStore) -> object:
         lambda store: store.list_questions(only_open=True),
         _looked_over,
     ],
-    ids=["a model call of the chat", "ended runs", "a chat's runs", "runs of a run", "questions", "lost runs"],
+    ids=[
+        "a model call of the chat",
+        "ended runs",
+        "a chat's runs",
+        "runs of a run",
+        "questions",
+        "lost runs",
+    ],
 )
 def test_a_host_reads_no_more_than_it_needs(
     folder: Path, work: Callable[[], int], look: Callable[[RunStore], object]
