@@ -68,7 +68,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     connect = sqlite3.connect
 
     def counting(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection = connect(*arguments, **options)
+        connection: sqlite3.Connection = connect(*arguments, **options)
 
         def tick() -> int:
             done[0] += 1
