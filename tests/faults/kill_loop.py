@@ -500,6 +500,7 @@ def main() -> None:
             whole.kills += tally.kills
             whole.runs += tally.runs
             whole.takeovers += tally.takeovers
+            whole.decisions += tally.decisions
             seed += 1
     print(f"in all: {whole}")
 

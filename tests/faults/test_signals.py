@@ -1,5 +1,6 @@
 """What a polite signal to each process of a run leaves: honest states, a run that goes on, no process."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 
 from crew_plugin.detached.start import log_of
 from crew_plugin.project import find_project
-from tests.cli.terminal import crew, document
+from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
+from tests.cli.terminal import Terminal, crew, document
 from tests.cli.test_detached import detached
 from tests.cli.test_takeover import LEASE, Model, events, home_of, until
 from tests.faults.family import all_gone, family_of, guardian_of, workers_of, zygote_of
+from tests.faults.stubborn import Stubborn
 from tests.hosts.bub_terminal import scripted_model
 from tests.hosts.mcp_stage import configure, plain, running
 from tests.screen import WAIT
@@ -56,3 +59,27 @@ def test_every_process_of_a_detached_run_may_be_told_to_end(tmp_path: Path, numb
     assert first["cause"]["code"] == "worker_lost"
     assert f"signal {number:d} " in first["cause"]["message"]
     assert [line for line in log.splitlines() if 'File "' in line and "/crew_" in line] == []
+
+
+@POLITE
+def test_a_run_in_a_terminal_that_is_told_to_end_is_cancelled_and_leaves_nothing(
+    tmp_path: Path, number: int
+) -> None:
+    stubborn = Stubborn()
+
+    def script(_: Conversation) -> Reply:
+        return Reply(calls=(ToolUse(name="bash", arguments={"command": stubborn.command}),))
+
+    with scripted_model(script) as server, stubborn.ended():
+        home = home_of(tmp_path, server.base_url, acts="bash")
+        with Terminal(home, ("run", "--agent", "acts", "act", "--runtime", "child-process")) as terminal:
+            stubborn.until_it_runs()
+            family = family_of(terminal.pid)
+            os.kill(terminal.pid, number)
+            status = terminal.wait()
+            all_gone(family)
+            stubborn.until_it_is_gone()
+        run = document(crew(home, "status", "last", "--json"))
+    assert (status, run["state"]) == (130, "cancelled")
+    assert ("Ctrl-C" if number == signal.SIGINT else "SIGTERM") in run["cause"]["message"]
+    assert "Traceback" not in terminal.text()
