@@ -201,15 +201,13 @@ class Connection:
     ) -> list[sqlite3.Row]:
         """The newest rows, newest first. State by state: SQLite would read all rows of several states, and
         sort them, to find a few."""
-        choices = [f"state = ?{f' AND {where}' if where else ''}"] * len(states) or [where]
-        parts = [
-            f"SELECT * FROM (SELECT * FROM {table}{f' WHERE {choice}' if choice else ''} ORDER BY n DESC LIMIT ?)"
-            for choice in choices
-        ]
-        given: list[Value] = []
-        for state in states or [None]:
-            given += [*([] if state is None else [state]), *values, limit]
-        return self._all(f"{' UNION ALL '.join(parts)} ORDER BY n DESC LIMIT ?", (*given, limit))
+        choices: list[tuple[Value, ...]] = [(state,) for state in states] or [()]
+        conditions = [*(["state = ?"] if states else []), *([where] if where else [])]
+        asked = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        part = f"SELECT * FROM (SELECT * FROM {table}{asked} ORDER BY n DESC LIMIT ?)"
+        given = [value for choice in choices for value in (*choice, *values, limit)]
+        parts = " UNION ALL ".join([part] * len(choices))
+        return self._all(f"{parts} ORDER BY n DESC LIMIT ?", (*given, limit))
 
     def _one(self, sql: str, parameters: tuple[Value, ...] = ()) -> sqlite3.Row:
         return self._all(sql, parameters)[0]

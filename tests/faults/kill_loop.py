@@ -212,8 +212,8 @@ class KillLoop:
             self._until_at_work()
         self._pause(self.random.choice((0.0, 0.1, 0.5, 1.5)) * self.random.random())
         living = self._processes()
-        if living:
-            kinds = sorted(living)
+        kinds = [kind for kind in KINDS if kind in living]
+        if kinds:
             kind = self.random.choices(kinds, [_WEIGHTS.get(kind, 1) for kind in kinds])[0]
             victim = self.random.choice(living[kind])
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -442,7 +442,9 @@ def _kind(process: psutil.Process) -> str:
         return "worker" if forked or (parent is not None and parent.pid == 1) else "zygote"
     if str(PLAIN) in command:
         return "mcp"
-    return "host" if "bub chat" in command else "supervisor"
+    if "bub chat" in command:
+        return "host"
+    return "supervisor" if CREW in command or "crew_plugin.detached.supervisor" in command else "command"
 
 
 def _nobody_drives(run: RunRecord) -> bool:
