@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +34,8 @@ OWNER_VARIABLE: Final = "CREW_SUPERVISOR"
 DEPTH_VARIABLE: Final = "CREW_DEPTH"
 _GRACE_SECONDS: Final = 3.0
 """How long those that are asked to end may take before they are killed."""
+_DYING_SECONDS: Final = 1.0
+"""How long one that was killed may take to be gone."""
 _ROUNDS: Final = 3
 """How often is looked for those that were started while others were being ended."""
 
@@ -91,7 +93,9 @@ def end_started(*, grace: float) -> list[Orphan]:
         yield from here.children(recursive=True)
         yield from _marked(lambda environment: environment.get(OWNER_VARIABLE) == mark, but=here.pid)
 
-    return _end(started, grace)
+    ended = _end(started, grace)
+    psutil.wait_procs(here.children(), timeout=_DYING_SECONDS)  # nobody else asks how they ended
+    return ended
 
 
 def _end(look: "Callable[[], Iterator[psutil.Process]]", grace: float) -> list[Orphan]:
@@ -109,16 +113,22 @@ def _end(look: "Callable[[], Iterator[psutil.Process]]", grace: float) -> list[O
                 process.terminate()
         if not found.keys() - ended.keys():
             break
-        deadline = time.monotonic() + grace
-        while any(_runs(process) for process, _, _ in found.values()) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        processes = [process for process, _, _ in found.values()]
+        _until_gone(processes, grace)
         for process, command, session in found.values():
             killed = _runs(process)
             if killed:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             ended[process.pid] = Orphan(pid=process.pid, command=command, session=session, killed=killed)
+        _until_gone(processes, _DYING_SECONDS)
     return list(ended.values())
+
+
+def _until_gone(processes: "Sequence[psutil.Process]", seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _marked(wanted: Callable[[Mapping[str, str]], bool], *, but: int = 0) -> "Iterator[psutil.Process]":
