@@ -145,7 +145,8 @@ def _give_up(project: Project, lease: Lease, error: BaseException) -> None:
 def _leave(number: int, _frame: FrameType | None) -> None:
     """End what the sessions run, and this process. The run stays as it is."""
     # Not by `print`: it may be what was interrupted.
-    os.write(1, f"told to end by {signal.Signals(number).name}; the run can be resumed\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(1, f"told to end by {signal.Signals(number).name}; the run can be resumed\n".encode())
     end_started(grace=_END_SECONDS)
     os._exit(128 + number)
 

@@ -41,7 +41,7 @@ from crew_plugin.engine.snapshot import (
 from crew_plugin.engine.takeover import TakenOver, TakeOver, take_stock
 from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
-from crew_plugin.errors import Fenced, IllegalTransition, StateUnwritable
+from crew_plugin.errors import CrewError, Fenced, IllegalTransition, StateUnwritable
 from crew_plugin.hookspecs import ConversationChanging, RunEnded, RunStarting, TaskEnded
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, Lease, NewEvent, Owner, RunRecord, TaskRecord
@@ -217,8 +217,11 @@ class Driver:
             await self._give_up(lease, Cause(code=CauseCode.SHUTDOWN, message="it was stopped at once"))
             raise
         except Exception as error:
-            if isinstance(_alone(error), Fenced | StateUnwritable):
-                raise  # nothing is wrong with the run: whoever can write takes it up again
+            if isinstance(_alone(error), StateUnwritable):
+                await self._let_go(lease)
+                raise
+            if isinstance(_alone(error), Fenced):
+                raise
             logger.warning("run %s broke", self.run.id, exc_info=True)
             await self._give_up(lease, _internal(error))
             if self.run.state not in RUN_TERMINAL:
@@ -321,6 +324,18 @@ class Driver:
                 self.run = await self._writer.run(lambda store: close_run(store, lease, cause, actor=ACTOR))
             except Exception:
                 logger.exception("the end of run %s could not be written", self.run.id)
+
+    async def _let_go(self, lease: Lease) -> None:
+        """Give up a run that could not be written: nothing is wrong with it, and it can be gone on with.
+        Where there is no room for that either, its lease expires."""
+        with anyio.move_on_after(LAST_WORDS_SECONDS, shield=True):
+            while True:
+                try:
+                    return await self._writer.run(lambda store: store.release(lease))
+                except StateUnwritable:
+                    await anyio.sleep(POLL_SECONDS)
+                except CrewError:
+                    return None
 
     async def _renew(self, lease: Lease) -> None:
         while True:

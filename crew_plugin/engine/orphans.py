@@ -77,7 +77,7 @@ def end_orphans(grace: float = _GRACE_SECONDS) -> list[Orphan]:
     return orphans
 
 
-def end_marked(variable: str, value: str, *, grace: float, but: int = 0) -> list[Orphan]:
+def end_marked(variable: str, value: str, *, grace: float, but: int) -> list[Orphan]:
     """End every process of this user that has this variable, but for one. Blocks like `end_orphans`."""
     return _end(lambda: _marked(lambda environment: environment.get(variable) == value, but=but), grace)
 
@@ -106,10 +106,9 @@ def _end(look: "Callable[[], Iterator[psutil.Process]]", grace: float) -> list[O
     ended: dict[int, Orphan] = {}
     for _ in range(_ROUNDS):
         found: dict[int, tuple[psutil.Process, str, str]] = {}
-        for process in look():
-            with contextlib.suppress(psutil.Error, OSError):  # gone meanwhile, or not ours to look at
-                session = process.environ().get("CREW_SESSION", "")
-                found[process.pid] = (process, " ".join(process.cmdline())[:200], session)
+        for process in filter(_runs, look()):
+            with contextlib.suppress(psutil.Error):  # gone meanwhile
+                found[process.pid] = (process, *_told_of(process))
                 process.terminate()
         if not found.keys() - ended.keys():
             break
@@ -123,6 +122,17 @@ def _end(look: "Callable[[], Iterator[psutil.Process]]", grace: float) -> list[O
             ended[process.pid] = Orphan(pid=process.pid, command=command, session=session, killed=killed)
         _until_gone(processes, _DYING_SECONDS)
     return list(ended.values())
+
+
+def _told_of(process: "psutil.Process") -> tuple[str, str]:
+    """Its command and its session, as far as the system shows them."""
+    import psutil
+
+    command = session = ""
+    with contextlib.suppress(psutil.Error, OSError):
+        command = " ".join(process.cmdline())[:200]
+        session = process.environ().get("CREW_SESSION", "")
+    return command, session
 
 
 def _until_gone(processes: "Sequence[psutil.Process]", seconds: float) -> None:
