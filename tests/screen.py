@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pexpect
 import pyte
@@ -29,6 +29,7 @@ class OnScreen:
     screen: pyte.HistoryScreen = field(init=False)
     _stream: pyte.ByteStream = field(init=False)
     _child: "pexpect.spawn[bytes]" = field(init=False)
+    _hung_up: bool = field(init=False, default=False)
 
     def __enter__(self) -> Self:
         self.screen = pyte.HistoryScreen(self.width, self.height, history=2000, ratio=0.5)
@@ -44,6 +45,8 @@ class OnScreen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._hung_up and self._child.isalive():
+            self.kill()
         self._child.close(force=True)
 
     @property
@@ -91,6 +94,13 @@ class OnScreen:
     def press(self, key: str) -> None:
         """Send a key, as `\\x03` for Ctrl-C."""
         self._child.send(key)
+
+    def hang_up(self) -> None:
+        """Close the terminal."""
+        self._hung_up = True
+        terminal: Any = self._child.ptyproc  # type: ignore[attr-defined]  # not in the stubs
+        terminal.fileobj.close()
+        terminal.closed = True
 
     def kill(self) -> None:
         """kill -9."""

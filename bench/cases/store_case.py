@@ -1,9 +1,10 @@
 """What the store itself can do, and how long it takes to go on with a run.
 
-Usage: store_case.py. Prints {"commits", "follow", "status", "one_status", "runs"}: commits a second of one
-event each, one after the other; seconds until another connection has seen an event (median); seconds to
-read the status of one run among 1,000 of 20 tasks (median); seconds that `crew status` and `crew runs` take
-beyond the start of the interpreter with 10,000 runs in the store (medians).
+Usage: store_case.py. Prints {"commits", "follow", "status", "interpreter", "one_status", "last_status",
+"runs", "inbox"}: commits a second of one event each, one after the other; seconds until another connection
+has seen an event (median); seconds to read the status of one run among 1,000 of 20 tasks (median); seconds
+that an interpreter takes to start and end; and what `crew status` of an old and of the newest run, `crew
+runs` and `crew inbox` take beyond that with 10,000 runs of one chat in the store (medians).
 """
 
 import asyncio
@@ -16,8 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from crew_plugin.models.records import NewEvent, NewRun, NewTask
+from crew_plugin.models.records import NewEvent, NewRun, NewTask, ParentRef
+from crew_plugin.models.states import RunState
 from crew_plugin.project import find_project
+from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.store.writer import StoreWriter
 from crew_plugin.ui.views import run_view
@@ -25,16 +28,27 @@ from crew_plugin.ui.views import run_view
 EVENT = NewEvent(type="session.note", actor="bench", data={"text": "a note of some length " * 10})
 
 
-def fill(store: SqliteStore, runs: int, tasks: int) -> list[str]:
-    """So many runs of so many tasks."""
+def fill(store: SqliteStore, runs: int, tasks: int, *, parent: ParentRef | None = None) -> list[str]:
+    """So many runs of so many tasks. Those of a parent have ended, and owe it their end."""
     ids: list[str] = []
     spec = json.dumps({"width": 4, "runtime": "live"})
     for start in range(0, runs, 500):
         with store.transaction():
             for number in range(start, min(runs, start + 500)):
-                new = NewRun(goal=f"goal {number}", team="t", workflow="w", cwd="/", spec=spec)
+                new = NewRun(
+                    goal=f"goal {number}",
+                    team="t",
+                    workflow="w",
+                    cwd="/",
+                    spec=spec,
+                    parent=parent,
+                    background=parent is not None,
+                )
                 keys = [NewTask(key=f"t{n}", title="a task", role="r", agent="a") for n in range(tasks)]
                 ids.append(store.create_run(new, keys, actor="bench").id)
+                if parent is not None:
+                    lease = store.claim(ids[-1], current_owner())
+                    store.transition_run(lease, RunState.CANCELLED, actor="bench")
     return ids
 
 
@@ -73,8 +87,8 @@ async def follow_seconds(folder: Path, run_id: str, count: int = 40) -> float:
     return statistics.median(seen)
 
 
-def command_seconds(folder: Path, *words: str) -> float:
-    """A command of `crew` in a process of its own, beyond an interpreter that does nothing."""
+def command_seconds(folder: Path, *commands: tuple[str, ...]) -> list[float]:
+    """Of an interpreter that does nothing, and of each command of `crew` beyond that, taken in turn."""
 
     def timed(*command: str) -> float:
         begun = time.perf_counter()
@@ -83,10 +97,14 @@ def command_seconds(folder: Path, *words: str) -> float:
         )
         return time.perf_counter() - begun
 
-    rounds = [
-        timed("-m", "crew_plugin.cli", *words, "--project", str(folder)) - timed("-c", "") for _ in range(7)
-    ]
-    return statistics.median(rounds)
+    rounds: list[list[float]] = []
+    for _ in range(7):
+        floor = timed("-c", "")
+        beyond = [
+            timed("-m", "crew_plugin.cli", *words, "--project", str(folder)) - floor for words in commands
+        ]
+        rounds.append([floor, *beyond])
+    return [statistics.median(each) for each in zip(*rounds, strict=True)]
 
 
 def main(folder: Path) -> dict[str, float]:
@@ -106,11 +124,11 @@ def main(folder: Path) -> dict[str, float]:
     store.close()
     figures["follow"] = asyncio.run(follow_seconds(small, ids[1]))
     store = SqliteStore.open(find_project(explicit=large))
-    ids = fill(store, 10_000, 3)
+    ids = fill(store, 10_000, 3, parent=ParentRef(host="bub", session="cli:local", route={}))
     store.close()
-    figures["one_status"] = command_seconds(large, "status", ids[5000][-8:])
-    figures["runs"] = command_seconds(large, "runs")
-    return figures
+    commands = (("status", ids[5000][-8:]), ("status", "last"), ("runs",), ("inbox", "--all"))
+    names = ("interpreter", "one_status", "last_status", "runs", "inbox")
+    return figures | dict(zip(names, command_seconds(large, *commands), strict=True))
 
 
 if __name__ == "__main__":

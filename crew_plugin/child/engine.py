@@ -197,7 +197,7 @@ class _ChildSession:
         self._jobs: tuple[Job, ...] = ()
         self._ended_jobs: set[str] = set()
         self._left: tuple[str, ...] | None = None
-        self._quiet = False
+        self._stopped = self._quiet = False
         self._calls: dict[int, anyio.CancelScope] = {}
         self._id = ""
 
@@ -241,6 +241,7 @@ class _ChildSession:
     async def abort(self, cause: Cause) -> None:
         """Stop now, and hear its last words. What resists is ended with its process when the session is
         left."""
+        self._stopped = True
         self._wire.send(protocol.Abort(code=cause.code, message=cause.message))
         with anyio.move_on_after(QUIET_SECONDS):
             await self._silent.wait()
@@ -306,7 +307,7 @@ class _ChildSession:
         finally:
             self._gone.set()
             self._silent.set()
-        if self._left is None and not self._quiet:
+        if not self._quiet and not self._stopped:  # nobody asked it to leave, in good order or not
             with anyio.move_on_after(_GRACE_SECONDS):
                 await self._worker.ended.wait()
             lost = failure or WorkerLost(self._worker.pid, self._worker.how)

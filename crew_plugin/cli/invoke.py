@@ -1,5 +1,6 @@
 """Calls a command and turns what comes out of it into an exit code."""
 
+import errno
 import json
 import os
 import sys
@@ -37,8 +38,10 @@ def invoke(command: Command, values: Mapping[str, Any]) -> int:
         code = _call(command, place, own, debug=debug)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # The reader (`head`, a pager) has had enough.
+    except OSError as error:
+        if not _nobody_reads(error):
+            raise
+        # The reader (`head`, a pager) has had enough, or the terminal was closed.
         _write_nowhere()
         return Exit.OK
 
@@ -47,15 +50,15 @@ def _call(command: Command, place: Place, own: dict[str, Any], *, debug: bool) -
     function: Callable[..., int] = getattr(import_module(command.module), command.function)
     try:
         return int(function(place=place, **own))
-    except BrokenPipeError:
-        raise
     except KeyboardInterrupt:
         return Exit.CANCELLED
     except CrewError as error:
         if debug:
             _print_traceback()
         return _say(error, str(error), as_json=bool(own.get("json")))
-    except Exception as error:  # noqa: BLE001 - the person at the terminal is its owner
+    except Exception as error:
+        if _nobody_reads(error):
+            raise
         text = f"unexpected {type(error).__name__}: {error}"
         if debug:
             _print_traceback()
@@ -75,14 +78,23 @@ def _say(error: Exception, text: str, *, as_json: bool) -> int:
         if as_json:
             print_json({"error": {"kind": type(error).__name__, "message": text}})
             sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as failure:
+        if not _nobody_reads(failure):
+            raise
         _write_nowhere()
     return Exit.USAGE if isinstance(error, CallerError) else Exit.FAILED
 
 
+def _nobody_reads(error: Exception) -> bool:
+    """Whether a pipe's reader, or the terminal, is gone."""
+    return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
+
+
 def _write_nowhere() -> None:
     """From now on: the interpreter would complain of a reader that is gone when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())
 
 
 def _print_traceback() -> None:

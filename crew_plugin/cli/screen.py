@@ -1,7 +1,8 @@
 """What is seen of a run while it goes on: a live tree, lines, or nothing.
 
 A host's libraries log to standard error whenever they like. So while a host is loaded, standard
-error is a log file, and the screen writes to what standard error was.
+error is a log file, and the screen writes to what standard error was. A person may stop a terminal, or
+close it: pictures that cannot be written are not drawn, and the run goes on.
 """
 
 import os
@@ -10,10 +11,11 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 import anyio
 
+from crew_plugin.cli.pen import Pen
 from crew_plugin.errors import CrewError, StateUnwritable
 from crew_plugin.models.records import EventRecord
 from crew_plugin.ui.text import event_line, printable
@@ -28,14 +30,15 @@ __all__ = ["Screen", "console_on", "is_terminal", "screen_on", "stderr_into"]
 
 _TICK: Final = 0.1
 _LOGS_KEPT: Final = 20
+_SETTLE_SECONDS: Final = 1.0
 
 
 class Screen:
     """Standard error as the person sees it, and how a run is drawn on it."""
 
     def __init__(self, stream: TextIO, *, quiet: bool, log: Path) -> None:
-        self.stream = stream
         self.log = log
+        self._pen = Pen(stream)
         self._quiet = quiet
         self._live = not quiet and is_terminal(stream)
         self._notice = ""
@@ -49,11 +52,7 @@ class Screen:
 
     def warn(self, text: str) -> None:
         """One line that is said in any case."""
-        try:
-            print(printable(text), file=self.stream, flush=True)
-        except OSError:
-            # The terminal is gone; the run is not about the terminal.
-            self._quiet = True
+        self._pen.write(f"{printable(text)}\n")
 
     def notice(self, text: str) -> None:
         """What the live tree says below the tasks from now on; a line elsewhere."""
@@ -64,7 +63,11 @@ class Screen:
     def release(self) -> None:
         """Give a terminal its cursor back when there is no time to leave the live tree."""
         if self._live:
-            self.stream.write("\x1b[?25h\n")
+            self._pen.write("\x1b[?25h\n")
+
+    def settle(self) -> None:
+        """Wait until everything stands on the screen, or for a moment if nobody reads it."""
+        self._pen.settle(_SETTLE_SECONDS)
 
     async def follow(self, crew: "Crew", run_id: str) -> None:
         """Draw a run of this process until cancelled. The run goes on where it cannot be drawn."""
@@ -113,7 +116,7 @@ class Screen:
     async def _draw(self, crew: "Crew", run_id: str) -> None:
         from crew_plugin.ui.live import Doing, RunTree, live_display
 
-        console = console_on(self.stream)
+        console = console_on(cast("TextIO", self._pen))  # all of it that rich uses
         doing = Doing()
         changed = True
 
@@ -140,7 +143,8 @@ class Screen:
                         footer=self._notice or "Ctrl-C cancels; finished results are kept",
                         max_lines=max(3, console.height - 4),
                     )
-                    live.update(tree, refresh=True)
+                    if self._pen.idle:
+                        live.update(tree, refresh=True)
                     tick += 1
                     await anyio.sleep(_TICK)
         finally:
@@ -155,7 +159,11 @@ def screen_on(logs: Path, *, quiet: bool) -> Generator[Screen]:
             old.unlink(missing_ok=True)
     log = logs / f"host-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     with stderr_into(log) as stream:
-        yield Screen(stream, quiet=quiet, log=log)
+        screen = Screen(stream, quiet=quiet, log=log)
+        try:
+            yield screen
+        finally:
+            screen.settle()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -287,15 +286,11 @@ def _from_signal(call: Callable[[], None]) -> Callable[[], None]:
 
 def _stop_now(screen: Screen, closing: str | None) -> None:
     """End this process and every process it started, without waiting for anything."""
-    import psutil
+    from crew_plugin.engine.orphans import end_started
 
-    left = psutil.Process().children(recursive=True)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    _, alive = psutil.wait_procs(left, timeout=_KILL_SECONDS)
+    left = end_started(grace=_KILL_SECONDS)
     screen.release()
-    ended = f"{len(left) - len(alive)} of {len(left)} child processes ended"
+    ended = f"{len(left)} processes ended"
     if closing is None:
         screen.warn(f"stopped at once, before the run began; {ended}")
     else:
@@ -303,4 +298,5 @@ def _stop_now(screen: Screen, closing: str | None) -> None:
             f"stopped at once; {ended}. What was finished is kept; "
             f"the run is shown as lost until you close it:\n  {closing}"
         )
+    screen.settle()
     os._exit(Exit.CANCELLED)

@@ -1,7 +1,8 @@
 """The parent of a detached supervisor: `python -m crew_plugin.detached.guardian ROOT STATE_DIR RUN`.
 
 A supervisor that is killed cannot say so. Its guardian can: it waits for the end and writes down how
-it came, if the run was not over. It does nothing else, so nothing else can end it.
+it came, if the run was not over, and ends what was left running. It does nothing else, so nothing else can
+end it.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from crew_plugin.engine.orphans import end_orphans
 from crew_plugin.errors import CrewError
 from crew_plugin.models.records import NewEvent
 from crew_plugin.models.states import RUN_TERMINAL
@@ -43,6 +45,8 @@ def main(root: str, state_dir: str, run_id: str) -> int:
             supervisor.send_signal(number)
         code = supervisor.wait()
     _note(project, run_id, supervisor.pid, code)
+    if code:
+        end_orphans()
     return 0 if code == 0 else 1
 
 

@@ -19,8 +19,9 @@ from types import FrameType
 from typing import Final
 
 from crew_plugin.engine.cancel import cause_of_request
+from crew_plugin.engine.orphans import end_started
 from crew_plugin.engine.settle import close_run
-from crew_plugin.errors import CrewError, Fenced
+from crew_plugin.errors import CrewError, Fenced, StateUnwritable
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlVerb, Lease
 from crew_plugin.models.states import RUN_TERMINAL
@@ -128,7 +129,10 @@ class _Keeper:
 
 
 def _give_up(project: Project, lease: Lease, error: BaseException) -> None:
-    """Say why the run could not be driven, where everybody looks."""
+    """Say why the run could not be driven, where everybody looks. What could not be written, because the
+    disk is full, can be gone on with when there is room."""
+    if isinstance(error, StateUnwritable):
+        return
     text = str(error) if isinstance(error, CrewError) else f"{type(error).__name__}: {error}"
     cause = Cause(
         code=CauseCode.INTERNAL_ERROR,
@@ -150,17 +154,10 @@ def _tell(store: SqliteStore, project: Project, run_id: str) -> None:
 
 def _leave(number: int, _frame: FrameType | None) -> None:
     """End what the sessions run, and this process. The run stays as it is."""
-    import psutil
-
-    print(f"told to end by {signal.Signals(number).name}; the run can be resumed", flush=True)
-    left = psutil.Process().children(recursive=True)
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _, stubborn = psutil.wait_procs(left, timeout=_END_SECONDS)
-    for process in stubborn:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    # Not by `print`: it may be what was interrupted.
+    with contextlib.suppress(OSError):
+        os.write(1, f"told to end by {signal.Signals(number).name}; the run can be resumed\n".encode())
+    end_started(grace=_END_SECONDS)
     os._exit(128 + number)
 
 

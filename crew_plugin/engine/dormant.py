@@ -11,15 +11,25 @@ from crew_plugin.models.records import Lease, TaskRecord, TranscriptEntry
 from crew_plugin.models.states import TaskState
 from crew_plugin.store.port import RunStore
 
-__all__ = ["can_go_on", "go_on"]
+__all__ = ["go_on", "is_answered", "seconds_left"]
 
 _ASK = "ask"
 
 
-def can_go_on(store: RunStore, task: TaskRecord) -> bool:
-    """Whether nothing is left to wait for."""
+def is_answered(store: RunStore, task: TaskRecord) -> bool:
+    """Whether its question is not open any more."""
     question = _newest(store, task)
-    return question is None or question.state is not QuestionState.OPEN or question.expires_at <= time.time()
+    return question is None or question.state is not QuestionState.OPEN
+
+
+def seconds_left(store: RunStore, task: TaskRecord) -> float:
+    """How long its answer may still be waited for; 0 where nothing is left to wait for. To be read
+    once: whoever waits counts on a clock that nobody sets."""
+    question = _newest(store, task)
+    if question is None or question.state is not QuestionState.OPEN:
+        return 0.0
+    left = question.expires_at - time.time()
+    return min(max(0.0, left), question.expires_at - question.asked_at)
 
 
 def go_on(store: RunStore, lease: Lease, task: TaskRecord) -> TaskRecord:

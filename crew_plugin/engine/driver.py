@@ -15,7 +15,7 @@ import anyio.lowlevel
 
 from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.decide import decide, next_due, resource_waits, sequel
-from crew_plugin.engine.dormant import can_go_on, go_on
+from crew_plugin.engine.dormant import go_on, is_answered
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import Outcome, TaskRunner
 from crew_plugin.engine.requests import Requests
@@ -42,7 +42,7 @@ from crew_plugin.engine.snapshot import (
 from crew_plugin.engine.takeover import TakenOver, TakeOver, take_stock
 from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
-from crew_plugin.errors import Fenced, IllegalTransition
+from crew_plugin.errors import CrewError, Fenced, IllegalTransition, StateUnwritable
 from crew_plugin.hookspecs import ConversationChanging, RunEnded, RunStarting, TaskEnded
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, Lease, NewEvent, Owner, RunRecord, TaskRecord
@@ -113,8 +113,8 @@ class Driver:
         self._takes_over = takes_over or TakeOver()
         self._resumes: set[str] = set()
         """Tasks whose open attempt goes on where another supervisor left it."""
-        self._dormant: set[str] = set()
-        """Tasks that wait for an answer and have no session here."""
+        self._dormant: dict[str, float] = {}
+        """Tasks that wait for an answer and have no session here, and until when they do."""
         self._worked_to = 0.0
         """Up to when the time that it was driven is written down."""
         self._lease: Lease | None = None
@@ -219,6 +219,9 @@ class Driver:
             await self._give_up(lease, Cause(code=CauseCode.SHUTDOWN, message="it was stopped at once"))
             raise
         except Exception as error:
+            if isinstance(_alone(error), StateUnwritable):
+                await self._let_go(lease)
+                raise
             if isinstance(_alone(error), Fenced):
                 raise
             logger.warning("run %s broke", self.run.id, exc_info=True)
@@ -252,6 +255,7 @@ class Driver:
         lease, self.run = await self._writer.run(claim)
         self._worked_to = anyio.current_time()
         self._due = dict.fromkeys(self._last, self._worked_to)
+        self._dormant = {key: self._worked_to + left for key, left in self._dormant.items()}
         return lease
 
     async def _begin(self, lease: Lease) -> bool:
@@ -323,6 +327,18 @@ class Driver:
             except Exception:
                 logger.exception("the end of run %s could not be written", self.run.id)
 
+    async def _let_go(self, lease: Lease) -> None:
+        """Give up a run that could not be written: nothing is wrong with it, and it can be gone on with.
+        Where there is no room for that either, its lease expires."""
+        with anyio.move_on_after(LAST_WORDS_SECONDS, shield=True):
+            while True:
+                try:
+                    return await self._writer.run(lambda store: store.release(lease))
+                except StateUnwritable:
+                    await anyio.sleep(POLL_SECONDS)
+                except CrewError:
+                    return None
+
     async def _renew(self, lease: Lease) -> None:
         while True:
             await anyio.sleep(self._means.renew_seconds)
@@ -344,10 +360,13 @@ class Driver:
         """Go on with those whose question is answered, or out of time."""
         lease, tasks = self._lease, [self._tasks[key] for key in self._dormant]
         assert lease is not None
-        ready = await self._writer.read(lambda store: [task for task in tasks if can_go_on(store, task)])
-        for task in ready:
-            if task.key in self._dormant:
-                self._dormant.discard(task.key)
+        now, until = anyio.current_time(), dict(self._dormant)
+
+        def look(store: RunStore) -> list[TaskRecord]:
+            return [task for task in tasks if until[task.key] <= now or is_answered(store, task)]
+
+        for task in await self._writer.read(look):
+            if self._dormant.pop(task.key, None) is not None:
                 record = await self._writer.run(partial(_answered, lease=lease, task=task))
                 self._resumes.add(task.key)
                 self._note_task(record)
@@ -474,7 +493,7 @@ class Driver:
         ):
             # Its attempt is open, and nobody works on it.
             self._resumes.discard(task.key)
-            self._dormant.discard(task.key)
+            self._dormant.pop(task.key, None)
             return partial(_end_idle, lease=lease, task=task, stop=Stop(cause=action.cause, actor=actor))
         gave_up = action.gave_up if isinstance(action, Cancel) else None
         return lambda store: store.transition_task(
@@ -630,8 +649,8 @@ def _alone(error: Exception) -> Exception:
     """The error itself, or the one that a group of errors is about."""
     while isinstance(error, ExceptionGroup):
         group = cast("ExceptionGroup[Exception]", error)
-        fenced, _ = group.split(Fenced)
-        error = group.exceptions[0] if fenced is None else fenced.exceptions[0]
+        telling, _ = group.split((Fenced, StateUnwritable))
+        error = group.exceptions[0] if telling is None else telling.exceptions[0]
     return error
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from crew_plugin.engine.dormant import can_go_on, go_on
+from crew_plugin.engine.dormant import go_on, seconds_left
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.settle import settle_attempt
 from crew_plugin.engine.snapshot import AGAIN, LastAttempt
@@ -64,8 +64,8 @@ class TakenOver:
 
     resumes: set[str] = field(default_factory=set[str])
     """Tasks whose open attempt goes on."""
-    waits: set[str] = field(default_factory=set[str])
-    """Tasks whose session goes on when its question is answered or out of time."""
+    waits: dict[str, float] = field(default_factory=dict[str, float])
+    """Tasks whose session goes on when its question is answered, or after so many seconds."""
     last: dict[str, LastAttempt] = field(default_factory=dict[str, LastAttempt])
     """Running tasks between two attempts, the next of which is due now."""
 
@@ -103,8 +103,9 @@ def _sort(store: RunStore, lease: Lease, task: TaskRecord, attempt: AttemptRecor
         settle_attempt(store, lease, attempt.id, outcome, stop=None)
         return
     if attempt.state is AttemptState.WAITING:
-        if not can_go_on(store, task):
-            taken.waits.add(task.key)
+        left = seconds_left(store, task)
+        if left:
+            taken.waits[task.key] = left
             return
         task = go_on(store, lease, task)
     transcript = store.read_transcript(attempt.session_id)

@@ -15,6 +15,7 @@ from typing import Final
 import anyio
 
 from crew_plugin.errors import NotAllowed, UnknownName
+from crew_plugin.models.clock import steady_time
 from crew_plugin.models.records import (
     OUTSIDE,
     MessageKind,
@@ -439,7 +440,7 @@ class Mailbox:
                 kind=MessageKind.MESSAGE,
                 body=text,
                 hops=hops,
-                expires_at=time.time() + (reply_within or 0) if lasts else None,
+                expires_at=steady_time() + (reply_within or 0) if lasts else None,
             )
             if refused:
                 store.settle_message(message.id, MessageState.DEAD, reason=refused)

@@ -196,6 +196,19 @@ class Connection:
         if self._depth:
             self._rows[table, row["id"]] = row
 
+    def _newest(
+        self, table: str, where: str, values: tuple[Value, ...], states: Sequence[str], limit: int
+    ) -> list[sqlite3.Row]:
+        """The newest rows, newest first. State by state: SQLite would read all rows of several states, and
+        sort them, to find a few."""
+        choices: list[tuple[Value, ...]] = [(state,) for state in states] or [()]
+        conditions = [*(["state = ?"] if states else []), *([where] if where else [])]
+        asked = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        part = f"SELECT * FROM (SELECT * FROM {table}{asked} ORDER BY n DESC LIMIT ?)"
+        given = [value for choice in choices for value in (*choice, *values, limit)]
+        parts = " UNION ALL ".join([part] * len(choices))
+        return self._all(f"{parts} ORDER BY n DESC LIMIT ?", (*given, limit))
+
     def _one(self, sql: str, parameters: tuple[Value, ...] = ()) -> sqlite3.Row:
         return self._all(sql, parameters)[0]
 

@@ -18,10 +18,14 @@ def current_owner() -> Owner:
 
 
 def owner_alive(owner: Owner) -> bool:
-    """Whether that very process still runs: same boot, same pid, same start time."""
-    if owner.boot_id != _boot_id():
-        return False
-    return _started(owner.pid) == owner.started
+    """Whether that very process still runs: same boot, same pid, same start time. What cannot be found
+    out, because this process may open no more files, counts as alive: only its lease tells then."""
+    try:
+        if owner.boot_id != _boot_id():
+            return False
+        return _started(owner.pid) == owner.started
+    except OSError:
+        return True
 
 
 if sys.platform == "linux":
@@ -31,15 +35,15 @@ if sys.platform == "linux":
         try:
             with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
                 return file.read().strip()
-        except OSError:
-            return ""
+        except (FileNotFoundError, PermissionError):
+            return ""  # there is no /proc, always
 
     def _started(pid: int) -> float | None:
         """Seconds from boot to the start of a process; None if it is gone or a zombie."""
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
                 stat = file.read()
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             return None
         # The name in the second field may hold spaces and parentheses: count from its end.
         fields = stat.rpartition(b")")[2].split()

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from crew_plugin.errors import IllegalTransition
+from crew_plugin.models.clock import steady_time
 from crew_plugin.models.ids import new_id
 from crew_plugin.models.records import (
     OUTSIDE,
@@ -129,7 +130,7 @@ class Mail(Runs):
         """Mail that nobody took in its time is not given to anybody any more."""
         rows = self._all(
             "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ? AND expires_at <= ?",
-            (run_id, recipient, MessageState.ACCEPTED, time.time()),
+            (run_id, recipient, MessageState.ACCEPTED, steady_time()),
         )
         for row in rows:
             self.settle_message(row["id"], MessageState.EXPIRED, reason="nobody read it in its time")

@@ -24,8 +24,11 @@ class Outbox(EventLog):
         parent: ParentRef | None = None,
         run_id: str | None = None,
         states: Sequence[DeliveryState] = (),
+        newest: int | None = None,
     ) -> list[DeliveryRecord]:
-        """Outbox rows, oldest first."""
+        """Outbox rows, oldest first; with `newest`, which goes with `states` alone, so many of the newest."""
+        if newest is not None:
+            return [_record(row) for row in self._newest("outbox", "", (), states, newest)[::-1]]
         where: list[str] = []
         values: list[Value] = []
         if parent is not None:

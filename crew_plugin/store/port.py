@@ -417,8 +417,9 @@ class RunStore(Protocol):
         parent: ParentRef | None = None,
         run_id: str | None = None,
         states: Sequence[DeliveryState] = (),
+        newest: int | None = None,
     ) -> list[DeliveryRecord]:
-        """Outbox rows, oldest first."""
+        """Outbox rows, oldest first; with `newest`, which goes with `states` alone, so many of the newest."""
         ...
 
     def mark_sent(self, delivery_ids: Sequence[str], *, actor: str, parcel: str | None = None) -> None:

@@ -96,16 +96,10 @@ class Runs(Outbox):
         self, *, states: Sequence[RunState] = (), limit: int = 50, parent: ParentRef | None = None
     ) -> list[RunRecord]:
         """Runs, newest first; only those in `states` and of this parent session where given."""
-        where: list[str] = []
-        values: list[Value] = []
-        if states:
-            where.append(f"state IN ({', '.join('?' * len(states))})")
-            values += states
+        where, of_whom = "", tuple[Value, ...]()
         if parent is not None:
-            where.append("parent_host = ? AND parent_session = ?")
-            values += [parent.host, parent.session]
-        condition = f"WHERE {' AND '.join(where)} " if where else ""
-        rows = self._all(f"SELECT * FROM run {condition}ORDER BY n DESC LIMIT ?", (*values, limit))
+            where, of_whom = "parent_host = ? AND parent_session = ?", (parent.host, parent.session)
+        rows = self._newest("run", where, of_whom, states, limit)
         counts = self._task_counts([row["id"] for row in rows])
         return [_record(row, counts.get(row["id"], {})) for row in rows]
 

@@ -317,6 +317,7 @@ CREATE TABLE dead_letter (
 CREATE INDEX dead_letter_by_run ON dead_letter (run_id, state);
 CREATE INDEX dead_letter_by_state ON dead_letter (state);
 CREATE UNIQUE INDEX dead_letter_open ON dead_letter (task_id) WHERE state = 'open';
+CREATE INDEX run_by_session ON run (parent_session, parent_host, state);
 """
 
 MIGRATIONS = (_FIRST, _SECOND, _THIRD)

@@ -31,8 +31,9 @@ def inbox_json(
 ) -> list[dict[str, Any]]:
     """Deliveries, newest first: what is owed, with `everything` what was delivered too; only those of
     `parent` where one is given. `policy` is asked only where something waits for others."""
-    states = tuple(DeliveryState) if everything else tuple(set(DeliveryState) - {DeliveryState.ACKNOWLEDGED})
-    rows = store.list_deliveries(parent=parent, states=states)[::-1][:limit]
+    states = () if everything else tuple(set(DeliveryState) - {DeliveryState.ACKNOWLEDGED})
+    newest = limit if parent is None else None
+    rows = store.list_deliveries(parent=parent, states=states, newest=newest)[::-1][:limit]
     return [_told(store, row, policy) for row in rows]
 
 

@@ -83,6 +83,7 @@ def seconds_text(seconds: float | None) -> str:
     """A duration as people say it: `0.4s`, `12s`, `3m04s`, `2h05m`."""
     if seconds is None:
         return ""
+    seconds = max(0.0, seconds)  # a clock that was set back has shown a later time before
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)

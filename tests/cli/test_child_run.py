@@ -111,3 +111,24 @@ def test_a_run_in_workers_that_is_cancelled_leaves_no_process(tmp_path: Path) ->
             _all_gone(family)
     assert done.returncode == 0, done.stderr
     assert document(crew(home, "status", "last", "--json"))["state"] == "cancelled"
+
+
+def test_a_supervisor_that_slept_ends_its_own_workers_when_it_finds_its_run_taken(tmp_path: Path) -> None:
+    model = Model()
+    with scripted_model(model) as server:
+        home = home_of(tmp_path, server.base_url, looks="read")
+        with started(home, "--agent", "looks", "look", *CHILD) as process:
+            assert model.hangs.acquire(timeout=WAIT)
+            until(home, "session.tool_ended")
+            workers = _workers(process.pid)
+            os.kill(process.pid, signal.SIGSTOP)
+            done = crew(home, "resume", "last", "--json", env=LEASE)
+            after = events(home)
+            assert [worker.is_running() for worker in workers] == [True]
+            os.kill(process.pid, signal.SIGCONT)
+            _, told = process.communicate(timeout=WAIT)
+            _all_gone(workers)
+    assert document(done)["state"] == "completed", done.stderr
+    assert "belongs to another supervisor now" in told
+    assert "Traceback" not in told
+    assert events(home) == after

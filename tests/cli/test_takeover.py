@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -74,16 +73,13 @@ def home_of(folder: Path, base_url: str, **agents: str) -> BubHome:
 
 @contextmanager
 def started(
-    home: BubHome,
-    *words: str,
-    command: tuple[str, ...] = ("run",),
-    env: Mapping[str, str] = MappingProxyType({}),
+    home: BubHome, *words: str, command: tuple[str, ...] = ("run",), env: Mapping[str, str] | None = None
 ) -> "Iterator[subprocess.Popen[str]]":
     """`crew run`, or another command, in a process of its own, which does not outlive the block."""
     with subprocess.Popen(
         [CREW, *command, *words],
         cwd=home.project,
-        env={**home.env, **LEASE, **env},
+        env={**home.env, **LEASE, **(env or {})},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

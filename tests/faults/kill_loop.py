@@ -24,13 +24,14 @@ from typing import Any, Final, Literal
 import psutil
 
 from crew_plugin.models.causes import CauseCode
-from crew_plugin.models.records import EventRecord, TaskRecord
+from crew_plugin.models.records import EventRecord, RunRecord, TaskRecord
 from crew_plugin.models.states import RUN_TERMINAL, RunState, TaskState
 from crew_plugin.project import Project, find_project
+from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.sqlite import SqliteStore
 from tests.cli.terminal import CREW
-from tests.faults.wide_model import MARK, WIDE
+from tests.faults.wide_model import EFFECTS, MARK, WIDE
 from tests.hosts.bub_terminal import ROOT, BubHome, BubTerminal
 from tests.hosts.mcp_stage import PLAIN, configure, plain
 from tests.screen import WAIT
@@ -38,14 +39,16 @@ from tests.store.fold import all_events, assert_events_tell_the_rows
 
 __all__ = ["KINDS", "MODES", "KillLoop", "Mode", "Tally", "model_process"]
 
-Mode = Literal["live", "child", "detached", "detached-child", "chat"]
-MODES: Final[tuple[Mode, ...]] = ("live", "child", "detached", "detached-child", "chat")
+Mode = Literal["live", "child", "detached", "detached-child", "chat", "chat-detached"]
+MODES: Final[tuple[Mode, ...]] = ("live", "child", "detached", "detached-child", "chat", "chat-detached")
 KINDS: Final = ("host", "supervisor", "guardian", "zygote", "worker", "mcp")
 _TOKEN: Final = "KILL_LOOP"
 """In the environment of everything that may be killed."""
 _AT_WORK: Final = 0.8
 _WEIGHTS: Final = {"worker": 3, "zygote": 2, "mcp": 2}
 _GONE_SECONDS: Final = 10.0
+_PATIENCE: Final = 15.0
+"""Seconds after which a chat is asked again to take the run over, or one that nobody claims is taken."""
 _ENDS: Final = {"task.completed", "task.failed", "task.cancelled", "task.needs_attention", "task.skipped"}
 _SETTINGS: Final = {
     "CREW_RECOVERY__LEASE_SECONDS": "2",
@@ -62,6 +65,8 @@ class Tally:
     kills: Counter[str] = field(default_factory=Counter[str])
     runs: int = 0
     takeovers: int = 0
+    decisions: int = 0
+    """About tasks that were cut off in a call with an effect outside."""
 
     @property
     def total(self) -> int:
@@ -69,7 +74,10 @@ class Tally:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{kind} {self.kills[kind]}" for kind in KINDS if self.kills[kind])
-        return f"{self.total} kills ({kinds}) in {self.runs} runs with {self.takeovers} takeovers"
+        return (
+            f"{self.total} kills ({kinds}) in {self.runs} runs with {self.takeovers} takeovers "
+            f"and {self.decisions} decisions"
+        )
 
 
 @contextmanager
@@ -105,6 +113,8 @@ class KillLoop:
         self._driver: subprocess.Popen[str] | None = None
         self._chat: BubTerminal | None = None
         self._killed: list[str] = []
+        self._asked: tuple[int, int, float] = (0, 0, 0.0)
+        """Which chat was asked last to take the run over, from which epoch, and when."""
         self._stack = contextlib.ExitStack()
         self.run_id = ""
 
@@ -114,9 +124,19 @@ class KillLoop:
 
     @property
     def env(self) -> dict[str, str]:
-        chat = {"CREW_RUNTIME__BACKGROUND": "host", "CREW_DELIVERY__FIRST_SECONDS": "1"}
-        chat = chat if self.mode == "chat" else {}
-        return {**self.home.env, **_SETTINGS, **chat, _TOKEN: self._token}
+        background = "detached" if self.mode == "chat-detached" else "host"
+        return {
+            **self.home.env,
+            **_SETTINGS,
+            "CREW_RUNTIME__BACKGROUND": background,
+            # What is done is delivered while the rest still goes on.
+            **({"CREW_DELIVERY__FIRST_SECONDS": "1"} if self._chats else {}),
+            _TOKEN: self._token,
+        }
+
+    @property
+    def _chats(self) -> bool:
+        return self.mode.startswith("chat")
 
     def run(self, kills: int) -> Tally:
         """Kill so often, or until the run is over, then let it come to its end. Raises `AssertionError`
@@ -141,7 +161,7 @@ class KillLoop:
         return self.tally
 
     def _start(self) -> None:
-        if self.mode == "chat":
+        if self._chats:
             self._open_chat()
             assert self._chat is not None
             self._chat.say(WIDE)
@@ -194,8 +214,8 @@ class KillLoop:
             self._until_at_work()
         self._pause(self.random.choice((0.0, 0.1, 0.5, 1.5)) * self.random.random())
         living = self._processes()
-        if living:
-            kinds = sorted(living)
+        kinds = [kind for kind in KINDS if kind in living]
+        if kinds:
             kind = self.random.choices(kinds, [_WEIGHTS.get(kind, 1) for kind in kinds])[0]
             victim = self.random.choice(living[kind])
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -218,21 +238,37 @@ class KillLoop:
         """Whoever finds the run without a supervisor takes it over."""
         if self._over():
             return
-        if self.mode == "chat":
+        if self._chats:
             self._chat_goes_on()
         elif self._driver is not None and self._driver.poll() is not None and not self._supervised():
             self.tally.takeovers += 1
             with self._reading() as store:
                 ended = store.load_run(self.run_id).state in RUN_TERMINAL
-            self._drive("retry" if ended else "resume", self.run_id, "--quiet")
+            decided = self._decided()
+            more = ["--decide", decided] if decided else []
+            self._drive("retry" if ended else "resume", self.run_id, "--quiet", *more)
 
     def _chat_goes_on(self) -> None:
         assert self._chat is not None
         if not psutil.pid_exists(self._chat.pid) or _is_zombie(self._chat.pid):
             self._chat.wait()
-            self.tally.takeovers += 1
             self._open_chat()
-            self._chat.say(f",team resume {self.run_id}")
+        with self._reading() as store:
+            run = store.load_run(self.run_id)
+        pid, epoch, at = self._asked
+        asked = (pid, epoch) == (self._chat.pid, run.epoch) and time.monotonic() - at < _PATIENCE
+        if not asked and _nobody_drives(run):
+            self.tally.takeovers += 1
+            decided = self._decided()
+            self._chat.say(f",team resume {self.run_id}{f' decide={decided}' if decided else ''} async=true")
+            self._asked = (self._chat.pid, run.epoch, time.monotonic())
+
+    def _decided(self) -> str:
+        """A decision about each task that waits for one."""
+        with self._reading() as store:
+            held = [task.key for task in store.load_tasks(self.run_id) if task.hold is not None]
+        self.tally.decisions += len(held)
+        return ",".join(f"{key}={self.random.choice(('continue', 'restart'))}" for key in held)
 
     def _processes(self) -> dict[str, list[psutil.Process]]:
         """Everything of this loop that runs, by what it is."""
@@ -280,6 +316,7 @@ class KillLoop:
             events = all_events(store)
             assert_events_tell_the_rows(store)
             self._look_at_results(store)
+            self._look_at_effects(store, events)
         assert events[: len(self._seen)] == self._seen, "an event was lost or changed"
         assert [event.seq for event in events] == sorted({event.seq for event in events})
         self._seen = events
@@ -290,6 +327,18 @@ class KillLoop:
             if told["seq"] <= events[-1].seq:
                 stored = by_seq[told["seq"]]
                 assert (stored.type, dict(stored.data)) == (told["type"], told["data"])
+
+    def _look_at_effects(self, store: RunStore, events: Sequence[EventRecord]) -> None:
+        """No session has its effect twice, and each that handed in had it, unless that was in doubt."""
+        path = self.home.project / EFFECTS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        had = Counter(line.split()[0] for line in lines)
+        assert [session for session, times in had.items() if times > 1] == [], "an effect was repeated"
+        doubted = {event.task_id for event in events if event.type == "task.held"}
+        for task in store.load_tasks(self.run_id):
+            for attempt in store.list_attempts(task.id):
+                if attempt.result_id and task.id not in doubted:
+                    assert had[attempt.session_id] == 1, f"{task.key} had no effect"
 
     def _look_at_results(self, store: RunStore) -> None:
         texts: list[str] = []
@@ -305,7 +354,7 @@ class KillLoop:
 
     def _settle(self) -> None:
         """What must hold at the end."""
-        if self.mode == "chat":
+        if self._chats:
             self._chat_gets_its_results()
         self._look()
         with self._reading() as store:
@@ -376,7 +425,7 @@ def _home(folder: Path, base_url: str, tasks: int) -> BubHome:
     place = home.project / ".crew"
     for name in ("agents", "teams", "workflows"):
         (place / name).mkdir(parents=True)
-    agent = "---\nname: looks\ntools: read, mcp__plain__*\n---\nYou look.\n"
+    agent = "---\nname: looks\ntools: read, bash, mcp__plain__*\n---\nYou look.\n"
     (place / "agents" / "looks.md").write_text(agent, encoding="utf-8")
     team = "---\nname: wide\ndefault_workflow: wide\n---\n\n- looker: agent=looks looks\n"
     (place / "teams" / "wide.team.md").write_text(team, encoding="utf-8")
@@ -400,7 +449,16 @@ def _kind(process: psutil.Process) -> str:
         return "worker" if forked or (parent is not None and parent.pid == 1) else "zygote"
     if str(PLAIN) in command:
         return "mcp"
-    return "host" if "bub chat" in command else "supervisor"
+    if "bub chat" in command:
+        return "host"
+    return "supervisor" if CREW in command or "crew_plugin.detached.supervisor" in command else "command"
+
+
+def _nobody_drives(run: RunRecord) -> bool:
+    """Whether it waits for a decision, or whoever drove it or was to drive it is gone."""
+    if run.state is RunState.QUEUED and run.owner is None:
+        return time.time() - run.created_at > _PATIENCE
+    return run.owner is None or not owner_alive(run.owner)
 
 
 def _is_zombie(pid: int) -> bool:
@@ -451,6 +509,7 @@ def main() -> None:
             whole.kills += tally.kills
             whole.runs += tally.runs
             whole.takeovers += tally.takeovers
+            whole.decisions += tally.decisions
             seed += 1
     print(f"in all: {whole}")
 

@@ -11,24 +11,34 @@ import sys
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
 from crew_plugin.testing.model_server import ScriptedModelServer
 
-__all__ = ["MARK", "WIDE"]
+__all__ = ["EFFECTS", "MARK", "WIDE"]
 
 MARK = "MARK"
 """Stands before a task's key in its text."""
+EFFECTS = "effects.log"
+"""Where each session says once that it was there."""
 WIDE = "start the wide run"
 """What a chat says to have the run started."""
 
 
 def wide(conversation: Conversation) -> Reply:
-    """A worker reads a file, calls an MCP tool and hands in a text of its own; a chat starts the run."""
+    """A worker reads a file, has an effect outside, calls an MCP tool and hands in a text of its own; a
+    chat starts the run. What was called once is not called again, whatever came of it."""
     if not conversation.offered("submit_result"):
         return _chat(conversation)
-    seen = len(conversation.tool_results)
-    if seen == 0:
-        return Reply(text="I look first.", calls=(ToolUse(name="read", arguments={"path": "app.py"}),))
-    if seen == 1 and conversation.offered("mcp__plain__add"):
-        return Reply(calls=(ToolUse(name="mcp__plain__add", arguments={"a": 1, "b": 2}),))
     key = conversation.find(rf"{MARK} (s\d+)")
+    called = {
+        call["function"]["name"]
+        for message in conversation.messages
+        for call in message.get("tool_calls") or ()
+    }
+    if "read" not in called:
+        return Reply(text="I look first.", calls=(ToolUse(name="read", arguments={"path": "app.py"}),))
+    if conversation.offered("bash") and "bash" not in called:
+        command = f'echo "$CREW_SESSION {key}" >> {EFFECTS}; sleep 0.2'
+        return Reply(calls=(ToolUse(name="bash", arguments={"command": command}),))
+    if conversation.offered("mcp__plain__add") and "mcp__plain__add" not in called:
+        return Reply(calls=(ToolUse(name="mcp__plain__add", arguments={"a": 1, "b": 2}),))
     summary = f"REPORT {key}, request {conversation.number}"
     return Reply(calls=(ToolUse(name="submit_result", arguments={"summary": summary}),))
 

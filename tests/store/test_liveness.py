@@ -1,5 +1,7 @@
 """Who lives."""
 
+import contextlib
+import resource
 from dataclasses import replace
 
 from crew_plugin.store.liveness import current_owner, owner_alive
@@ -26,3 +28,13 @@ def test_a_reused_pid_is_another_process() -> None:
 
 def test_a_process_that_ended_is_dead() -> None:
     assert not owner_alive(dead_process())
+
+
+def test_nobody_is_dead_because_no_file_can_be_opened() -> None:
+    mine = current_owner()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limit)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+        alive = owner_alive(mine)
+    assert alive

@@ -1,9 +1,12 @@
 """Several processes on one store, and processes that die in the middle of it."""
 
+import os
 import random
 import sqlite3
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -106,3 +109,22 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_many_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     kill_rounds(tmp_path, 150)
+
+
+def test_processes_share_a_store_without_a_write_ahead_log(tmp_path: Path) -> None:
+    project = find_project(explicit=tmp_path)
+    project.state_dir.mkdir(parents=True)
+    # What a file system without shared memory would show whoever makes the store.
+    blocked = project.state_dir / f".probe-{os.getpid()}-{threading.get_ident()}.db-shm"
+    blocked.mkdir()
+    SqliteStore.open(project).close()
+    watcher = busy("watch", tmp_path, 4)
+    writers = [busy("work", tmp_path, 2) for _ in range(2)]
+
+    written = sorted(seq for writer in writers for seq in told(writer))
+
+    assert told(watcher) == written
+    kill_rounds(tmp_path, 2)
+    with closing(sqlite3.connect(project.database)) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert_sound(tmp_path)

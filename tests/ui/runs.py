@@ -101,6 +101,7 @@ def open_book(
     goal: str = "look at the login code",
     owner: Owner | None = None,
     parent: ParentRef | None = None,
+    background: bool = False,
 ) -> Book:
     """A running run of `explore -> (code, security) -> verify`."""
     tasks = [
@@ -113,7 +114,15 @@ def open_book(
             key="verify", title="Verify", role="verifier", agent="verifier", depends_on=("code", "security")
         ),
     ]
-    new = NewRun(goal=goal, team="review", workflow="review", cwd="/w", spec="{}", parent=parent)
+    new = NewRun(
+        goal=goal,
+        team="review",
+        workflow="review",
+        cwd="/w",
+        spec="{}",
+        parent=parent,
+        background=background,
+    )
     run = store.create_run(new, tasks, actor="operator")
     lease = store.claim(run.id, owner or current_owner())
     store.transition_run(lease, RunState.RUNNING, actor="supervisor")

@@ -32,6 +32,7 @@ from crew_hooks.bub.channel import CHANNEL, CrewChannel
 from crew_hooks.bub.compaction import CUTS
 from crew_hooks.bub.compat import mcp
 from crew_hooks.bub.compat import parent as private
+from crew_hooks.bub.ending import nothing_left_running
 from crew_hooks.bub.host import PARENT, BubHost, compose
 from crew_hooks.bub.keeper import Keeper
 from crew_hooks.bub.lifecycle import COMMAND_SESSION, CrewLife, Turns, is_ours
@@ -237,8 +238,9 @@ class CrewPlugin:
     async def provide_lifespan(self) -> AsyncIterator[None]:
         """Last to be entered is first to be left: Bub's shells outlive our sessions."""
         mcp.bounded(self._framework, MCP_SECONDS)
-        async with self._host.running():
-            yield
+        with nothing_left_running(lambda: self._life.begun):
+            async with self._host.running():
+                yield
 
     @hookimpl(tryfirst=True)
     def provide_channels(self, message_handler: MessageHandler) -> list[Channel]:

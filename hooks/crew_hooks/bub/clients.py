@@ -293,17 +293,19 @@ def _wish(error: Exception) -> float | None:
         headers = getattr(getattr(cause, "response", None), "headers", None)
         said = getattr(cause, "retry_after", None) or (headers.get("retry-after") if headers else None)
         if said is not None:
-            return _seconds(str(said))
+            return _seconds(str(said), headers.get("date") if headers else None)
     return None
 
 
-def _seconds(said: str) -> float | None:
+def _seconds(said: str, answered_at: str | None) -> float | None:
+    """How long from now. A date is compared with the provider's own clock, where it tells that."""
     try:
         seconds = float(said)
     except ValueError:
         try:
-            date = parsedate_to_datetime(said)
+            date = parsedate_to_datetime(said).timestamp()
+            now = time.time() if answered_at is None else parsedate_to_datetime(answered_at).timestamp()
         except ValueError:
             return None  # nobody's notation: our own back-off is as good
-        seconds = date.timestamp() - time.time()
+        seconds = date - now
     return max(0.0, seconds) if math.isfinite(seconds) else None

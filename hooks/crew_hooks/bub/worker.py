@@ -8,6 +8,7 @@ supervisor is gone: then it ends what its session started, too.
 import asyncio
 import base64
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,8 @@ def serve(
 
 def main(descriptor: int) -> int:
     """A worker that was not forked."""
+    # asyncio would leave in good order, and the supervisor could not tell that nobody asked for it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     return serve(socket.socket(fileno=descriptor), load_framework())
 
 

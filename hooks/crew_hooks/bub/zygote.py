@@ -28,6 +28,8 @@ _DIE_WITH_PARENT: Final = 1
 def main(descriptor: int) -> int:
     """Load, say so, and fork until the supervisor is gone."""
     _die_with_the_supervisor()
+    # Its workers inherit it: whoever interrupts one of these processes ends it, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     control = socket.socket(fileno=descriptor)
     from crew_hooks.bub import worker
     from crew_hooks.bub.clients import built_clients

@@ -5,7 +5,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from crew_plugin.errors import CallerError
+from crew_plugin.errors import CallerError, Forgotten
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_tools.loading import ONE_AT_A_TIME
 from crew_tools.params import Params, parse
@@ -57,7 +57,10 @@ async def _told(crew: "Crew", output: ToolOutput) -> str:
     run_id = output.details.get("run_id")
     if not isinstance(run_id, str):
         return output.text
-    run = await crew.writer.read(lambda store: store.load_run(run_id))
+    try:
+        run = await crew.writer.read(lambda store: store.load_run(run_id))
+    except Forgotten:
+        return output.text
     return output.text if run.imported is None else as_data(run.id, output.text)
 
 
