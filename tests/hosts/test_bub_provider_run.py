@@ -16,6 +16,7 @@ from crew_plugin.config import load_settings
 from crew_plugin.crew import Crew
 from crew_plugin.engine.plan import ParallelTask, plan_parallel
 from crew_plugin.models.records import EventRecord, RunRecord
+from crew_plugin.models.spec import RuntimeMode
 from crew_plugin.models.states import RunState, SessionKind
 from crew_plugin.project import find_project
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, Script, ToolUse
@@ -26,7 +27,17 @@ from tests.hosts.bub_terminal import BubHome
 pytestmark = [pytest.mark.bub, pytest.mark.anyio, pytest.mark.both_engines]
 
 SUBMITS = ToolUse(name="submit_result", arguments={"summary": "done"})
-RUNTIMES = {SessionKind.LIVE: "live-session", SessionKind.CHILD: "child-process"}
+AGENT = """---
+name: worker
+description: Looks and tells.
+tools: ls
+---
+Look, and tell.
+"""
+RUNTIMES: dict[SessionKind, RuntimeMode] = {
+    SessionKind.LIVE: "live-session",
+    SessionKind.CHILD: "child-process",
+}
 
 
 @dataclass
@@ -47,22 +58,21 @@ class Stage:
     server: ScriptedModelServer
     kind: SessionKind
 
-    async def events(self) -> list[EventRecord]:
-        """What has happened so far in the one run."""
-        (run,) = await self.crew.writer.read(lambda store: store.list_runs())
-        return await self.crew.writer.read(lambda store: store.tail(run.id))
-
     async def run(self, count: int) -> Ran:
         """So many tasks, as wide as the settings say."""
         crew = self.crew
-        tasks = [ParallelTask(goal=f"job {number}") for number in range(count)]
+        tasks = [ParallelTask(goal=f"job {number}", agent="worker") for number in range(count)]
         spec = plan_parallel(
-            await crew.catalog(), crew.settings, tasks=tasks, cwd=str(crew.project.root)
-        ).model_copy(update={"runtime_requested": RUNTIMES[self.kind]})
+            await crew.catalog(),
+            crew.settings,
+            tasks=tasks,
+            cwd=str(crew.project.root),
+            runtime=RUNTIMES[self.kind],
+        )
         run = await crew.supervisor.submit(spec, parent=None, background=False, actor="tester")
         with anyio.fail_after(90):
             ended = await crew.supervisor.execute(run.id)
-        events = await self.events()
+        events = await crew.writer.read(lambda store: store.tail(run.id))
         results = await crew.writer.read(lambda store: store.list_results(run.id))
         opened = {event.data["kind"] for event in events if event.type == "session.opened"}
         assert opened == {self.kind}
@@ -80,7 +90,8 @@ def staged(
         for name in [n for n in os.environ if n.startswith(("BUB_", "OPENAI_", "ANTHROPIC_", "CREW_"))]:
             monkeypatch.delenv(name)
         home = BubHome.make(tmp_path, None)
-        (home.project / ".crew").mkdir()
+        (home.project / ".crew" / "agents").mkdir(parents=True)
+        (home.project / ".crew" / "agents" / "worker.md").write_text(AGENT, encoding="utf-8")
         (home.project / ".crew" / "config.toml").write_text(settings, encoding="utf-8")
         async with ScriptedModelServer(script) as server:
             environment = BubHome(project=home.project, home=home.home, base_url=server.base_url).env
@@ -112,20 +123,18 @@ async def test_the_setting_bounds_the_requests_and_who_waits_says_for_what(stage
 
 
 class OnlyOne:
-    """Refuses every request while another one is being answered. Each session makes two."""
+    """Refuses every request while another one is being answered."""
 
     def __init__(self) -> None:
         self.server: ScriptedModelServer | None = None
         self.refused = 0
 
-    def __call__(self, conversation: Conversation) -> Reply:
+    def __call__(self, _: Conversation) -> Reply:
         assert self.server is not None
         if self.server.in_flight > 1:
             self.refused += 1
-            return Reply(fault=Fault.RATE_LIMIT, retry_after=0.05)
-        if conversation.tool_results:
-            return Reply(calls=(SUBMITS,), delay=0.01)
-        return Reply(calls=(ToolUse(name="ls", arguments={}),), delay=0.01)
+            return Reply(fault=Fault.RATE_LIMIT, retry_after=0.1)
+        return Reply(calls=(SUBMITS,), delay=0.15)
 
 
 async def test_twenty_tasks_end_at_a_provider_that_refuses_all_but_one(staged: Staged) -> None:
@@ -134,12 +143,11 @@ async def test_twenty_tasks_end_at_a_provider_that_refuses_all_but_one(staged: S
         play.server = stage.server
         ran = await stage.run(20)
     assert (ran.run.state, ran.results) == (RunState.COMPLETED, 20)
-    # What one of them learns all know, in whatever process it is: halving from twenty to one takes five
-    # waves, of which only the first is refused whole.
-    assert play.refused <= 60
-    assert len(ran.server.arrivals) == 40 + play.refused
-    attempts = [event for event in ran.events if event.type == "attempt.ended"]
-    assert len(attempts) == 20
+    # What one of them learns all know, in whatever process it is. Each for itself, they would be refused again
+    # at every answer, until some have no retry left.
+    assert play.refused <= 40
+    assert len(ran.server.arrivals) == 20 + play.refused
+    assert [event for event in ran.events if event.type == "task.started" and event.data["number"] > 1] == []
 
 
 async def test_eight_tasks_are_open_at_once_before_any_ends(staged: Staged) -> None:
@@ -150,14 +158,12 @@ async def test_eight_tasks_are_open_at_once_before_any_ends(staged: Staged) -> N
         running = asyncio.create_task(stage.run(10))
         with anyio.fail_after(60):
             await stage.server.arrived(8)
-            events = await stage.events()
             asking = stage.server.in_flight
             stage.server.release()
             await stage.server.arrived(10)
             stage.server.release()
             ran = await running
     assert asking == 8
-    opened = {event.task_id for event in events if event.type == "session.opened"}
-    assert len(opened) == 8
-    assert [event for event in events if event.type == "attempt.ended"] == []
+    before = ran.events[: [event.type for event in ran.events].index("task.completed")]
+    assert len({event.task_id for event in before if event.type == "session.opened"}) == 8
     assert (ran.run.state, ran.results, ran.server.peak) == (RunState.COMPLETED, 10, 8)
