@@ -8,10 +8,12 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Final
 
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ArtifactRef, EventRecord, Usage
+from crew_plugin.models.records import ArtifactRef, Counts, EventRecord, Usage
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.ui.views import DRY_RUN, LOST, ResultView, RunRow, RunView, TaskName, TaskView
 
@@ -23,6 +25,7 @@ __all__ = [
     "event_line",
     "events_text",
     "fair_share",
+    "model_calls_text",
     "one_line",
     "printable",
     "result_text",
@@ -85,6 +88,14 @@ def seconds_text(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def model_calls_text(calls: int, counts: Counts) -> str:
+    """How often a model answered, and how often it did not."""
+    failed = f"{counts.model_errors} failed" if counts.model_errors > counts.retries else ""
+    again = f"{counts.retries} made again" if counts.retries else ""
+    wrong = ", ".join(filter(None, (failed, again)))
+    return f"{calls} model call{'' if calls == 1 else 's'}" + (f" ({wrong})" if wrong else "")
 
 
 def tokens_text(usage: Usage) -> str:
@@ -182,7 +193,8 @@ def status_text(view: RunView) -> str:
     used = tokens_text(view.usage)
     lines = ["  ".join(head), f"goal: {one_line(row.goal, 200)}", f"tasks: {_counts(row.shown_counts)}"]
     if used:
-        lines.append(f"tokens: {used} ({view.usage.calls} model calls)")
+        total = reduce(add, (task.counts for task in view.tasks), Counts())
+        lines.append(f"tokens: {used}; {model_calls_text(view.usage.calls, total)}")
     if row.runtime_note:
         lines.append(f"sessions: {row.runtime}; {one_line(row.runtime_note, 300)}")
     why = _why(row)
@@ -292,8 +304,9 @@ def _no_answer(task: TaskView) -> list[str]:
         f"{part.body.sha256[:16]} ({bytes_text(part.body.size)})"
         for part in task.sections
     ]
-    if task.steps:
-        lines.append(f"it used {task.steps} model calls ({tokens_text(task.usage) or 'no tokens counted'})")
+    if task.steps or task.counts.model_errors:
+        used = tokens_text(task.usage) or "no tokens counted"
+        lines.append(f"it used {model_calls_text(task.steps, task.counts)}; {used}")
     return lines
 
 

@@ -58,6 +58,7 @@ def test_the_shape_of_a_status_is_stable(tmp_path: Path, book: Book) -> None:
         *("id", "key", "title", "role", "agent", "state", "shown_state", "cause", "optional", "depends_on"),
         *("waits_for", "attempts", "steps", "usage", "model", "now", "result_id", "summary"),
         *("last_text_artifact", "started_at", "ended_at", "elapsed", "sections", "hold"),
+        *("retries", "model_errors"),
     }
     assert set(status["usage"]) == {"input", "output", "cached", "calls", "cost"}
 

@@ -143,8 +143,8 @@ async def test_twenty_tasks_end_at_a_provider_that_refuses_all_but_one(staged: S
         play.server = stage.server
         ran = await stage.run(20)
     assert (ran.run.state, ran.results) == (RunState.COMPLETED, 20)
-    # What one of them learns all know, in whatever process it is. Each for itself, they would be refused again
-    # at every answer, until some have no retry left.
+    # What one of them learns all know, in whatever process it is. Each for itself, they would be refused
+    # again at every answer, until some have no retry left.
     assert play.refused <= 40
     assert len(ran.server.arrivals) == 20 + play.refused
     assert [event for event in ran.events if event.type == "task.started" and event.data["number"] > 1] == []
