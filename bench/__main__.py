@@ -219,6 +219,8 @@ def child_table(count: int) -> str:
         lines.append(
             f"| {case} | {figures['start'] * 1000:.0f} | {figures['cpu_each'] * 1000:.0f} | {memory} |"
         )
+    gate = measure([sys.executable, str(folder / "gate_case.py"), "1000"])
+    lines += ["", f"A worker's request waits {gate['turn'] * 1000:.2f} ms for its supervisor's open gate."]
     return "\n".join(lines)
 
 

@@ -13,8 +13,10 @@ import anyio.abc
 
 from crew_plugin.child import protocol
 from crew_plugin.child.nursery import Nursery, Worker
+from crew_plugin.child.turns import Turns
 from crew_plugin.child.wire import Wire
 from crew_plugin.engine.orphans import OWNER_VARIABLE, end_marked, owner_mark
+from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.errors import CrewError, HostUnsupported, WorkerLost
 from crew_plugin.host import (
     EngineCapability,
@@ -62,6 +64,9 @@ class HomeEngine(Protocol):
     @property
     def servers(self) -> McpProxy: ...
 
+    @property
+    def gates(self) -> ProviderGates: ...
+
     async def available_tools(
         self,
         names: tuple[str, ...],
@@ -92,14 +97,11 @@ class ChildEngine:
         *,
         denied_variables: Sequence[str] = (),
         hook_seconds: float = 10.0,
-        start_requests: int = 128,
-        max_requests: int = 1024,
     ) -> None:
         self._home = home
         self._nursery = nursery
         self._denied = tuple(denied_variables)
         self._hook_seconds = hook_seconds
-        self._requests = (start_requests, max_requests)
 
     @property
     def name(self) -> str:
@@ -122,13 +124,14 @@ class ChildEngine:
         remote = await self._home.servers.tools(access, spec.mcp_servers, spec.cwd)
         try:
             worker = await self._nursery.start(environment, spec.cwd)
-            session = _ChildSession(spec, worker, await Wire.over(worker.connection), remote)
+            wire = await Wire.over(worker.connection)
+            session = _ChildSession(spec, worker, wire, remote, self._home.gates)
             failure: Exception | None = None
             try:
                 async with anyio.create_task_group() as group:
                     group.start_soon(session.serve)
                     try:
-                        await session.begin(self._hook_seconds, *self._requests)
+                        await session.begin(self._hook_seconds)
                         yield session
                     except Exception as error:  # noqa: BLE001 - raised again below, not wrapped by the group
                         failure = error
@@ -183,11 +186,14 @@ class ChildEngine:
 class _ChildSession:
     """One session, as the supervisor has it."""
 
-    def __init__(self, spec: SessionSpec, worker: Worker, wire: Wire, remote: SessionTools) -> None:
+    def __init__(
+        self, spec: SessionSpec, worker: Worker, wire: Wire, remote: SessionTools, gates: ProviderGates
+    ) -> None:
         self._spec = spec
         self._worker = worker
         self._wire = wire
         self._remote = remote
+        self._turns = Turns(gates, wire.send)
         self._tools = {tool.name: tool for tool in spec.tools}
         self._served: dict[str, ToolSpec] = {}
         self._events: asyncio.Queue[SessionEvent | None] = asyncio.Queue()
@@ -256,7 +262,7 @@ class _ChildSession:
 
     # --- its life ---
 
-    async def begin(self, hook_seconds: float, start_requests: int, max_requests: int) -> None:
+    async def begin(self, hook_seconds: float) -> None:
         """Have the worker open it. Raises `WorkerLost` and what opening it raised there."""
         await self._until(self._hello, HELLO_SECONDS, "did not say that it is there")
         self._serve_tools()
@@ -266,8 +272,6 @@ class _ChildSession:
                 tuple(map(protocol.facts_of, self._served.values())),
                 owner=owner_mark(current_owner()),
                 hook_seconds=hook_seconds,
-                start_requests=start_requests,
-                max_requests=max_requests,
             )
         )
         await self._until(self._opened, OPEN_SECONDS, "did not open its session")
@@ -305,6 +309,7 @@ class _ChildSession:
                     failure = error
                 calls.cancel_scope.cancel()
         finally:
+            self._turns.give_back()
             self._gone.set()
             self._silent.set()
         if not self._quiet and not self._stopped:  # nobody asked it to leave, in good order or not
@@ -353,6 +358,10 @@ class _ChildSession:
             case protocol.Cancel(id=ident):
                 if ident in self._calls:
                     self._calls[ident].cancel()
+            case protocol.Acquire():
+                calls.start_soon(self._turns.wait, self._turns.joined(message))
+            case protocol.Release():
+                self._turns.release(message)
             case _:
                 raise protocol.ProtocolError(f"a {message.type!r} from a worker")
 

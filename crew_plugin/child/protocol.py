@@ -1,7 +1,8 @@
 """What a supervisor and a worker say to each other: one JSON object a line, checked on both sides.
 
 The worker holds the conversation and the host's tools. Whatever needs the supervisor is a call to it: the
-crew's own tools, MCP tools, the journal, and keeping a body. Control goes to the worker, events come back.
+crew's own tools, MCP tools, the journal, and keeping a body. So is the turn of each request at a model
+provider: the gate is the supervisor's. Control goes to the worker, events come back.
 """
 
 import json
@@ -20,12 +21,15 @@ from crew_plugin.models.spec import LimitsSpec
 __all__ = [
     "VERSION",
     "Abort",
+    "Acquire",
     "Answer",
+    "AtGate",
     "Call",
     "Cancel",
     "Control",
     "EndJobs",
     "Event",
+    "Granted",
     "Hello",
     "Leave",
     "Left",
@@ -34,7 +38,10 @@ __all__ = [
     "Opened",
     "Progressed",
     "ProtocolError",
+    "Queued",
     "Quiet",
+    "Refusing",
+    "Release",
     "Restrict",
     "Say",
     "Servers",
@@ -53,7 +60,7 @@ __all__ = [
     "warm",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class ProtocolError(CrewError):
@@ -103,8 +110,6 @@ class Open(_Message):
     owner: str
     """The mark of the supervisor."""
     hook_seconds: float
-    start_requests: int
-    max_requests: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +195,38 @@ class Servers(_Message):
     remote: tuple[ToolFacts, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Queued(_Message):
+    """A model call waits at its gate; so many go first. Told every few seconds."""
+
+    type: Literal["queued"] = "queued"
+    place: int
+    ahead: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Granted(_Message):
+    """A model call may make its request now."""
+
+    type: Literal["granted"] = "granted"
+    place: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusing(_Message):
+    """How it stands at the gate of a provider that refuses: after a refused request, and where a call is
+    not let through any more."""
+
+    type: Literal["refusing"] = "refusing"
+    place: int
+    pause: float
+    """Seconds until anybody is let through."""
+    losses: int
+    """Waves that were lost in a row since the call came."""
+    error: str | None = None
+    """Why the call is not let through any more."""
+
+
 # --- to the supervisor ---------------------------------------------------------------------
 
 
@@ -255,6 +292,30 @@ class Quiet(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Acquire(_Message):
+    """A model call wants to make its request. A call that makes it again keeps its place."""
+
+    type: Literal["acquire"] = "acquire"
+    place: int
+    """The worker's number of it."""
+    gate: str
+    urgency: Literal[0, 1, 2]
+    losses: int
+    """Waves in a row that may be lost for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release(_Message):
+    """A request ended, or is not wanted any more."""
+
+    type: Literal["release"] = "release"
+    place: int
+    outcome: Literal["served", "failed", "refused"]
+    wish: float | None = None
+    """The pause that a provider which refused it asked for, in seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Left(_Message):
     """The session was left; what did not let itself be ended."""
 
@@ -263,13 +324,15 @@ class Left(_Message):
 
 
 Control = Open | Say | Restrict | Withdraw | EndJobs | Abort | Leave | Answer | Progressed | Servers
-Message = Control | Hello | Opened | Event | Call | Cancel | Quiet | Left
+AtGate = Queued | Granted | Refusing
+Message = Control | AtGate | Hello | Opened | Event | Call | Cancel | Acquire | Release | Quiet | Left
 
 _KINDS: Final[Mapping[str, type[Message]]] = {
     kind.type: kind
     for kind in (
         *(Open, Say, Restrict, Withdraw, EndJobs, Abort, Leave, Answer, Progressed, Servers),
-        *(Hello, Opened, Event, Call, Cancel, Quiet, Left),
+        *(Queued, Granted, Refusing),
+        *(Hello, Opened, Event, Call, Cancel, Acquire, Release, Quiet, Left),
     )
 }
 _EVENTS: Final[Mapping[str, type[Any]]] = {
@@ -352,8 +415,6 @@ def open_message(
     *,
     owner: str,
     hook_seconds: float,
-    start_requests: int,
-    max_requests: int,
 ) -> Open:
     """The session that the worker is to open."""
     return Open(
@@ -373,8 +434,6 @@ def open_message(
         history=tuple(asdict(entry) for entry in spec.history),
         owner=owner,
         hook_seconds=hook_seconds,
-        start_requests=start_requests,
-        max_requests=max_requests,
     )
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import anyio
@@ -30,8 +30,12 @@ __all__ = [
     "ProviderGate",
     "ProviderGates",
     "Refused",
+    "RequestGate",
+    "RequestGates",
+    "Standing",
     "Urgency",
     "Verdict",
+    "gate_name",
 ]
 
 USUAL_START: Final = 128
@@ -70,6 +74,16 @@ class Refused:
     """The provider has too much to do; `wish` is the pause it asked for, in seconds."""
 
     wish: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a refused call is told."""
+
+    pause: float
+    """Seconds until anybody is let through."""
+    losses: int
+    """How many waves in a row were lost since the call came."""
 
 
 @dataclass(slots=True, eq=False)
@@ -211,8 +225,44 @@ class Flow:
         self.opens_at = max(self.opens_at, now + pause)
 
 
+class RequestGate(Protocol):
+    """A gate as a model call sees it: in this process, or in the one that supervises it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def place(self, urgency: Urgency = Urgency.ORDINARY) -> Place:
+        """A place for a new model call. It keeps it when its request has to be made again."""
+        ...
+
+    async def acquire(self, place: Place, waiting: Callable[[int], None], *, losses: int) -> None:
+        """Return when the request may be made. What was acquired must be released.
+
+        `waiting` is told at once, and again every few seconds, how many go first. Raises
+        `EngineError` once more than `losses` waves in a row were lost since the call came: a
+        provider that takes nobody's request is not asked again by everyone in turn.
+        """
+        ...
+
+    def release(self, place: Place, verdict: Verdict | Refused) -> None:
+        """The request ended."""
+        ...
+
+    async def standing(self, place: Place) -> Standing:
+        """How it stands with a call whose request was refused last."""
+        ...
+
+
+class RequestGates(Protocol):
+    """The gates of whoever makes model calls."""
+
+    def gate(self, provider: str, base: str | None, credential: str | None) -> RequestGate:
+        """The one gate for requests to this provider with this credential."""
+        ...
+
+
 class ProviderGate:
-    """A gate that tasks wait at. Every wait can be cancelled, and tells `waiting` that it goes on."""
+    """Implements `RequestGate`: tasks of this process wait at it. Every wait can be cancelled."""
 
     def __init__(self, name: str, flow: Flow, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
@@ -227,17 +277,16 @@ class ProviderGate:
         """Seconds until anybody is let through; zero if there is no pause."""
         return max(0.0, self.flow.opens_at - self._clock())
 
-    def losses(self, place: Place) -> int:
-        """How many waves in a row were lost since the call came."""
-        return self.flow.losses(place)
+    async def standing(self, place: Place) -> Standing:
+        """How it stands with a call whose request was refused last."""
+        return self.stands(place)
+
+    def stands(self, place: Place) -> Standing:
+        """The same, at once."""
+        return Standing(pause=self.pause(), losses=self.flow.losses(place))
 
     async def acquire(self, place: Place, waiting: Callable[[int], None], *, losses: int) -> None:
-        """Return when the request may be made. What was acquired must be released.
-
-        `waiting` is told at once, and again every few seconds, how many go first. Raises
-        `EngineError` once more than `losses` waves in a row were lost since the call came: a
-        provider that takes nobody's request is not asked again by everyone in turn.
-        """
+        """Return when the request may be made. What was acquired must be released."""
         self.flow.join(place)
         self._admit()
         try:
@@ -290,12 +339,17 @@ def _call(place: Place) -> None:
         place.called.set()
 
 
+def gate_name(provider: str, base: str | None, credential: str | None) -> str:
+    """The name of the gate for requests to this provider with this credential: with a digest of the
+    credential, so that it can be logged and sent."""
+    host = urlsplit(base).netloc.rpartition("@")[2] if base else "usual"
+    digest = hashlib.sha256(f"{base}\0{credential}".encode()).hexdigest()[:8]
+    return f"{provider}@{host}#{digest}"
+
+
 @dataclass(slots=True)
 class ProviderGates:
-    """The gates of one process by provider, address and credential.
-
-    A gate is named after a digest of its credential, so that it can be logged.
-    """
+    """Implements `RequestGates`: the gates of one process and of the workers that it supervises."""
 
     start: int
     ceiling: int
@@ -303,9 +357,10 @@ class ProviderGates:
 
     def gate(self, provider: str, base: str | None, credential: str | None) -> ProviderGate:
         """The one gate for requests to this provider with this credential."""
-        host = urlsplit(base).netloc.rpartition("@")[2] if base else "usual"
-        digest = hashlib.sha256(f"{base}\0{credential}".encode()).hexdigest()[:8]
-        name = f"{provider}@{host}#{digest}"
+        return self.named(gate_name(provider, base, credential))
+
+    def named(self, name: str) -> ProviderGate:
+        """The one gate of this name."""
         if name not in self._gates:
             self._gates[name] = ProviderGate(name, Flow(self.start, self.ceiling))
         return self._gates[name]

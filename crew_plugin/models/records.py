@@ -5,7 +5,7 @@ clocks of two processes. Nothing here needs pydantic, so that light commands sta
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -89,6 +89,8 @@ class Counts:
     tool_errors: int = 0
     retries: int = 0
     """Model calls that were made again after a failure."""
+    model_errors: int = 0
+    """Requests to its model that failed, whether they were made again or not."""
     recent: int = 0
     """How many of the last ten things that could fail, tool calls and model calls, are counted."""
     recent_errors: int = 0
@@ -98,6 +100,18 @@ class Counts:
     """Tokens of the conversation at its last model call."""
     window: int = 0
     """Tokens that its model holds; 0 where nothing is known yet."""
+
+    def __add__(self, later: "Counts") -> "Counts":
+        """Both together; what tells how it stands now is the later one's."""
+        return replace(
+            later,
+            turns=self.turns + later.turns,
+            tool_calls=self.tool_calls + later.tool_calls,
+            tool_errors=self.tool_errors + later.tool_errors,
+            retries=self.retries + later.retries,
+            model_errors=self.model_errors + later.model_errors,
+            compactions=self.compactions + later.compactions,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ class Tally:
         self._tool_calls = before.tool_calls
         self._tool_errors = before.tool_errors
         self._retries = before.retries
+        self._model_errors = before.model_errors
         self._compactions = before.compactions
         self._context = before.context
         self._window = table.window_of(model)
@@ -51,8 +52,13 @@ class Tally:
 
     def retrying(self) -> None:
         """A model call failed and is made again."""
-        self._recent.append(False)
+        self.model_failed()
         self._retries += 1
+
+    def model_failed(self) -> None:
+        """A model call failed."""
+        self._recent.append(False)
+        self._model_errors += 1
 
     def tool_ended(self, *, ok: bool) -> None:
         """A tool call ended."""
@@ -94,6 +100,7 @@ class Tally:
             tool_calls=self._tool_calls,
             tool_errors=self._tool_errors,
             retries=self._retries,
+            model_errors=self._model_errors,
             recent=len(self._recent),
             recent_errors=self._recent.count(False),
             compactions=self._compactions,

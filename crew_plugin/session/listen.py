@@ -238,6 +238,9 @@ class Listener:
 
     def _failed(self, error: Exception) -> None:
         course = self._course
+        if isinstance(error, EngineError):
+            course.tally.model_failed()
+            course.progress()
         overflow = isinstance(error, EngineError) and error.kind == "context_overflow"
         if overflow and course.can_go_on and course.memory.overflowed():
             course.too_long("overflow", str(error))

@@ -6,14 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from typing import Any, cast
 
 from crew_plugin.models.records import AttemptRecord, Counts, TaskRecord, ToolCallRecord, ToolCallState, Usage
 from crew_plugin.models.states import RUN_TERMINAL, TaskState
 from crew_plugin.observe.health import STALLED_SECONDS, Rating, Verdict, rate, silence_limit, worst
 from crew_plugin.store.port import RunStore
-from crew_plugin.ui.text import columns, one_line, seconds_text
-from crew_plugin.ui.views import LOST, RunRow, call_text, run_view, usage_json
+from crew_plugin.ui.text import columns, model_calls_text, one_line, seconds_text
+from crew_plugin.ui.views import LOST, RunRow, all_counts, all_usage, call_text, run_view, usage_json
 
 __all__ = ["HealthView", "health_text", "health_view", "usage_text"]
 
@@ -23,7 +25,7 @@ STALLED = "stalled"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionHealth:
-    """One session: the newest of its task."""
+    """The newest session of a task, and what all its attempts together did and used."""
 
     task: str
     agent: str
@@ -154,13 +156,13 @@ def usage_text(usage: Usage, counts: Sequence[Counts]) -> str:
     parts = [f"{_tokens(usage.input)} tokens in{cached}, {_tokens(usage.output)} out"]
     if usage.cost is not None:
         parts.append(f"${usage.cost:.4f}")
-    retries, failed = sum(each.retries for each in counts), sum(each.tool_errors for each in counts)
-    tools, compactions = sum(each.tool_calls for each in counts), sum(each.compactions for each in counts)
-    parts.append(_many(usage.calls, "model call") + (f" ({retries} made again)" if retries else ""))
-    if tools:
-        parts.append(_many(tools, "tool call") + (f" ({failed} failed)" if failed else ""))
-    if compactions:
-        parts.append(_many(compactions, "compaction"))
+    total = reduce(add, counts, Counts())
+    parts.append(model_calls_text(usage.calls, total))
+    if total.tool_calls:
+        failed = f" ({total.tool_errors} failed)" if total.tool_errors else ""
+        parts.append(_many(total.tool_calls, "tool call") + failed)
+    if total.compactions:
+        parts.append(_many(total.compactions, "compaction"))
     return ", ".join(parts)
 
 
@@ -168,9 +170,6 @@ def _session(store: RunStore, task: TaskRecord, *, lost: bool, now: float) -> Se
     attempts = store.list_attempts(task.id)
     newest = attempts[-1]
     under_way = task.state in (TaskState.RUNNING, TaskState.WAITING) and newest.ended_at is None
-    total = Usage()
-    for attempt in attempts:
-        total = total + attempt.usage
     watched = under_way and not lost
     calls = store.list_tool_calls(newest.id) if watched else []
     open_calls = [call for call in calls if call.state is ToolCallState.STARTED]
@@ -188,9 +187,9 @@ def _session(store: RunStore, task: TaskRecord, *, lost: bool, now: float) -> Se
         since=since,
         silent=silent if watched else None,
         attempts=len(attempts),
-        steps=newest.steps,
-        counts=newest.counts,
-        usage=total,
+        steps=sum(attempt.steps for attempt in attempts),
+        counts=all_counts(attempts),
+        usage=all_usage(attempts),
         model=newest.model_used or newest.model_asked,
     )
 
@@ -252,12 +251,14 @@ def _cells(session: SessionHealth) -> tuple[str, ...]:
     counts, cost = session.counts, session.usage.cost
     doing = f"{one_line(session.doing, 44)}, {seconds_text(session.since)}" if session.doing else ""
     failed = f" ({counts.tool_errors} failed)" if counts.tool_errors else ""
+    refused = f" ({counts.model_errors} failed)" if counts.model_errors else ""
     spent = f"{_tokens(session.usage.input)}/{_tokens(session.usage.output)}" if session.usage.calls else ""
     return (
         session.task,
         str(session.verdict.rating) if session.verdict else session.state,
         doing,
-        _many(session.steps, "call") if session.steps else "",
+        f"{session.attempts} attempts" if session.attempts > 1 else "",
+        _many(session.steps, "call") + refused if session.steps or refused else "",
         _many(counts.tool_calls, "tool") + failed if counts.tool_calls else "",
         f"context {counts.context / counts.window:.0%}" if counts.window and counts.context else "",
         spent + (f" ${cost:.4f}" if cost is not None else ""),
@@ -266,16 +267,27 @@ def _cells(session: SessionHealth) -> tuple[str, ...]:
 
 
 def _grouped(rows: Sequence[tuple[str, ...]], width: int | None) -> list[list[str]]:
-    """The lines of each row: one, or two where the terminal is too narrow for one."""
+    """The lines of each row: one, or more where the terminal is too narrow for one."""
     whole = columns(rows)
     if width is None or max(map(len, whole)) <= width:
         return [[line] for line in whole]
     heads = columns([row[:3] for row in rows])
-    rest = ["  ".join(cell for cell in row[3:] if cell) for row in rows]
+    rest = [_packed([cell for cell in row[3:] if cell], width - 4) for row in rows]
     return [
-        [_within(line, width) for line in (head, f"    {tail}") if line.strip()]
+        [_within(line, width) for line in (head, *(f"    {part}" for part in tail))]
         for head, tail in zip(heads, rest, strict=True)
     ]
+
+
+def _packed(cells: Sequence[str], width: int) -> list[str]:
+    """As many of them in a line as fit."""
+    lines: list[str] = []
+    for cell in cells:
+        if lines and len(lines[-1]) + 2 + len(cell) <= width:
+            lines[-1] += f"  {cell}"
+        else:
+            lines.append(cell)
+    return lines
 
 
 def _within(line: str, width: int) -> str:

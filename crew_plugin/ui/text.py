@@ -8,10 +8,20 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Final
 
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ArtifactRef, AttemptRecord, EventRecord, GaveUp, ImportRecord, Usage
+from crew_plugin.models.records import (
+    ArtifactRef,
+    AttemptRecord,
+    Counts,
+    EventRecord,
+    GaveUp,
+    ImportRecord,
+    Usage,
+)
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.ui.views import DRY_RUN, LOST, ResultView, RunRow, RunView, TaskName, TaskView
 
@@ -27,6 +37,7 @@ __all__ = [
     "events_text",
     "fair_share",
     "given_up_text",
+    "model_calls_text",
     "one_line",
     "origin_text",
     "printable",
@@ -92,6 +103,14 @@ def seconds_text(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def model_calls_text(calls: int, counts: Counts) -> str:
+    """How often a model answered, and how often it did not."""
+    failed = f"{counts.model_errors} failed" if counts.model_errors > counts.retries else ""
+    again = f"{counts.retries} made again" if counts.retries else ""
+    wrong = ", ".join(filter(None, (failed, again)))
+    return f"{calls} model call{'' if calls == 1 else 's'}" + (f" ({wrong})" if wrong else "")
 
 
 def tokens_text(usage: Usage) -> str:
@@ -191,7 +210,8 @@ def status_text(view: RunView) -> str:
     used = tokens_text(view.usage)
     lines = ["  ".join(head), f"goal: {one_line(row.goal, 200)}", f"tasks: {_counts(row.shown_counts)}"]
     if used:
-        lines.append(f"tokens: {used} ({view.usage.calls} model calls)")
+        total = reduce(add, (task.counts for task in view.tasks), Counts())
+        lines.append(f"tokens: {used}; {model_calls_text(view.usage.calls, total)}")
     if row.imported is not None:
         lines.append(origin_text(row.imported))
     if row.runtime_note:
@@ -353,8 +373,9 @@ def _no_answer(task: TaskView) -> list[str]:
         f"{part.body.sha256[:16]} ({bytes_text(part.body.size)})"
         for part in task.sections
     ]
-    if task.steps:
-        lines.append(f"it used {task.steps} model calls ({tokens_text(task.usage) or 'no tokens counted'})")
+    if task.steps or task.counts.model_errors:
+        used = tokens_text(task.usage) or "no tokens counted"
+        lines.append(f"it used {model_calls_text(task.steps, task.counts)}; {used}")
     return lines
 
 

@@ -8,6 +8,8 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from typing import Any, Final, cast
 
 from crew_plugin.models.causes import Cause, CauseCode
@@ -15,6 +17,7 @@ from crew_plugin.models.questions import QuestionRecord
 from crew_plugin.models.records import (
     ArtifactRef,
     AttemptRecord,
+    Counts,
     DeadLetter,
     DeadLetterState,
     EventRecord,
@@ -43,6 +46,8 @@ __all__ = [
     "RunView",
     "TaskName",
     "TaskView",
+    "all_counts",
+    "all_usage",
     "artifact_json",
     "call_text",
     "dead_letter_json",
@@ -104,6 +109,9 @@ class TaskView:
     tries: tuple[AttemptRecord, ...]
     """Its attempts, oldest first."""
     steps: int
+    """Answers of its model, over all attempts."""
+    counts: Counts
+    """Over all attempts."""
     usage: Usage
     model: str | None
     now: str
@@ -144,6 +152,8 @@ class TaskView:
             "tries": [_attempt_json(attempt) for attempt in self.tries],
             "retry_at": self.retry_at,
             "steps": self.steps,
+            "retries": self.counts.retries,
+            "model_errors": self.counts.model_errors,
             "usage": usage_json(self.usage),
             "model": self.model,
             "now": self.now,
@@ -573,8 +583,9 @@ def _task(
         waits_for=tuple(key for key in record.depends_on if key in unfinished) if queued else (),
         attempts=record.attempts,
         tries=tuple(attempts),
-        steps=newest.steps if newest else 0,
-        usage=_sum(attempts),
+        steps=sum(attempt.steps for attempt in attempts),
+        counts=all_counts(attempts),
+        usage=all_usage(attempts),
         model=(newest.model_used or newest.model_asked) if newest else None,
         now=_doing(store, newest, now) if newest and under_way and not lost else "",
         result_id=result.id if result else None,
@@ -645,11 +656,14 @@ def call_text(call: ToolCallRecord) -> str:
     return f"{call.tool} {tool_target(call.arguments)}".rstrip()
 
 
-def _sum(attempts: list[AttemptRecord]) -> Usage:
-    total = Usage()
-    for attempt in attempts:
-        total = total + attempt.usage
-    return total
+def all_usage(attempts: Sequence[AttemptRecord]) -> Usage:
+    """What all attempts of a task used."""
+    return reduce(add, (attempt.usage for attempt in attempts), Usage())
+
+
+def all_counts(attempts: Sequence[AttemptRecord]) -> Counts:
+    """What happened in all attempts of a task, oldest first."""
+    return reduce(add, (attempt.counts for attempt in attempts), Counts())
 
 
 def _cause_json(cause: Cause | None) -> dict[str, Any] | None:

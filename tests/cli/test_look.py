@@ -60,6 +60,7 @@ def test_the_shape_of_a_status_is_stable(tmp_path: Path, book: Book) -> None:
         *("waits_for", "attempts", "steps", "usage", "model", "now", "result_id", "summary"),
         *("last_text_artifact", "started_at", "ended_at", "elapsed", "sections", "hold"),
         *("tries", "retry_at"),
+        *("retries", "model_errors"),
     }
     assert set(status["usage"]) == {"input", "output", "cached", "calls", "cost"}
 

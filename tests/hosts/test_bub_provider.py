@@ -75,6 +75,7 @@ async def test_fifty_sessions_finish_at_a_provider_that_refuses_all_but_one(
     assert all(event.attempt <= event.of for event in retries)
 
 
+@pytest.mark.both_engines
 async def test_a_pause_that_one_session_is_asked_for_holds_for_the_others(
     hosted: Hosted, spec_of: SpecOf
 ) -> None:
@@ -93,6 +94,7 @@ async def test_a_pause_that_one_session_is_asked_for_holds_for_the_others(
     assert all(at - refused >= 0.3 for at in later)
 
 
+@pytest.mark.both_engines
 async def test_a_waiting_session_can_be_left_at_once(hosted: Hosted, spec_of: SpecOf) -> None:
     async with hosted(lambda _: Reply(fault=Fault.RATE_LIMIT, retry_after=60)) as host:
         async with host.engine.open(spec_of(host)) as session:
@@ -104,6 +106,7 @@ async def test_a_waiting_session_can_be_left_at_once(hosted: Hosted, spec_of: Sp
         assert len(host.model.arrivals) == 1
 
 
+@pytest.mark.both_engines
 async def test_a_gate_is_held_for_a_request_and_not_while_tools_run(hosted: Hosted, spec_of: SpecOf) -> None:
     play = Play(Reply(calls=(ToolUse(name="look", arguments={}),)), Reply(text="done"))
     async with hosted(play) as host:
@@ -120,6 +123,7 @@ async def test_a_gate_is_held_for_a_request_and_not_while_tools_run(hosted: Host
     assert gate.flow.held == 0
 
 
+@pytest.mark.both_engines
 @pytest.mark.parametrize(
     "fault", [Fault.STALL, Fault.STALLED_STREAM, Fault.HALF_TOOL_CALL, Fault.BROKEN_STREAM]
 )

@@ -9,7 +9,15 @@ import pytest
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.host import ToolSpec
-from crew_plugin.models.records import EventRecord, Lease, NewRun, NewTask, RunRecord, TranscriptEntry
+from crew_plugin.models.records import (
+    AttemptRecord,
+    EventRecord,
+    Lease,
+    NewRun,
+    NewTask,
+    RunRecord,
+    TranscriptEntry,
+)
 from crew_plugin.models.spec import AgentSpec, LimitsSpec, RunSpec, StepSpec
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 from crew_plugin.project import Project
@@ -114,6 +122,15 @@ class Stage:
         def read(store: Any) -> list[TranscriptEntry]:
             attempt = store.load_attempt(store.load_task(self.run.id, key).attempt_id)
             return list(store.read_transcript(attempt.session_id))
+
+        return await self.writer.read(read)
+
+    async def latest(self, key: str = "work") -> AttemptRecord:
+        """The newest attempt of a task, as it is written down."""
+
+        def read(store: Any) -> AttemptRecord:
+            attempts: list[AttemptRecord] = store.list_attempts(store.load_task(self.run.id, key).id)
+            return attempts[-1]
 
         return await self.writer.read(read)
 

@@ -464,6 +464,8 @@ async def test_an_overloaded_provider_is_retried_and_then_the_attempt_may_be(sta
     outcome = await stage.execute(replies(Reply(fault=Fault.SERVER_ERROR)))
     assert (outcome.state, outcome.retryable) == (AttemptState.FAILED, True)
     assert [event.data["try"] for event in await stage.events("session.retrying")] == [1]
+    counts = (await stage.latest()).counts
+    assert (counts.retries, counts.model_errors) == (1, 2)
 
 
 async def test_an_attempt_that_touched_the_world_is_not_tried_again_by_itself(make_stage: Any) -> None:

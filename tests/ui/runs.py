@@ -75,6 +75,12 @@ class Book:
             actor="supervisor",
         )
 
+    def try_again(self, attempt_id: str) -> None:
+        """End without a result; another attempt is due."""
+        self.store.end_attempt(
+            self.lease, attempt_id, AttemptState.FAILED, task_state=None, actor="supervisor"
+        )
+
     def abandon(self, attempt_id: str, text: str) -> None:
         """End without a result, keeping the last text."""
         ref = self.store.put_artifact(self.run.id, "last-text", text.encode())

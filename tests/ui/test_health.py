@@ -11,6 +11,7 @@ from crew_plugin.models.states import RunState
 from crew_plugin.observe.health import Rating
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.ui.health import health_text, health_view, usage_text
+from crew_plugin.ui.views import run_view
 from tests.ui.runs import DEAD, open_book, play, project_in
 
 COUNTS = Counts(
@@ -19,6 +20,7 @@ COUNTS = Counts(
     recent=10,
     recent_errors=6,
     retries=2,
+    model_errors=3,
     compactions=1,
     context=185_000,
     window=200_000,
@@ -47,6 +49,7 @@ def test_a_session_in_trouble_is_rated_and_what_is_wrong_is_named(store: SqliteS
         text = health_text(view, width=width)
         assert all(len(line) <= (width or 999) for line in text.splitlines())
         for wanted in (
+            "14 calls (3 failed)",
             "31 tools (7 failed)",
             "context 92%",
             "182.3k/4.2k $0.1234",
@@ -54,6 +57,31 @@ def test_a_session_in_trouble_is_rated_and_what_is_wrong_is_named(store: SqliteS
             "6 of the last 10",
         ):
             assert wanted in text
+
+
+def test_what_happened_in_all_attempts_of_a_task_is_counted(store: SqliteStore) -> None:
+    book = open_book(store)
+    usage = Usage(input=100, output=10, calls=3)
+    for window in (1_000, 2_000):
+        attempt = book.start("explore")
+        counts = Counts(tool_calls=5, tool_errors=1, retries=2, model_errors=3, context=900, window=window)
+        store.touch_attempt(book.lease, attempt, usage=usage, steps=3, model_used="small-1", counts=counts)
+        if window == 1_000:
+            book.try_again(attempt)
+    view = health_view(store, book.run.id)
+    (session,) = view.sessions
+    told = session.as_json()
+    wanted = {"attempts": 2, "model_calls": 6, "tool_calls": 10, "tool_errors": 2, "retries": 4}
+    assert wanted.items() <= told.items()
+    assert (told["model_errors"], told["context"], told["window"]) == (6, 900, 2_000)
+    assert session.verdict is not None
+    assert session.verdict.rating is Rating.HEALTHY  # of the session that works now: half of its context
+    text = health_text(view)
+    assert "6 model calls (6 failed, 4 made again), 10 tool calls (2 failed)" in text
+    assert "2 attempts  6 calls (6 failed)  10 tools (2 failed)  context 45%" in text
+    (task,) = [task for task in run_view(store, book.run.id).tasks if task.key == "explore"]
+    assert (task.steps, task.counts) == (6, session.counts)
+    assert {"attempts": 2, "steps": 6, "retries": 4, "model_errors": 6}.items() <= task.as_json().items()
 
 
 @pytest.mark.parametrize(
@@ -102,5 +130,6 @@ def test_nothing_of_a_lost_run_is_rated(store: SqliteStore) -> None:
 def test_zero_counts_are_not_shown_and_an_unknown_cost_neither() -> None:
     assert usage_text(Usage(input=10, output=2, calls=1), [Counts()]) == "10 tokens in, 2 out, 1 model call"
     assert usage_text(Usage(input=10, output=2, calls=2, cost=0.5), [COUNTS]) == (
-        "10 tokens in, 2 out, $0.5000, 2 model calls (2 made again), 31 tool calls (7 failed), 1 compaction"
+        "10 tokens in, 2 out, $0.5000, 2 model calls (3 failed, 2 made again), "
+        "31 tool calls (7 failed), 1 compaction"
     )

@@ -61,7 +61,7 @@ def test_the_status_names_each_task_its_state_and_what_it_is_about(book: Book) -
     text = status_text(run_view(book.store, book.run.id))
     assert f"run {book.run.id}  running" in text
     assert "goal: look at the login code" in text
-    assert "14.3k in, 1.0k out (4 model calls)" in text
+    assert "14.3k in, 1.0k out; 4 model calls" in text
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     assert lines["explore"].endswith("Login is in login.py and session.py.")
     assert lines["code"].endswith("read login.py")

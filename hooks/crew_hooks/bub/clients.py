@@ -15,11 +15,9 @@ from loguru import logger
 
 from crew_plugin.engine.provider_gate import (
     LONGEST_PAUSE,
-    USUAL_CEILING,
-    USUAL_START,
-    ProviderGate,
-    ProviderGates,
     Refused,
+    RequestGate,
+    RequestGates,
 )
 from crew_plugin.errors import EngineError, EngineErrorKind
 
@@ -55,15 +53,13 @@ class ClientPool:
     too much to repeat for every session. `close` ends them all.
     """
 
-    def __init__(
-        self, gates: ProviderGates | None = None, built: "Mapping[str, AnyLLM] | None" = None
-    ) -> None:
+    def __init__(self, gates: RequestGates, built: "Mapping[str, AnyLLM] | None" = None) -> None:
         """`built` are clients that were made before, in what this process was forked from."""
         self._built = built or {}
         self._clients: dict[str, asyncio.Task[AnyLLM]] = {}
-        self._gates = gates or ProviderGates(start=USUAL_START, ceiling=USUAL_CEILING)
+        self._gates = gates
 
-    def gate(self, provider: str, arguments: Mapping[str, Any]) -> ProviderGate:
+    def gate(self, provider: str, arguments: Mapping[str, Any]) -> RequestGate:
         """The gate that each request with these arguments goes through."""
         return self._gates.gate(provider, arguments.get("api_base"), arguments.get("api_key"))
 

@@ -17,7 +17,7 @@ from crew_hooks.bub.session import BubSession
 from crew_hooks.bub.toolset import HOST_TOOLS
 from crew_plugin.config.settings import Settings
 from crew_plugin.engine.orphans import owner_mark
-from crew_plugin.engine.provider_gate import ProviderGates
+from crew_plugin.engine.provider_gate import USUAL_CEILING, USUAL_START, ProviderGates
 from crew_plugin.host import EngineCapability, ServerReport, Session, SessionSpec
 from crew_plugin.mcp.names import Access, matches
 from crew_plugin.mcp.proxy import McpProxy, McpTimes
@@ -54,7 +54,8 @@ class BubEngine:
     ) -> None:
         self._framework = framework
         self._hook_seconds = hook_seconds
-        self._pool = ClientPool(gates)
+        self._gates = gates or ProviderGates(start=USUAL_START, ceiling=USUAL_CEILING)
+        self._pool = ClientPool(self._gates)
         self._bub_mcp = BubMcp(framework)
         self._mcp = McpProxy(self._bub_mcp, mcp or McpTimes())
 
@@ -72,6 +73,11 @@ class BubEngine:
     def servers(self) -> McpProxy:
         """The MCP servers of this process, for sessions in others."""
         return self._mcp
+
+    @property
+    def gates(self) -> ProviderGates:
+        """The gates of the model providers, for sessions here and in worker processes."""
+        return self._gates
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:

@@ -256,8 +256,6 @@ async def compose(
                 nursery,
                 denied_variables=settings.child.env_deny,
                 hook_seconds=settings.hooks.seconds,
-                start_requests=settings.provider.start_requests,
-                max_requests=settings.provider.max_requests,
             )
             runners[SessionKind.CHILD] = session_runner(child, SessionKind.CHILD)
             if settings.runtime.mode == "child-process":

@@ -22,8 +22,8 @@ from loguru import logger
 from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.session import BubSession
 from crew_plugin.child import protocol
+from crew_plugin.child.turns import FarGates
 from crew_plugin.child.wire import Wire
-from crew_plugin.engine.provider_gate import ProviderGates
 from crew_plugin.host import SessionSpec, ToolContext, ToolError, ToolOutput, ToolSpec
 from crew_plugin.mcp.content import Keep
 from crew_plugin.mcp.link import LinkNote, LinkState
@@ -71,7 +71,7 @@ async def _serve(connection: socket.socket, framework: BubFramework, built: "Map
         if order is None:
             return 0
         framework.workspace = Path(order.cwd)
-        pool = ClientPool(ProviderGates(start=order.start_requests, ceiling=order.max_requests), built)
+        pool = ClientPool(supervisor.gates, built)
         return await _hold(supervisor, framework, order, pool)
     finally:
         listening.cancel()
@@ -122,6 +122,7 @@ class _Supervisor:
         self._calls: dict[int, asyncio.Future[protocol.Answer]] = {}
         self._progress: dict[int, Callable[[str], Any]] = {}
         self._made = 0
+        self.gates = FarGates(wire.send)
 
     def send(self, message: protocol.Message) -> None:
         """Say something."""
@@ -143,6 +144,7 @@ class _Supervisor:
             for call in self._calls.values():
                 if not call.done():
                     call.set_exception(ToolError("the supervisor is gone"))
+            self.gates.lost()
 
     def _take(self, message: protocol.Message) -> None:
         match message:
@@ -153,9 +155,17 @@ class _Supervisor:
             case protocol.Progressed(id=ident, text=text):
                 if ident in self._progress:
                     self._progress[ident](text)
+            case protocol.Queued() | protocol.Granted() | protocol.Refusing():
+                self.gates.told(message)
             case protocol.Hello() | protocol.Opened() | protocol.Event() | protocol.Call():
                 raise protocol.ProtocolError(f"a {message.type!r} from a supervisor")
-            case protocol.Cancel() | protocol.Quiet() | protocol.Left():
+            case (
+                protocol.Cancel()
+                | protocol.Acquire()
+                | protocol.Release()
+                | protocol.Quiet()
+                | protocol.Left()
+            ):
                 raise protocol.ProtocolError(f"a {message.type!r} from a supervisor")
             case _:
                 self._control.put_nowait(message)

@@ -35,14 +35,16 @@ def main(descriptor: int) -> int:
     from crew_hooks.bub.clients import built_clients
     from crew_hooks.bub.parts import import_parts
     from crew_plugin.child import protocol
+    from crew_plugin.child.sharing import keep_shared
 
     framework = worker.load_framework()
     import_parts("crew_hooks.bub.lean", *_LATE)
     built = built_clients()
     protocol.warm()
-    # What is loaded is never collected: looking at it would copy its pages into every worker.
-    gc.collect()
-    gc.freeze()
+    # What is loaded is never collected and, where that can be had, never counted: both would copy its
+    # pages into every worker.
+    if not keep_shared():
+        gc.freeze()
     wake, woken = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)

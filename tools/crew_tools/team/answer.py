@@ -14,7 +14,15 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef, MessageRecord, ResultRecord
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, TaskState
 from crew_plugin.store.port import RunStore
-from crew_plugin.ui.text import fair_share, one_line, printable, seconds_text, shorten, tokens_text
+from crew_plugin.ui.text import (
+    fair_share,
+    model_calls_text,
+    one_line,
+    printable,
+    seconds_text,
+    shorten,
+    tokens_text,
+)
 from crew_plugin.ui.views import DRY_RUN, LOST, RunView, TaskView, mail_to_people, result_views, run_view
 
 __all__ = ["LIMIT", "Answer", "as_data", "head", "quoted", "read_answer", "read_part", "task_answer"]
@@ -191,8 +199,9 @@ def _block(task: TaskView, result: ResultRecord | None, body: _Body, share: int)
     if result is None and task.sections:
         labels = ", ".join(dict.fromkeys(one_line(part.label, 40) for part in task.sections))
         yield from _part_lines(task, labels, share)
-    if result is None and task.shown_state in _NO_MORE and task.steps:
-        yield f"it used {task.steps} model calls; tokens: {tokens_text(task.usage) or 'not counted'}"
+    if result is None and task.shown_state in _NO_MORE and (task.steps or task.counts.model_errors):
+        used = tokens_text(task.usage) or "not counted"
+        yield f"it used {model_calls_text(task.steps, task.counts)}; tokens: {used}"
     if body.text:
         if result is None:
             yield "handed in no result; its last words, UNSUBMITTED and unchecked:"

@@ -26,7 +26,7 @@ from bub.hooks.interception import AgentHooks
 from bub.streaming import StreamEvent, StreamState
 
 from crew_hooks.bub.clients import ClientPool, back_off, engine_error, refusal
-from crew_plugin.engine.provider_gate import Place, ProviderGate, Refused, Urgency, Verdict
+from crew_plugin.engine.provider_gate import Place, Refused, RequestGate, Urgency, Verdict
 from crew_plugin.errors import EngineError
 from crew_plugin.host import ModelAnswered, ToolCall
 from crew_plugin.models.records import Usage
@@ -210,15 +210,16 @@ class CrewRunner(ModelRunner):
                     self.force(None)  # not every model lets a call be demanded
                     continue
                 gate, call.refused_by = call.refused_by, None
-                failures += gate is None
-                attempt = failures + call.losses(gate)
+                standing = await gate.standing(call.places[gate.name]) if gate else None
+                failures += standing is None
+                attempt = failures + (standing.losses if standing else 0)
                 gave_up = isinstance(error, EngineError)  # the gate, after as many waves as may be lost
                 if gave_up or not failure.retryable or attempt > self._retries:
                     raise ModelFailed(failure) from error
                 # Where the gate was told, its pause holds for all sessions, this one among them.
-                delay = gate.pause() if gate else back_off(failures, failure.retry_after)
+                delay = standing.pause if standing else back_off(failures, failure.retry_after)
                 self._watch.retrying(failure, max(1, attempt), delay)
-                if gate is None:
+                if standing is None:
                     await asyncio.sleep(delay)
         self._coming = None
         self._watch.answered(self._answer(call, state, output))
@@ -334,12 +335,8 @@ class _Call:
     reasoning_effort: str | None
     places: dict[str, Place] = field(default_factory=dict[str, Place])
     """Its places at the gates it came to, by the gate's name."""
-    refused_by: ProviderGate | None = None
+    refused_by: RequestGate | None = None
     """The gate that was told of the last failure."""
-
-    def losses(self, gate: ProviderGate | None) -> int:
-        """How many waves of that gate in a row were lost for it."""
-        return gate.losses(self.places[gate.name]) if gate else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +344,7 @@ class _Opened:
     """A reply that begins, and the gate it holds until its end."""
 
     response: CompletionResult
-    gate: ProviderGate
+    gate: RequestGate
     place: Place
 
 
