@@ -7,6 +7,7 @@ its way. The order is: look at the tape, write down what is sent in which parcel
 """
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
@@ -41,6 +42,7 @@ _NEWS: Final = frozenset(
     {"task.completed", "run.supervisor_lost", *(f"run.{state}" for state in RUN_TERMINAL)}
 )
 """Events after which more of a group may be due."""
+_SOON_SECONDS: Final = 0.5
 _SLACK_SECONDS: Final = 0.05
 """A deadline is looked at this much after it, so that one look is enough."""
 
@@ -111,8 +113,17 @@ class Delivery:
             self._saw(event)
 
     def _saw(self, event: EventRecord) -> None:
-        if event.type in _NEWS:
+        if event.type == "task.completed" and self._policy.how != "off":
+            self._look_soon(event.run_id)
+        elif event.type in _NEWS:
             self._look_at(event.run_id)
+
+    def _look_soon(self, run_id: str) -> None:
+        """What is joined is in no hurry: of a hundred tasks that end together one look tells."""
+        at = asyncio.get_running_loop().time() + _SOON_SECONDS
+        if self._due.get(run_id, math.inf) > at:
+            self._due[run_id] = at
+            self._todo.put_nowait("")
 
     def _look_at(self, run_id: str) -> None:
         if run_id not in self._queued:
@@ -172,7 +183,9 @@ class Delivery:
             wait = None if first is None else max(0.0, self._due[first] - loop.time())
             try:
                 async with asyncio.timeout(wait):
-                    return await self._todo.get()
+                    run_id = await self._todo.get()
+                if run_id:
+                    return run_id
             except TimeoutError:
                 if first is not None and loop.time() >= self._due[first]:
                     del self._due[first]
