@@ -20,6 +20,7 @@ __all__ = [
     "artifacts_text",
     "attempts_text",
     "bytes_text",
+    "clock_text",
     "columns",
     "day_text",
     "event_line",
@@ -112,7 +113,8 @@ def _count(number: int) -> str:
     return f"{number / 1000:.1f}k" if number < 1_000_000 else f"{number / 1_000_000:.1f}M"
 
 
-def _clock(at: float) -> str:
+def clock_text(at: float) -> str:
+    """A time of day, local: `14:05:09`."""
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
@@ -270,7 +272,7 @@ def _pause_text(task: TaskView, until: float) -> str:
     of = f" of {task.most_attempts}" if task.most_attempts else ""
     last = task.tries[-1].cause if task.tries else None
     failed = f"; {last}" if last else ""
-    return one_line(f"waits until {_clock(until)}, then attempt {task.attempts + 1}{of}{failed}", 160)
+    return one_line(f"waits until {clock_text(until)}, then attempt {task.attempts + 1}{of}{failed}", 160)
 
 
 def _why(row: RunRow) -> str:
@@ -387,7 +389,7 @@ def events_text(events: Sequence[EventRecord], names: Mapping[str, TaskName]) ->
     return "\n".join(
         columns(
             [
-                (str(event.seq), _clock(event.at), event.type, _who(event, names)[0], _facts(event))
+                (str(event.seq), clock_text(event.at), event.type, _who(event, names)[0], _facts(event))
                 for event in events
             ]
         )
