@@ -54,6 +54,7 @@ def deadletters(
 
 
 def _listed(place: Place, which: str | None, *, closed_too: bool, as_json: bool) -> int:
+    closed_too = closed_too or (which or "").startswith("dead_")
     with place.reading() as store:
         letters = _all_of(store, which) if closed_too else open_letters(store, which)
     if as_json:

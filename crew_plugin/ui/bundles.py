@@ -1,20 +1,17 @@
 """Exported and imported runs as text, for people and for models."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from crew_plugin.ui.text import bytes_text
+from crew_plugin.ui.text import bytes_text, clock_text
 
 __all__ = ["exported_text", "imported_text"]
 
 
 def exported_text(done: Mapping[str, Any]) -> str:
     """What was written, and where."""
-    state = (
-        f"{done['state']}, as it stood at {time.strftime('%H:%M:%S', time.localtime(done['exported_at']))}"
-    )
-    what = state if done["snapshot"] else done["state"]
+    at = clock_text(done["exported_at"])
+    what = f"{done['state']}, as it stood at {at}" if done["snapshot"] else done["state"]
     goes_on = "; what comes after that is not in it" if done["snapshot"] else ""
     return (
         f"run {done['run_id']} ({what}) stands in {done['file']} ({bytes_text(done['size'])}){goes_on}\n"

@@ -14,7 +14,7 @@ from crew_plugin.models.records import AttemptRecord, Counts, TaskRecord, ToolCa
 from crew_plugin.models.states import RUN_TERMINAL, TaskState
 from crew_plugin.observe.health import STALLED_SECONDS, Rating, Verdict, rate, silence_limit, worst
 from crew_plugin.store.port import RunStore
-from crew_plugin.ui.text import columns, model_calls_text, one_line, seconds_text
+from crew_plugin.ui.text import clock_text, columns, model_calls_text, one_line, seconds_text
 from crew_plugin.ui.views import LOST, RunRow, all_counts, all_usage, call_text, run_view, usage_json
 
 __all__ = ["HealthView", "health_text", "health_view", "usage_text"]
@@ -175,6 +175,9 @@ def _session(store: RunStore, task: TaskRecord, *, lost: bool, now: float) -> Se
     open_calls = [call for call in calls if call.state is ToolCallState.STARTED]
     silent = max(0.0, now - newest.last_activity_at)
     doing, since = _doing(task, newest, open_calls, now) if watched else ("", None)
+    if not lost and task.retry_at is not None and newest.ended_at is not None:
+        doing = f"waits until {clock_text(task.retry_at)} for its next attempt"
+        since = max(0.0, now - newest.ended_at)
     limit = silence_limit(_limits(task.spec), in_tool=bool(open_calls))
     waits = task.state is TaskState.WAITING
     verdict = rate(newest.counts, silent=0.0 if waits else silent, limit=limit) if watched else None
@@ -200,8 +203,6 @@ def _doing(
     """Why a session is quiet, and for how long already."""
     if task.state is TaskState.WAITING:
         return "waits for an answer to its question", max(0.0, now - attempt.last_activity_at)
-    if task.retry_at is not None:
-        return "waits for its next attempt", max(0.0, now - attempt.last_activity_at)
     if calls:
         first = calls[0]
         more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""

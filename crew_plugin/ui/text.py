@@ -135,7 +135,7 @@ def _count(number: int) -> str:
 
 
 def clock_text(at: float) -> str:
-    """A moment of today: `17:05:22`."""
+    """A time of day, local: `14:05:09`."""
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 

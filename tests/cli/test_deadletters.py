@@ -119,12 +119,14 @@ def test_a_pause_before_the_next_attempt_is_shown_as_a_wait_with_its_deadline(tm
         with started(home, "--agent", "looks", "look", env=env) as process:
             until(home, "task.retry_due")
             shown = crew(home, "status", "last")
+            health = crew(home, "health", "last")
             task = document(crew(home, "status", "last", "--json"))["tasks"][0]
             cancelled = crew(home, "cancel", "last")
             process.wait(timeout=WAIT)
     assert cancelled.returncode == 0
     assert "waits until " in shown.stdout
     assert "then attempt 2 of 2; model_error" in shown.stdout
+    assert "for its next attempt" in health.stdout
     assert task["state"] == "running"
     assert task["retry_at"] > time.time()
     assert document(crew(home, "deadletters", "--json"))["dead_letters"] == []
@@ -200,6 +202,7 @@ def test_dropping_needs_confirmation_is_audited_and_deletes_nothing(
     assert after.splitlines() == [line for line in before.splitlines() if not line.startswith("given up")]
     assert listed(tmp_path) == []
     assert [letter["state"] for letter in listed(tmp_path, "--all")] == ["dropped"]
+    assert listed(tmp_path, letter.id) == listed(tmp_path, "--all")
 
 
 def test_dead_letters_of_a_chat_are_its_own(tmp_path: Path, store: SqliteStore) -> None:

@@ -278,6 +278,15 @@ def test_every_column_that_goes_along_has_its_check(source: SqliteStore) -> None
         LINE.validate_json(row)
 
 
+def test_every_table_goes_along_or_stays_on_purpose(tmp_path: Path, source: SqliteStore) -> None:
+    stays = {"outbox", "control", "forgotten", "body"}  # bodies go along as entries of their own
+    rows = source._all(  # pyright: ignore[reportPrivateUsage] - looks at the schema
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    )
+    branches = LINE.core_schema["choices"]
+    assert {row["name"] for row in rows} - stays == set(branches)
+
+
 def test_a_file_that_is_there_is_not_replaced_by_accident(tmp_path: Path, source: SqliteStore) -> None:
     there = tmp_path / "mine.zip"
     there.write_text("mine", encoding="utf-8")
