@@ -130,7 +130,7 @@ def until_claimed_again(home: BubHome) -> None:
         assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("jump", [HOURS, -HOURS], ids=["ahead", "back"])
+@pytest.mark.parametrize("jump", [pytest.param(HOURS, marks=pytest.mark.long), -HOURS], ids=["ahead", "back"])
 def test_a_pause_before_the_next_attempt_is_as_long_as_it_is(
     tmp_path: Path, clock: Clock, jump: float
 ) -> None:

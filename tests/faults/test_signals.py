@@ -60,7 +60,11 @@ def test_every_process_of_a_detached_run_may_be_told_to_end(tmp_path: Path, numb
     assert [line for line in log.splitlines() if 'File "' in line and "/crew_" in line] == []
 
 
-@POLITE
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)],
+    ids=lambda each: each.name,
+)
 def test_a_run_in_a_terminal_that_is_told_to_end_is_cancelled_and_leaves_nothing(
     tmp_path: Path, number: int
 ) -> None:

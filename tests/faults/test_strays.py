@@ -43,7 +43,10 @@ def lives(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("how", ["cancelled", "supervisor killed", "supervisor and worker killed"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param("cancelled", marks=pytest.mark.long), "supervisor killed", "supervisor and worker killed"],
+)
 def test_nothing_is_left_of_a_command_that_does_all_it_can_to_stay(tmp_path: Path, how: str) -> None:
     stubborn = Stubborn()
 

@@ -151,6 +151,9 @@ def test_a_chat_that_is_ended_takes_its_commands_along_and_leaves_its_runs_to_go
             if how == "closed":
                 bub.hang_up()
             else:
+                os.kill(bub.pid, signal.SIGINT)  # Bub's own: it asks how to leave, and nothing ends
+                bub.wait_for("Interrupted")
+                assert stubborn.processes() != []
                 os.kill(bub.pid, signal.SIGTERM)
                 bub.wait()
             all_gone(family)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import httpx2
 import pytest
 from any_llm.exceptions import RateLimitError
 
@@ -152,6 +153,16 @@ async def test_a_pause_is_understood_in_seconds_and_as_a_date() -> None:
     assert refusal(RateLimitError("slow down", retry_after=past)) == Refused(0.0)
     assert refusal(RateLimitError("slow down", retry_after="soon")) == Refused(None)
     assert refusal(RateLimitError("slow down", retry_after="inf")) == Refused(None)
+
+
+async def test_a_date_is_compared_with_the_providers_own_clock() -> None:
+    now = datetime(2015, 10, 21, 7, 28, tzinfo=UTC)
+    answer = httpx2.Response(429, headers={"date": format_datetime(now, usegmt=True)})
+    error = RateLimitError("slow down", retry_after=format_datetime(now + timedelta(seconds=10), usegmt=True))
+    error.__cause__ = httpx2.HTTPStatusError(
+        "429", request=httpx2.Request("GET", "http://m"), response=answer
+    )
+    assert refusal(error) == Refused(10.0)
 
 
 async def test_a_provider_that_asks_for_too_long_a_pause_is_not_waited_for() -> None:

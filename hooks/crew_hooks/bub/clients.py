@@ -285,11 +285,12 @@ def refusal(error: BaseException) -> Refused | None:
 
 def _wish(error: Exception) -> float | None:
     """The pause that the provider asked for, in seconds, however it said so."""
-    for cause in _chain(error):
-        headers = getattr(getattr(cause, "response", None), "headers", None)
-        said = getattr(cause, "retry_after", None) or (headers.get("retry-after") if headers else None)
+    chain = _chain(error)
+    answers = [getattr(getattr(cause, "response", None), "headers", None) or {} for cause in chain]
+    for cause, headers in zip(chain, answers, strict=True):
+        said = getattr(cause, "retry_after", None) or headers.get("retry-after")
         if said is not None:
-            return _seconds(str(said), headers.get("date") if headers else None)
+            return _seconds(str(said), next(filter(None, (each.get("date") for each in answers)), None))
     return None
 
 
