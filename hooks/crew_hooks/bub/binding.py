@@ -108,6 +108,8 @@ class CrewPlugin:
         self._asked: Asked | None = None
         self._crew: Crew | None = None
         self._to_open: list[str] = []
+        self._sessions: set[str] = set()
+        """Those that were looked at."""
         self._project: Project | None = None
 
     def register(self) -> None:
@@ -245,7 +247,18 @@ class CrewPlugin:
     @hookimpl(tryfirst=True)
     def provide_channels(self, message_handler: MessageHandler) -> list[Channel]:
         """First in the list is first to be stopped: before MCP servers and other channels."""
-        return [CrewChannel(message_handler, started=self._host.attach, stopped=self._channels_end)]
+        return [CrewChannel(message_handler, started=self._channels_begin, stopped=self._channels_end)]
+
+    async def _channels_begin(self, channel: CrewChannel) -> None:
+        """What a chat in a terminal is owed comes as it opens; other sessions show with their first turn."""
+        self._host.attach(channel)
+        try:
+            session_id = private.chat_session(self._framework)
+        except Exception as error:  # noqa: BLE001 - its first turn tells as well
+            logger.debug("crew-plugin: which session the chat has is not known yet: {!r}", error)
+            return
+        if session_id is not None:
+            await self._open(session_id)
 
     async def _channels_end(self) -> None:
         await self._life.close()
@@ -306,11 +319,12 @@ class CrewPlugin:
         await self._keeper.turn_ended(session_id, state)
 
     async def _open(self, session_id: str) -> None:
-        """Look for what is owed to a session. Without a store nothing is, and none is made."""
+        """Look, once, for what is owed to a session. Without a store nothing is, and none is made."""
         try:
             project = await self._find_project()
-            if not await asyncio.to_thread(project.database.exists):
+            if session_id in self._sessions or not await asyncio.to_thread(project.database.exists):
                 return
+            self._sessions.add(session_id)
             if self._delivery is not None:
                 await self._opened(session_id)
             else:

@@ -28,7 +28,7 @@ class CrewChannel(Lifecycle):
         self,
         message_handler: "MessageHandler",
         *,
-        started: Callable[["CrewChannel"], None],
+        started: Callable[["CrewChannel"], Awaitable[None]],
         stopped: Callable[[], Awaitable[None]],
     ) -> None:
         self._handle = message_handler
@@ -37,7 +37,7 @@ class CrewChannel(Lifecycle):
 
     async def start(self, stop_event: asyncio.Event) -> None:
         """From now on results can be delivered."""
-        self._started(self)
+        await self._started(self)
 
     async def stop(self) -> None:
         """Bub's channels end before its environments and shells: the time to end our sessions."""

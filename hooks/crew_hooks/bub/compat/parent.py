@@ -68,6 +68,13 @@ async def print_lines(framework: "BubFramework", channel: str, lines: Sequence[s
     return True
 
 
+def chat_session(framework: "BubFramework") -> str | None:
+    """The session of the chat in this process's terminal, which is known before anything is typed; None
+    where there is none."""
+    terminal = _terminal(framework, "cli")
+    return None if terminal is None else str(terminal._message_template["session_id"])
+
+
 async def echo(
     framework: "BubFramework", session_id: str, message: "ChannelMessage", turn: "TurnSnapshot"
 ) -> None:
