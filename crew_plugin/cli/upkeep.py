@@ -14,7 +14,7 @@ from crew_plugin.engine import forget as runs
 from crew_plugin.errors import InvalidValue
 from crew_plugin.models.records import Removal
 from crew_plugin.store.liveness import current_owner
-from crew_plugin.ui.text import one_line, pruned_text
+from crew_plugin.ui.text import one_line
 
 __all__ = ["cleanup", "forget", "prune"]
 
@@ -63,31 +63,25 @@ def prune(
             days=settings.keep.days if days is None else days,
             keep=settings.keep.runs if keep is None else keep,
         )
-        logs = runs.with_old_logs(store, days=settings.keep.log_days, besides=old)
-        deed = runs.deed_of(store, old, logs)
+        deed = runs.deed_of(store, old) if old else ""
     removed: list[Removal] = []
-    given_up = freed = 0
-    if deed and not dry_run:
+    freed = 0
+    if old and not dry_run:
         why = need_confirmation(place, deed, Consent(confirmed=yes, intent=intent))
         with closing(SqliteStore.open(project)) as own:
-            removed, given_up, freed = runs.prune(own, project, old, logs, actor=ACTOR, why=why)
+            removed, freed = runs.prune(own, project, old, actor=ACTOR, why=why)
     if json:
+        would = [run.id for run in old] if dry_run else []
         print_json(
-            {
-                "forgotten": [_json(each) for each in removed],
-                "would_forget": [run.id for run in old] if dry_run else [],
-                "would_remove_logs_of": [run.id for run in logs] if dry_run else [],
-                "removed_artifacts": given_up,
-                "freed_bytes": freed,
-            }
+            {"forgotten": [_json(each) for each in removed], "would_forget": would, "freed_bytes": freed}
         )
-    elif not deed:
+    elif not old:
         print("no ended run is older or further back than what is kept")
     elif dry_run:
-        print("\n".join(f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in [*old, *logs]))
+        print("\n".join(f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in old))
         print(f"this would {deed}")
     else:
-        print(pruned_text(len(removed), given_up, freed))
+        print(f"{len(removed):,} runs are forgotten; {freed / 1e6:,.1f} MB of bodies were freed")
     return Exit.OK
 
 

@@ -489,13 +489,6 @@ class KeepSettings(_Section):
 
     days: float = _key(30, "Days for which `crew prune` keeps a run after its end.", project="nothing", ge=0)
     runs: int = _key(1000, "How many ended runs `crew prune` keeps.", project="nothing", ge=0)
-    log_days: float = _key(
-        14,
-        "Days for which `crew prune` keeps prompts, and bodies that were too long to be shown, of a run that "
-        "has ended. Results are kept as long as the run.",
-        project="nothing",
-        ge=0,
-    )
 
 
 class BundleSettings(_Section):

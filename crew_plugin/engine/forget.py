@@ -9,13 +9,13 @@ from contextlib import suppress
 
 from crew_plugin.engine.cancel import is_foreign, whose
 from crew_plugin.errors import Forgotten, NotAllowed
-from crew_plugin.models.records import ArtifactRef, Owner, ParentRef, Removal, RunRecord
+from crew_plugin.models.records import Owner, ParentRef, Removal, RunRecord
 from crew_plugin.models.states import RUN_TERMINAL
 from crew_plugin.observe.owed import OWED
 from crew_plugin.project import Project
 from crew_plugin.store.port import RunStore
 
-__all__ = ["deed_of", "forget", "may_forget", "of_another", "overdue", "prune", "with_old_logs"]
+__all__ = ["deed_of", "forget", "may_forget", "of_another", "overdue", "prune"]
 
 _DAY = 86_400.0
 
@@ -35,23 +35,12 @@ def may_forget(
     return run
 
 
-def deed_of(store: RunStore, runs: Sequence[RunRecord], logs: Sequence[RunRecord] = ()) -> str:
-    """What would be done, to be confirmed: `runs` are deleted, of `logs` prompts and long bodies."""
-    parts: list[str] = []
-    if runs:
-        refs = [ref for run in runs for ref in store.list_artifacts(run.id) if ref.removed is None]
-        what = f"run {runs[0].id}" if len(runs) == 1 else f"{len(runs):,} ended runs"
-        parts.append(f"delete {what} for good, with {_told(refs)}")
-    if logs:
-        refs = [ref for run in logs for ref in store.list_logs(run.id)]
-        whose_logs = f"run {logs[0].id}" if len(logs) == 1 else f"{len(logs):,} runs that stay"
-        parts.append(f"delete the prompts and long bodies of {whose_logs}, {_told(refs)}; results are kept")
-    return "; and ".join(parts)
-
-
-def _told(refs: Sequence[ArtifactRef]) -> str:
+def deed_of(store: RunStore, runs: Sequence[RunRecord]) -> str:
+    """What would be done, to be confirmed."""
+    refs = [ref for run in runs for ref in store.list_artifacts(run.id)]
     size = sum({ref.sha256: ref.size for ref in refs}.values())
-    return f"{len(refs):,} artifacts ({size / 1e6:,.1f} MB)"
+    what = f"run {runs[0].id}" if len(runs) == 1 else f"{len(runs):,} ended runs"
+    return f"delete {what} for good, with {len(refs):,} artifacts ({size / 1e6:,.1f} MB)"
 
 
 def overdue(
@@ -72,29 +61,6 @@ def overdue(
     ][::-1]
 
 
-def with_old_logs(
-    store: RunStore,
-    *,
-    days: float,
-    besides: Sequence[RunRecord],
-    caller: ParentRef | None = None,
-    force: bool = True,
-) -> list[RunRecord]:
-    """The runs, other than `besides`, that ended more than `days` ago and still have prompts or bodies
-    that were too long to be shown; without `force` not those that another session than `caller` asked
-    for."""
-    others = {run.id for run in besides}
-    before = time.time() - days * _DAY
-    return [
-        run
-        for run in store.list_runs(states=sorted(RUN_TERMINAL), limit=1_000_000)
-        if run.id not in others
-        and _here_since(run) < before
-        and (force or caller is None or not of_another(run, caller))
-        and store.list_logs(run.id)
-    ]
-
-
 def forget(
     store: RunStore, project: Project, run: RunRecord, *, actor: str, why: str, force: bool
 ) -> tuple[Removal, int]:
@@ -106,29 +72,18 @@ def forget(
 
 
 def prune(
-    store: RunStore,
-    project: Project,
-    runs: Sequence[RunRecord],
-    logs: Sequence[RunRecord] = (),
-    *,
-    actor: str,
-    why: str,
-) -> tuple[list[Removal], int, int]:
-    """Delete `runs` one by one, the prompts and long bodies of `logs`, and then all bodies that nothing
-    refers to. Returns what is left of each run, how many artifacts of the others were given up, and
-    how many bytes were freed."""
+    store: RunStore, project: Project, runs: Sequence[RunRecord], *, actor: str, why: str
+) -> tuple[list[Removal], int]:
+    """Delete them one by one, and then all bodies that nothing refers to. Returns what is left of
+    each, and how many bytes were freed."""
     removed: list[Removal] = []
-    given_up = 0
     reason = f"pruned{f': {why}' if why else ''}"
     for run in runs:
         # Meanwhile it may have been opened again, or deleted by somebody else.
         with suppress(NotAllowed, Forgotten):
             removed.append(store.forget_run(run.id, actor=actor, reason=reason))
             _remove_log(project, run.id)
-    for run in logs:
-        with suppress(NotAllowed, Forgotten):
-            given_up += len(store.remove_logs(run.id, actor=actor, reason=reason))
-    return removed, given_up, store.sweep_bodies()[1]
+    return removed, store.sweep_bodies()[1]
 
 
 def of_another(run: RunRecord, caller: ParentRef) -> bool:

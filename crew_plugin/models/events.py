@@ -337,12 +337,6 @@ _ALL = (
         ("hook", "plugin", "blocking", "outcome", "reason", "changed", "diagnostic", "ms"),
     ),
     EventType("artifact.stored", "A body was stored.", "supervisor", ("name", "sha256", "size")),
-    EventType(
-        "artifact.removed",
-        "Prompts and long bodies of an ended run were given up; results stay.",
-        "caller",
-        ("count", "size", "reason"),
-    ),
 )
 
 EVENT_TYPES: Final = MappingProxyType({event.name: event for event in _ALL})

@@ -124,8 +124,6 @@ class ArtifactRef:
     media_type: str = "text/plain"
     run_id: str | None = None
     task_id: str | None = None
-    removed: str | None = None
-    """When its body was removed, and why; None while it can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

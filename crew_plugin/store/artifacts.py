@@ -2,9 +2,7 @@
 
 import hashlib
 import re
-import sqlite3
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from crew_plugin.errors import CrewError, InvalidValue, UnknownName
@@ -19,7 +17,6 @@ INLINE_BYTES = 16 * 1024
 """Longer bodies are files: two syncs of their own instead of a share in a commit."""
 _SHORTEST_PREFIX = 8
 _REF = "sha256, size, name, media_type, run_id, task_id"
-_REMOVED = "removed_at, removed_because"
 
 
 class Artifacts(EventLog):
@@ -44,8 +41,7 @@ class Artifacts(EventLog):
             sha256 = self._keep(body)
             epoch = self._run_row(run_id)["epoch"]
             known = self._first(
-                f"SELECT {_REF} FROM artifact WHERE sha256 = ? AND run_id = ? AND name = ? AND task_id IS ?"
-                " AND removed_at IS NULL",
+                f"SELECT {_REF} FROM artifact WHERE sha256 = ? AND run_id = ? AND name = ? AND task_id IS ?",
                 (sha256, run_id, name, task_id),
             )
             if known is not None:
@@ -84,18 +80,18 @@ class Artifacts(EventLog):
         if fits:
             return self._body(fits[0])
         row = self._first(
-            f"SELECT {_REMOVED} FROM artifact WHERE sha256 >= ? AND sha256 < ? ORDER BY n DESC",
+            "SELECT removed_because FROM artifact WHERE sha256 >= ? AND sha256 < ? ORDER BY n DESC",
             (prefix, beyond),
         )
         if row is not None:
-            raise CrewError(f"artifact {sha256} is gone: {_removed(row) or 'its file is missing'}")
+            raise CrewError(f"artifact {sha256} is gone: {row['removed_because'] or 'its file is missing'}")
         names = self._all("SELECT DISTINCT sha256 FROM artifact ORDER BY n DESC LIMIT 200")
         raise UnknownName("artifact", sha256, [name["sha256"] for name in names])
 
     def list_artifacts(self, run_id: str) -> list[ArtifactRef]:
-        """The artifacts of a run in the order they were stored, those whose bodies were removed too."""
-        rows = self._all(f"SELECT {_REF}, {_REMOVED} FROM artifact WHERE run_id = ? ORDER BY n", (run_id,))
-        return [replace(artifact_ref(list(row)[:-2]), removed=_removed(row)) for row in rows]
+        """The artifacts of a run in the order they were stored."""
+        rows = self._all(f"SELECT {_REF} FROM artifact WHERE run_id = ? ORDER BY n", (run_id,))
+        return [artifact_ref(list(row)) for row in rows]
 
     def _keep(self, body: bytes) -> str:
         """Store a body and return its hash: a short one with the change around it, a long one at once."""
@@ -115,11 +111,3 @@ class Artifacts(EventLog):
         if hashlib.sha256(body).hexdigest() != sha256:
             raise CrewError(f"the body of artifact {sha256[:12]} is damaged: its hash does not match")
         return body
-
-
-def _removed(row: sqlite3.Row) -> str | None:
-    """When and why a body was removed."""
-    if row["removed_at"] is None:
-        return None
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["removed_at"]))
-    return f"removed on {when}: {row['removed_because']}"

@@ -294,16 +294,6 @@ class RunStore(Protocol):
         and for one that owes results unless `undelivered`."""
         ...
 
-    def list_logs(self, run_id: str) -> list[ArtifactRef]:
-        """Those artifacts of a run that are neither results, nor parts of one, nor last words: prompts,
-        and what was too long to be shown."""
-        ...
-
-    def remove_logs(self, run_id: str, *, actor: str, reason: str) -> list[ArtifactRef]:
-        """Give up those artifacts of an ended run, with `artifact.removed`. They stay listed; their
-        bodies go with the next sweep. Raises `NotAllowed` for a run that has not ended."""
-        ...
-
     def sweep_bodies(self, among: Sequence[str] | None = None) -> tuple[int, int]:
         """Delete those of these bodies (or of all) that nothing refers to any more. Returns how many
         there were and their bytes. Not to be called in the transaction that removed the references."""

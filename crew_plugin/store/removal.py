@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crew_plugin.errors import NotAllowed
-from crew_plugin.models.records import ArtifactRef, DeliveryState, Removal, UpkeepRecord
+from crew_plugin.models.records import DeliveryState, Removal, UpkeepRecord
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.artifacts import Artifacts
-from crew_plugin.store.rows import artifact_ref, dump, load, text
+from crew_plugin.store.rows import dump, load, text
 from crew_plugin.store.runs import Runs
 
 __all__ = ["Removals"]
@@ -37,24 +37,7 @@ _TABLES = (
 )
 """What belongs to a run; nothing in a table refers to one before it."""
 _STORED = "SELECT sha256, length(content) AS size FROM body"
-_USED = (
-    "SELECT sha256 FROM artifact WHERE removed_at IS NULL"
-    " UNION SELECT body FROM transcript WHERE body IS NOT NULL"
-)
-_REFERRED = (
-    "SELECT result.body FROM result WHERE run_id = ?1",
-    "SELECT part.value FROM result, json_each(result.artifacts) AS part WHERE run_id = ?1",
-    f"SELECT section.body FROM section WHERE {_OF_ATTEMPTS.replace('?', '?1')}",
-    "SELECT attempt.last_text FROM attempt WHERE run_id = ?1 AND last_text IS NOT NULL",
-)
-"""References of a run to what its sessions have to show for themselves."""
-_LOGS = (
-    "SELECT n, sha256, size, name, media_type, run_id, task_id FROM artifact WHERE run_id = ?1"
-    " AND removed_at IS NULL AND sha256 NOT IN"
-    f" (SELECT json_extract(kept.body, '$[0]') FROM ({' UNION ALL '.join(_REFERRED)}) AS kept)"
-    " ORDER BY n"
-)
-"""All other artifacts of a run: prompts, and bodies that were too long to be shown."""
+_USED = "SELECT sha256 FROM artifact UNION SELECT body FROM transcript WHERE body IS NOT NULL"
 _OWED = (DeliveryState.PENDING, DeliveryState.SENT)
 
 
@@ -109,32 +92,6 @@ class Removals(Artifacts, Runs):
             bodies=tuple(bodies),
         )
 
-    def list_logs(self, run_id: str) -> list[ArtifactRef]:
-        """Those artifacts of a run that are neither results, nor parts of one, nor last words."""
-        return [artifact_ref(list(row)[1:]) for row in self._all(_LOGS, (run_id,))]
-
-    def remove_logs(self, run_id: str, *, actor: str, reason: str) -> list[ArtifactRef]:
-        """Give up those artifacts of an ended run, with `artifact.removed`. Their names and hashes stay
-        listed; their bodies go with the next sweep where no other run refers to them. Raises
-        `NotAllowed` for a run that has not ended."""
-        with self._change():
-            self._write_behind()
-            row = self._run_row(run_id)
-            state = row["state"]
-            if state not in RUN_TERMINAL:
-                raise NotAllowed(f"run {run_id} is {state}: nothing of it is removed before it has ended")
-            found = self._all(_LOGS, (run_id,))
-            for each in found:
-                self._execute(
-                    "UPDATE artifact SET removed_at = ?, removed_because = ? WHERE n = ?",
-                    (time.time(), text(reason), each["n"]),
-                )
-            refs = [artifact_ref(list(each)[1:]) for each in found]
-            if refs:
-                told = {"count": len(refs), "size": sum(ref.size for ref in refs), "reason": reason}
-                self._append(run_id, row["epoch"], "artifact.removed", actor, data=told)
-        return refs
-
     def sweep_bodies(self, among: Sequence[str] | None = None) -> tuple[int, int]:
         """Delete those of these bodies (or of all) that nothing refers to any more. Returns how many
         there were and their bytes. Bodies are written only inside transactions that write, so while
@@ -144,7 +101,7 @@ class Removals(Artifacts, Runs):
             self._write_behind()
             for sha256 in self._all_bodies() if among is None else among:
                 used = self._first(
-                    "SELECT 1 WHERE EXISTS (SELECT 1 FROM artifact WHERE sha256 = ? AND removed_at IS NULL)"
+                    "SELECT 1 WHERE EXISTS (SELECT 1 FROM artifact WHERE sha256 = ?)"
                     " OR EXISTS (SELECT 1 FROM transcript WHERE body = ?)",
                     (sha256, sha256),
                 )

@@ -41,7 +41,6 @@ __all__ = [
     "one_line",
     "origin_text",
     "printable",
-    "pruned_text",
     "result_text",
     "runs_text",
     "seconds_text",
@@ -401,19 +400,8 @@ def artifacts_text(refs: Sequence[ArtifactRef], names: Mapping[str, TaskName]) -
     rows: list[tuple[str, ...]] = []
     for ref in refs:
         name = names.get(ref.task_id) if ref.task_id else None
-        gone = f" ({one_line(ref.removed)})" if ref.removed else ""
-        where = one_line(ref.name) + gone
-        rows.append((ref.sha256[:16], bytes_text(ref.size), name.key if name else "-", where))
+        rows.append((ref.sha256[:16], bytes_text(ref.size), name.key if name else "-", one_line(ref.name)))
     return "\n".join(columns(rows))
-
-
-def pruned_text(runs: int, artifacts: int, freed: int) -> str:
-    """What came of pruning."""
-    parts = [f"{runs:,} runs are forgotten"] if runs else []
-    if artifacts:
-        parts.append(f"{artifacts:,} prompts and long bodies of others are gone")
-    parts.append(f"{freed / 1e6:,.1f} MB of bodies were freed")
-    return "; ".join(parts)
 
 
 def events_text(events: Sequence[EventRecord], names: Mapping[str, TaskName]) -> str:

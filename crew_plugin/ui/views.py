@@ -496,13 +496,7 @@ def usage_json(usage: Usage) -> dict[str, Any]:
 
 def artifact_json(ref: ArtifactRef) -> dict[str, Any]:
     """Where a body is."""
-    return {
-        "name": ref.name,
-        "sha256": ref.sha256,
-        "size": ref.size,
-        "media_type": ref.media_type,
-        "removed": ref.removed,
-    }
+    return {"name": ref.name, "sha256": ref.sha256, "size": ref.size, "media_type": ref.media_type}
 
 
 def event_json(event: EventRecord, names: Mapping[str, TaskName]) -> dict[str, Any]:

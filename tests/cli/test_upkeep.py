@@ -190,36 +190,6 @@ def test_the_settings_say_how_long_runs_are_kept(tmp_path: Path, store: SqliteSt
     )
 
 
-def test_a_prune_gives_up_old_prompts_and_keeps_results(tmp_path: Path, store: SqliteStore) -> None:
-    book = ended(store, "x")
-    prompt = store.put_artifact(book.run.id, "code/prompt-1.md", b"p" * 30_000)
-    assert crew(tmp_path, "prune").stdout.startswith("no ended run")
-    environment = {"CREW_KEEP__LOG_DAYS": "0"}
-
-    def prune(*words: str) -> Result:
-        return CliRunner().invoke(build_app(), ["prune", *words, "--project", str(tmp_path)], env=environment)
-
-    dry = json.loads(prune("--dry-run", "--json").stdout)
-    assert (dry["would_forget"], dry["would_remove_logs_of"]) == ([], [book.run.id])
-    asked = prune()
-    assert asked.exit_code == 2
-    assert f"delete the prompts and long bodies of run {book.run.id}, " in asked.stderr
-    assert "results are kept" in asked.stderr
-    assert store.read_artifact(prompt.sha256)
-
-    done = json.loads(prune("--yes", "--json").stdout)
-
-    assert done["removed_artifacts"] >= 1
-    assert done["freed_bytes"] >= 30_000
-    shown = crew(tmp_path, "show", "last")
-    assert "code/prompt-1.md (removed on " in shown.stdout
-    gone = crew(tmp_path, "show", "--artifact", prompt.sha256)
-    assert (gone.exit_code, "is gone: removed on" in gone.stderr) == (1, True)
-    (result,) = [each for each in store.list_results(book.run.id) if "log" in each.artifacts]
-    assert store.read_artifact(result.artifacts["log"].sha256) == LONG.encode()
-    assert prune("--yes").stdout.startswith("no ended run")
-
-
 def test_bodies_that_a_crash_left_behind_are_swept_by_a_prune(tmp_path: Path, store: SqliteStore) -> None:
     ended(store, "z")
     bodies = set(files(tmp_path))

@@ -1411,44 +1411,6 @@ class RunStoreContract:
         assert store.read_artifact(ref.sha256[:8].upper()) == body
         assert types(store.tail(run.id)).count("artifact.stored") == 2
 
-    def test_prompts_and_long_bodies_of_an_ended_run_are_given_up_and_results_stay(
-        self, store: RunStore
-    ) -> None:
-        lease = running(store)
-        attempt = start(store, lease)
-        task = store.load_task(lease.run_id, "one")
-        prompt = store.put_artifact(lease.run_id, "work/prompt-1.md", b"p" * 20_000, task_id=task.id)
-        result = NewResult(summary="done", artifacts={"patch.diff": "d" * 20_000})
-        store.add_section(lease, attempt.id, "part", {"n": 1}, adds=False, actor="session")
-        accepted = store.accept_result(lease, attempt.id, result, actor="session")
-        with pytest.raises(NotAllowed, match="before it has ended"):
-            store.remove_logs(lease.run_id, actor="operator", reason="old")
-        store.end_attempt(
-            lease, attempt.id, AttemptState.COMPLETED, task_state=TaskState.COMPLETED, actor="supervisor"
-        )
-        store.transition_run(lease, RunState.COMPLETED, actor="supervisor")
-
-        assert [ref.name for ref in store.list_logs(lease.run_id)] == ["work/prompt-1.md"]
-        removed = store.remove_logs(lease.run_id, actor="operator", reason="old")
-        assert removed == [prompt]
-        assert store.remove_logs(lease.run_id, actor="operator", reason="old") == []
-        assert store.sweep_bodies() == (1, 20_000)
-
-        with pytest.raises(CrewError, match=r"is gone: removed on \d{4}-.*: old"):
-            store.read_artifact(prompt.sha256)
-        assert store.load_result(accepted.id).summary == "done"
-        assert store.read_artifact(accepted.artifacts["patch.diff"].sha256) == b"d" * 20_000
-        told = {ref.name: ref.removed for ref in store.list_artifacts(lease.run_id)}
-        assert [name for name, gone in told.items() if gone] == ["work/prompt-1.md"]
-        (event,) = [each for each in store.tail(lease.run_id) if each.type == "artifact.removed"]
-        assert (event.actor, dict(event.data)) == (
-            "operator",
-            {"count": 1, "size": 20_000, "reason": "old"},
-        )
-
-        again = store.put_artifact(lease.run_id, "work/prompt-1.md", b"p" * 20_000, task_id=task.id)
-        assert store.read_artifact(again.sha256) == b"p" * 20_000
-
     def test_an_unknown_or_too_short_hash_is_refused(self, store: RunStore) -> None:
         create(store)
 

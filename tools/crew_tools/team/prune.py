@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from crew_plugin.engine.forget import deed_of, overdue, prune, with_old_logs
+from crew_plugin.engine.forget import deed_of, overdue, prune
 from crew_plugin.host import ToolContext, ToolOutput
-from crew_plugin.ui.text import one_line, pruned_text, shorten
+from crew_plugin.ui.text import one_line, shorten
 from crew_tools.team.answer import LIMIT
 from crew_tools.team.confirm import Destructive, need_confirmation
 from crew_tools.team.launch import actor_of
@@ -39,7 +39,7 @@ async def act(crew: "Crew", params: PruneParams, context: ToolContext) -> ToolOu
     """Delete them; runs that go on, or whose results are owed, stay."""
     kept = crew.settings.keep
 
-    def look(store: "RunStore") -> "tuple[list[RunRecord], list[RunRecord], str]":
+    def look(store: "RunStore") -> "tuple[list[RunRecord], str]":
         old = overdue(
             store,
             days=kept.days if params.days is None else params.days,
@@ -47,28 +47,20 @@ async def act(crew: "Crew", params: PruneParams, context: ToolContext) -> ToolOu
             caller=context.parent,
             force=params.force,
         )
-        logs = with_old_logs(
-            store, days=kept.log_days, besides=old, caller=context.parent, force=params.force
-        )
-        return old, logs, deed_of(store, old, logs)
+        return old, deed_of(store, old) if old else ""
 
-    old, logs, deed = await crew.writer.read(look)
-    if not deed:
+    old, deed = await crew.writer.read(look)
+    if not old:
         return ToolOutput(text="no ended run is older or further back than what is kept")
     if params.dry_run:
-        lines = [f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in [*old, *logs]]
+        lines = [f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in old]
         text = shorten("\n".join([f"this would {deed}:", *lines]), LIMIT)
-        details = {"would_forget": [run.id for run in old], "would_remove_logs_of": [run.id for run in logs]}
-        return ToolOutput(text=text, details=details)
+        return ToolOutput(text=text, details={"would_forget": [run.id for run in old]})
     why = need_confirmation(crew, deed, params)
-    removed, given_up, freed = await crew.writer.apart(
-        lambda store: prune(store, crew.project, old, logs, actor=actor_of(context), why=why)
+    removed, freed = await crew.writer.apart(
+        lambda store: prune(store, crew.project, old, actor=actor_of(context), why=why)
     )
     return ToolOutput(
-        text=pruned_text(len(removed), given_up, freed),
-        details={
-            "forgotten": [each.run_id for each in removed],
-            "removed_artifacts": given_up,
-            "freed_bytes": freed,
-        },
+        text=f"{len(removed):,} runs are forgotten; {freed / 1e6:,.1f} MB of bodies were freed",
+        details={"forgotten": [each.run_id for each in removed], "freed_bytes": freed},
     )
