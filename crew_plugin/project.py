@@ -9,7 +9,6 @@ from crew_plugin.errors import InvalidValue, StateUnwritable
 __all__ = ["Project", "ensure_state", "find_project"]
 
 CREW_DIR = ".crew"
-STATE_DIR = "state"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +59,15 @@ def find_project(
         here = Path.cwd() if start is None else Path(start).expanduser()
         root = _nearest(here.resolve(), here if standing is None else Path(standing))
     root = _main_checkout(root)
-    state = root / CREW_DIR / STATE_DIR if state_dir is None else Path(state_dir).expanduser().resolve()
+    state = root / CREW_DIR / "state" if state_dir is None else Path(state_dir).expanduser().resolve()
     return Project(root=root, state_dir=state)
 
 
 def ensure_state(project: Project) -> Path:
-    """Make the state folder, which keeps itself out of git and is its owner's alone. Raises
-    `StateUnwritable`, also where what comes with the project would lead it out of the project."""
+    """Make the state folder, which keeps itself out of git. Raises `StateUnwritable`."""
     folder = project.state_dir
-    own = project.root / CREW_DIR / STATE_DIR
-    if folder == own and own.resolve() != project.root.resolve() / CREW_DIR / STATE_DIR:
-        raise StateUnwritable(folder, f"it is a link to {own.resolve()}, and a project must not lead there")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         ignore = folder / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")

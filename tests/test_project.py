@@ -117,28 +117,6 @@ def test_state_is_made_on_first_use_and_keeps_itself_out_of_git(checkout: Path) 
     assert status.stdout == ""
 
 
-@pytest.mark.parametrize("link", [".crew", ".crew/state"])
-def test_what_comes_with_a_project_does_not_lead_its_state_elsewhere(
-    checkout: Path, tmp_path: Path, link: str
-) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    (elsewhere / "state").mkdir(parents=True)
-    (checkout / link).parent.mkdir(exist_ok=True)
-    (checkout / link).symlink_to(elsewhere, target_is_directory=True)
-
-    with pytest.raises(StateUnwritable, match=r"is a link to .*elsewhere.*--state-dir"):
-        ensure_state(find_project(checkout))
-    assert os.listdir(elsewhere) == ["state"]
-    assert os.listdir(elsewhere / "state") == []
-
-    ensure_state(find_project(checkout, state_dir=elsewhere))
-    assert (elsewhere / ".gitignore").exists()
-
-
-def test_state_is_its_owners_alone(checkout: Path) -> None:
-    assert ensure_state(find_project(checkout)).stat().st_mode & 0o077 == 0
-
-
 def test_another_state_folder_can_be_given(checkout: Path, tmp_path: Path) -> None:
     project = find_project(checkout, state_dir=tmp_path / "elsewhere")
     ensure_state(project)

@@ -26,8 +26,6 @@ class Bodies:
             if not path.parent.is_dir():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _sync_folder(path.parent.parent)
-            if path.parent.is_symlink() or self._folder.is_symlink():
-                raise StateUnwritable(path.parent, "it is a link, and bodies stay inside the state folder")
             if not _holds(path, len(body)):
                 _write(path, body)
             _sync_folder(path.parent)
