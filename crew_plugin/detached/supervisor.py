@@ -26,7 +26,6 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlVerb, Lease
 from crew_plugin.models.states import RUN_TERMINAL
 from crew_plugin.project import Project
-from crew_plugin.redact import RedactingFormatter
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.sqlite import SqliteStore
 
@@ -41,9 +40,7 @@ _END_SECONDS: Final = 3.0
 
 def main(root: str, state_dir: str, run_id: str) -> int:
     """Claim the run, load the host, drive it to its end."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _leave)
     project = Project(root=Path(root), state_dir=Path(state_dir))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.host import Engine
 from crew_plugin.mcp.names import Access
-from crew_plugin.redact import redacted_body
 from crew_plugin.session.material import artifact_of
 from crew_plugin.store.writer import StoreWriter
 
@@ -39,9 +38,7 @@ class Equipment:
         """Keep what a session is not shown whole; says how `read` gets it."""
         run, task = self.context.run.id, self.context.task
         path = f"{task.key}/{name}"
-        kept = await self.writer.run(
-            lambda store: store.put_artifact(run, path, redacted_body(body), task_id=task.id)
-        )
+        kept = await self.writer.run(lambda store: store.put_artifact(run, path, body, task_id=task.id))
         return f"artifact:{kept.sha256[:12]} ({kept.name}, {kept.size} bytes; `read` takes it for a path)"
 
     async def read_artifact(self, ref: str) -> bytes:

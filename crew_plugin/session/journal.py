@@ -9,7 +9,6 @@ import anyio
 
 from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
 from crew_plugin.models.records import Effect, Lease
-from crew_plugin.redact import redacted
 from crew_plugin.session.record import Entry, Record
 from crew_plugin.store.port import RunStore
 
@@ -63,9 +62,7 @@ class Journal:
             raise ToolError(f"{tool} was not called: only {left} is left to this session")
 
         def write(store: RunStore) -> str:
-            return store.begin_tool_call(
-                self._lease, self._attempt_id, tool, effect, redacted(_json(arguments))
-            )
+            return store.begin_tool_call(self._lease, self._attempt_id, tool, effect, _json(arguments))
 
         try:
             call_id = await self._record.write(write)
@@ -85,7 +82,7 @@ class Journal:
         if call_id not in self._open:
             return  # it came after its session had been cut off, which is on record
         self._open.remove(call_id)
-        shown = redacted(error[:_ERROR_LIMIT]) if error is not None else None
+        shown = error[:_ERROR_LIMIT] if error is not None else None
         self._record.add(lambda store: store.end_tool_call(call_id, error=shown, cancelled=cancelled))
 
     def wrapped(self, tool: ToolSpec) -> ToolSpec:

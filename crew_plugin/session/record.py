@@ -16,7 +16,6 @@ from crew_plugin.errors import CrewError
 from crew_plugin.host import ToolCall
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import Counts, MessageState, NewEvent, TranscriptEntry, Usage
-from crew_plugin.redact import redacted
 from crew_plugin.session.history import shortened_call
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
@@ -126,7 +125,7 @@ class Record:
                 lambda store: store.put_artifact(
                     context.run.id,
                     name,
-                    redacted(call.arguments).encode("utf-8", "replace"),
+                    call.arguments.encode("utf-8", "replace"),
                     task_id=context.task.id,
                     media_type="application/json",
                 )
@@ -142,7 +141,7 @@ class Record:
             task_id=context.task.id,
             attempt_id=context.attempt.id,
             cause=cause,
-            data={key: redacted(value) if isinstance(value, str) else value for key, value in data.items()},
+            data=data,
         )
         self._moment.events.append(event)
         self._work.set()

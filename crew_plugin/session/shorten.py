@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from crew_plugin.host import SessionSpec
 from crew_plugin.models.records import TranscriptEntry
-from crew_plugin.redact import redacted
 from crew_plugin.session.compact import document, note, touched_files
 from crew_plugin.session.course import Course, Reopening
 
@@ -25,7 +24,7 @@ async def shortened(
     name = f"{context.task.key}/conversation-{context.attempt.number}-{number}.txt"
     ref = await course.record.write(
         lambda store: store.put_artifact(
-            context.run.id, name, redacted(whole).encode("utf-8", "replace"), task_id=context.task.id
+            context.run.id, name, whole.encode("utf-8", "replace"), task_id=context.task.id
         )
     )
     course.record.event(

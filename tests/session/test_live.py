@@ -1,6 +1,5 @@
 """A live session: how it works, and each way in which it can end."""
 
-import hashlib
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.errors import EngineError, Fenced, UnknownName
-from crew_plugin.host import EngineCapability, ToolContext, ToolError, ToolOutput, ToolSpec
+from crew_plugin.host import EngineCapability, ToolContext, ToolOutput, ToolSpec
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import (
     Effect,
@@ -124,36 +123,6 @@ async def test_every_call_is_journalled_and_the_answer_that_asked_for_it_before(
         ("bash", ToolCallState.DONE),
         ("submit_result", ToolCallState.DONE),
     ]
-
-
-async def test_secrets_are_taken_out_of_what_is_logged_and_never_out_of_a_result(make_stage: Any) -> None:
-    secret = "gh" + "p_" + "a1B2" * 9
-    stage = await make_stage(agent={"tools": ("look",)})
-
-    async def look(arguments: Any, context: ToolContext) -> ToolOutput:
-        assert arguments["header"].endswith(secret)
-        raise ToolError(f"refused with {secret}")
-
-    stage.extra_tools = (tool("look", look),)
-    data = {"token": secret, "password": "hunter2"}
-    script = replies(
-        call("look", header=f"x {secret}", more="y" * 100_000), submit(summary=f"it is {secret}", data=data)
-    )
-    outcome = await stage.execute(script)
-    assert outcome.state is AttemptState.COMPLETED
-    [result] = await stage.writer.read(lambda store: store.list_results(stage.run.id))
-    assert (result.summary, result.data) == (f"it is {secret}", data)
-    task = await stage.writer.read(lambda store: store.load_task(stage.run.id, "work"))
-    [journalled, _] = await stage.writer.read(lambda store: store.list_tool_calls(task.attempt_id))
-    assert '"header": "x [redacted: GitHub token]"' in journalled.arguments
-    assert journalled.error == "ToolError: refused with [redacted: GitHub token]"
-    refs = await stage.writer.read(lambda store: store.list_artifacts(stage.run.id))
-    kept = next(ref for ref in refs if ref.name.startswith("work/call-"))
-    body = await stage.writer.read(lambda store: store.read_artifact(kept.sha256))
-    assert b"x [redacted: GitHub token]" in body
-    assert hashlib.sha256(body).hexdigest() == kept.sha256
-    [ended, _] = await stage.events("session.tool_ended")
-    assert secret not in str(ended.data)
 
 
 async def test_a_result_of_5_mb_is_kept_whole(stage: Any) -> None:

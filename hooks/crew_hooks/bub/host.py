@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from crew_hooks.bub.compat.parent import register_tool
 from crew_hooks.bub.parts import import_parts
 from crew_plugin.errors import HostUnsupported
-from crew_plugin.redact import redacted
 
 if TYPE_CHECKING:
     from bub.channels.message import ChannelMessage
@@ -337,7 +336,6 @@ async def host_crew(project: "Project", settings: "Settings") -> "AsyncGenerator
         raise HostUnsupported(problem)
     # Bub tells of each step on standard error, where the caller shows its run.
     logger.disable("bub")
-    logger.configure(patcher=_redact)
     try:
         framework = await asyncio.to_thread(BubFramework)
         framework.workspace = project.root
@@ -346,8 +344,3 @@ async def host_crew(project: "Project", settings: "Settings") -> "AsyncGenerator
             yield crew
     finally:
         logger.enable("bub")
-
-
-def _redact(record: Any) -> None:
-    """What Bub and the crew log may end in the file of a detached run."""
-    record["message"] = redacted(record["message"])
