@@ -127,7 +127,8 @@ class CrewLife:
 def _alone(error: Exception) -> Exception:
     """The one error that a group of errors is about: task groups wrap what they only pass on, and
     whoever waits for the crew knows what to say of the error itself."""
-    inner = cast("ExceptionGroup[Exception]", error).exceptions if isinstance(error, ExceptionGroup) else ()
+    group: object = error
+    inner = cast("ExceptionGroup[Exception]", group).exceptions if isinstance(group, ExceptionGroup) else ()
     return _alone(inner[0]) if len(inner) == 1 else error
 
 
