@@ -81,7 +81,8 @@ def import_of(column: str | None) -> ImportRecord | None:
     if column is None:
         return None
     content: dict[str, Any] = load(column)
-    return ImportRecord(**{**content, "state": RunState(content["state"])})
+    state = RunState(content.pop("state"))
+    return ImportRecord(state=state, **content)
 
 
 def owner_of(row: sqlite3.Row) -> Owner | None:

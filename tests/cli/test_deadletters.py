@@ -51,8 +51,8 @@ def here(folder: Path, *words: str) -> Result:
 
 
 def listed(folder: Path, *words: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]]
     found = json.loads(here(folder, "deadletters", "list", *words, "--json").stdout)["dead_letters"]
-    assert isinstance(found, list)
     return found
 
 

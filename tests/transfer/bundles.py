@@ -32,8 +32,8 @@ class Parts:
     head: dict[str, Any]
     rows: list[dict[str, Any]]
     bodies: dict[str, bytes]
-    extra: list[tuple[zipfile.ZipInfo, bytes]] = field(default_factory=list)
-    left_out: set[str] = field(default_factory=set)
+    extra: list[tuple[zipfile.ZipInfo, bytes]] = field(default_factory=list[tuple[zipfile.ZipInfo, bytes]])
+    left_out: set[str] = field(default_factory=set[str])
     honest: bool = True
     """Whether the head is made to fit what was changed."""
 

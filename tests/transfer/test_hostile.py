@@ -353,14 +353,14 @@ def test_a_row_cannot_be_hung_onto_another_run_that_is_here(
     book.finish(attempt, NewResult(summary="mine"))
     events = target.last_seq()
 
-    for table, changes in (
-        ("transcript", {"session_id": session, "seq": 9}),
-        ("section", {"attempt_id": attempt}),
-        ("tool_call", {"attempt_id": attempt}),
-        ("message", {"run_id": book.run.id}),
-        ("result", {"attempt_id": attempt}),
+    for change in (
+        row("transcript", session_id=session, seq=9),
+        row("section", attempt_id=attempt),
+        row("tool_call", attempt_id=attempt),
+        row("message", run_id=book.run.id),
+        row("result", attempt_id=attempt),
     ):
-        bad = forge(good, tmp_path / "bad.zip", row(table, **changes))
+        bad = forge(good, tmp_path / "bad.zip", change)
         done = brought(tmp_path, bad)
         assert done.exit_code == 2
         assert "which is not in the bundle" in done.stderr

@@ -131,12 +131,9 @@ class CrewLife:
 def _alone(error: Exception) -> Exception:
     """The one error that a group of errors is about: task groups wrap what they only pass on, and
     whoever waits for the crew knows what to say of the error itself."""
-    while isinstance(error, ExceptionGroup):
-        group = cast("ExceptionGroup[Exception]", error)
-        if len(group.exceptions) != 1:
-            break
-        error = group.exceptions[0]
-    return error
+    group: object = error
+    inner = cast("ExceptionGroup[Exception]", group).exceptions if isinstance(group, ExceptionGroup) else ()
+    return _alone(inner[0]) if len(inner) == 1 else error
 
 
 async def _settle(task: "asyncio.Task[Any]") -> None:

@@ -38,10 +38,12 @@ async def act(crew: "Crew", params: ExportParams, context: ToolContext) -> ToolO
     name = params.file or suggested_name(gathered.run.id)
     path = await file_inside(crew, name, by_hand=context.by_hand)
 
+    async def body(sha256: str) -> bytes:
+        return await crew.writer.read(lambda store: store.read_artifact(sha256))
+
     def read(sha256: str) -> bytes:
         """One body at a time: others want to read, too."""
-        body: bytes = anyio.from_thread.run(crew.writer.read, lambda store: store.read_artifact(sha256))
-        return body
+        return anyio.from_thread.run(body, sha256)
 
     done = await anyio.to_thread.run_sync(
         lambda: write_bundle(gathered, path, read, overwrite=params.overwrite)
