@@ -104,6 +104,8 @@ class ArtifactRef:
     media_type: str = "text/plain"
     run_id: str | None = None
     task_id: str | None = None
+    removed: str | None = None
+    """Where the body is not kept any more: when and why it was deleted. Only listings say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -498,6 +500,17 @@ class ToolCallState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinned:
+    """What was deleted of a run that stays."""
+
+    run_id: str
+    events: int
+    artifacts: int
+    bodies: tuple[str, ...]
+    """Those of its bodies that may be referred to by nothing now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -287,7 +287,23 @@ CREATE TABLE forgotten (
 CREATE INDEX transcript_by_body ON transcript (body) WHERE body IS NOT NULL;
 """
 
-MIGRATIONS = (_FIRST, _SECOND)
+_THIRD = """
+CREATE TABLE gap (
+    n INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    because TEXT NOT NULL,
+    at REAL NOT NULL
+);
+CREATE INDEX gap_by_run ON gap (run_id, last_seq);
+CREATE INDEX gap_by_end ON gap (last_seq);
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD)
 """The n-th makes version n out of version n - 1. Append only: released ones never change."""
 
 VERSION = len(MIGRATIONS)

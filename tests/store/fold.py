@@ -100,6 +100,10 @@ def _fold_rest(run: Picture, event: EventRecord) -> None:
         run.messages[data["message_id"]] = MessageState.ACCEPTED
     elif event.type == "message.delivered":
         run.messages[data["message_id"]] = MessageState.DELIVERED
+    elif event.type == "message.returned":
+        run.messages[data["message_id"]] = MessageState.ACCEPTED
+    elif event.type == "message.acknowledged":
+        run.messages[data["message_id"]] = MessageState.DELIVERED
     elif event.type == "message.failed":
         run.messages[data["message_id"]] = MessageState.DEAD
     elif event.type == "control.requested":
