@@ -438,6 +438,15 @@ class MessageRecord:
     """After this it is of no use to its recipient any more."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailFinding:
+    """A message that stands where it cannot move any more."""
+
+    message: MessageRecord
+    wrong: str
+    becomes: MessageState
+
+
 class ControlVerb(StrEnum):
     """What another process may ask of a run's supervisor."""
 
@@ -500,6 +509,16 @@ class ToolCallState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What is kept of a run and no result needs."""
+
+    events: int
+    """Events that say how things went."""
+    artifacts: tuple[ArtifactRef, ...]
+    """Bodies that are neither results nor what stands in the place of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

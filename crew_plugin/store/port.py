@@ -27,6 +27,7 @@ from crew_plugin.models.records import (
     Counts,
     DeliveryRecord,
     DeliveryState,
+    Details,
     Effect,
     EventRecord,
     Lease,
@@ -265,8 +266,8 @@ class RunStore(Protocol):
         there were and their bytes. Not to be called in the transaction that removed the references."""
         ...
 
-    def removable(self, run_id: str) -> list[ArtifactRef]:
-        """The artifacts of a run that are neither results nor what stands in the place of one."""
+    def details(self, run_id: str) -> Details:
+        """What is kept of a run and no result needs."""
         ...
 
     def thin_run(self, run_id: str, *, actor: str, because: str, events: bool = True) -> Thinned:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from crew_plugin.errors import NotAllowed
 from crew_plugin.models.events import CHATTY
-from crew_plugin.models.records import ArtifactRef, DeliveryState, Removal, Thinned
+from crew_plugin.models.records import ArtifactRef, DeliveryState, Details, Removal, Thinned
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.artifacts import Artifacts
 from crew_plugin.store.rows import artifact_ref, dump, load, text
@@ -90,8 +90,15 @@ class Removals(Artifacts, Runs):
             bodies=tuple(bodies),
         )
 
-    def removable(self, run_id: str) -> list[ArtifactRef]:
-        """The artifacts of a run that are neither results nor what stands in the place of one."""
+    def details(self, run_id: str) -> Details:
+        """What is kept of a run and no result needs."""
+        kinds = ", ".join("?" * len(CHATTY))
+        events = self._one(
+            f"SELECT count(*) FROM event WHERE run_id = ? AND type IN ({kinds})", (run_id, *CHATTY)
+        )[0]
+        return Details(events=events, artifacts=tuple(self._removable(run_id)))
+
+    def _removable(self, run_id: str) -> list[ArtifactRef]:
         kept: set[str] = set()
         for (bodies,) in self._all("SELECT body FROM result WHERE run_id = ?", (run_id,)):
             kept.add(load(bodies)[0])
@@ -118,7 +125,7 @@ class Removals(Artifacts, Runs):
             run = self._run_row(run_id)
             if RunState(run["state"]) not in RUN_TERMINAL:
                 raise NotAllowed(f"run {run_id} is {run['state']}: nothing of it is deleted before its end")
-            refs = self.removable(run_id)
+            refs = self._removable(run_id)
             for ref in refs:
                 self._execute(
                     "UPDATE artifact SET removed_at = ?, removed_because = ?"

@@ -319,7 +319,10 @@ def artifacts_text(refs: Sequence[ArtifactRef], names: Mapping[str, TaskName]) -
     rows: list[tuple[str, ...]] = []
     for ref in refs:
         name = names.get(ref.task_id) if ref.task_id else None
-        rows.append((ref.sha256[:16], bytes_text(ref.size), name.key if name else "-", one_line(ref.name)))
+        gone = f" ({ref.removed})" if ref.removed else ""
+        rows.append(
+            (ref.sha256[:16], bytes_text(ref.size), name.key if name else "-", one_line(ref.name) + gone)
+        )
     return "\n".join(columns(rows))
 
 
