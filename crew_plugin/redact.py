@@ -120,7 +120,7 @@ class Redactor:
         self._held = sorted(held.items(), key=lambda each: -len(each[0]))
 
     def text(self, text: str) -> str:
-        """The text without the secrets in it; the same object where there are none."""
+        """The text without the secrets in it."""
         for value, name in self._held:
             if value in text:
                 text = text.replace(value, f"[redacted: value of {name}]")
@@ -143,7 +143,7 @@ class Redactor:
         except UnicodeDecodeError:
             return body
         clean = self.text(text)
-        return body if clean is text else clean.encode("utf-8")
+        return body if clean == text else clean.encode("utf-8")
 
 
 def _header(found: re.Match[str]) -> str:
