@@ -51,17 +51,17 @@ def prune(
     for name, number in (("--days", days), ("--keep", keep), ("--details", details)):
         if number is not None and number < 0:
             raise InvalidValue(name, number, "0 or more")
-    keeping = load_settings(place.find().root).keep
+    settings = load_settings(place.find().root)
     with place.reading() as store:
         old = overdue(
             store,
-            days=keeping.days if days is None else days,
-            keep=keeping.runs if keep is None else keep,
+            days=settings.keep.days if days is None else days,
+            keep=settings.keep.runs if keep is None else keep,
         )
         thin = thinnings(
             store,
-            days=keeping.details_days if details is None else details,
-            megabytes=keeping.details_mb,
+            days=settings.keep.details_days if details is None else details,
+            megabytes=settings.keep.details_mb,
             beside={run.id for run in old},
         )
         deeds = [deed_of(store, old)] if old else []

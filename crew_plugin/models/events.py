@@ -23,8 +23,6 @@ class EventType:
     """It says how things go. What came of it stands elsewhere, and a run keeps only so many of them."""
 
 
-LEFT_OUT: Final = "events.left_out"
-
 _ALL = (
     EventType(
         "run.created", "The run and its tasks were written down.", "caller", ("team", "workflow", "tasks")
@@ -332,7 +330,7 @@ _ALL = (
         ("name", "sha256", "size", "because"),
     ),
     EventType(
-        LEFT_OUT,
+        "events.left_out",
         "Events with numbers from the first to the last are not kept; it has the number of the last.",
         "supervisor",
         ("events", "first_seq", "last_seq", "because"),

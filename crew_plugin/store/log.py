@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from crew_plugin.errors import Fenced, Forgotten, UnknownName
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.events import CHATTY, EVENT_TYPES, LEFT_OUT
+from crew_plugin.models.events import CHATTY, EVENT_TYPES
 from crew_plugin.models.records import EventRecord, Lease, NewEvent
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.redact import Redactor
@@ -114,7 +114,7 @@ class EventLog(Connection):
                 run_id=row["run_id"],
                 at=row["at"],
                 epoch=row["epoch"],
-                type=LEFT_OUT,
+                type="events.left_out",
                 actor=row["actor"],
                 task_id=None,
                 attempt_id=None,

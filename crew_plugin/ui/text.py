@@ -333,7 +333,14 @@ def events_text(events: Sequence[EventRecord], names: Mapping[str, TaskName]) ->
     return "\n".join(
         columns(
             [
-                (str(event.seq), _clock(event.at), event.type, _who(event, names)[0], _facts(event))
+                (
+                    str(event.seq),
+                    _clock(event.at),
+                    event.type,
+                    _who(event, names)[0],
+                    _origin(event),
+                    _facts(event),
+                )
                 for event in events
             ]
         )
@@ -349,6 +356,12 @@ def event_line(event: EventRecord, names: Mapping[str, TaskName]) -> str | None:
     key, agent = _who(event, names)
     who = f"{agent:<17}  " if agent not in ("", key) else ""
     return f"{key:<14}  {who}{one_line(what, 160)}".rstrip()
+
+
+def _origin(event: EventRecord) -> str:
+    """Who wrote it, under which epoch of the run, and for which attempt (the end of its id)."""
+    attempt = f" attempt:{event.attempt_id[-6:]}" if event.attempt_id else ""
+    return f"by:{one_line(event.actor, 40)} epoch:{event.epoch}{attempt}"
 
 
 def _who(event: EventRecord, names: Mapping[str, TaskName]) -> tuple[str, str]:
@@ -471,6 +484,9 @@ def _came_of_it(event: EventRecord) -> str:
 
 _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "run.started": lambda event: "started",
+    "events.left_out": lambda event: (
+        f"{_field(event, 'events')} events up to number {event.seq} are not kept: {_field(event, 'because')}"
+    ),
     "run.blocked": lambda event: "waits for a decision" + _because(event),
     "run.unblocked": lambda event: "goes on",
     f"run.{RunState.COMPLETED}": lambda event: "completed",

@@ -12,7 +12,6 @@ import pytest
 
 from crew_plugin.errors import BodyRemoved, CrewError, Forgotten, NotAllowed, StateUnwritable
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.events import LEFT_OUT
 from crew_plugin.models.records import Effect, EventRecord, NewEvent, NewResult, TranscriptEntry
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.project import Project
@@ -24,6 +23,7 @@ from tests.ui.runs import Book, open_book, play, project_in
 
 SECRET = "sk-ant-api03-" + "a1B2c3D4" * 6
 CAUSE = Cause(code=CauseCode.CALLER_CANCELLED, message=f"the provider said {SECRET}")
+LEFT_OUT = "events.left_out"
 LONG = "a line of a long log\n" * 2000
 
 
