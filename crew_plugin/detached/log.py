@@ -4,7 +4,7 @@ import os
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TextIO
+from typing import Any, Final, Self, TextIO
 
 from crew_plugin.redact import Redactor
 
@@ -25,7 +25,7 @@ class CleanStream:
         self._stream.write(self._redactor.text(text))
         return len(text)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
