@@ -67,7 +67,8 @@ def prune(
         deeds = [deed_of(store, old)] if old else []
     if thin:
         size = sum(each.size for each in thin) / 1e6
-        deeds.append(f"delete the details of {len(thin):,} ended runs ({size:,.1f} MB); results stay")
+        which = f"run {thin[0].run.id}" if len(thin) == 1 else f"{len(thin):,} ended runs"
+        deeds.append(f"delete the details of {which} ({size:,.1f} MB); results stay")
     removed: list[Removal] = []
     thinned: list[Thinned] = []
     freed = 0
@@ -87,9 +88,9 @@ def prune(
     elif not deeds:
         print("no ended run is older or further back than what is kept")
     elif dry_run:
-        print("\n".join(f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in old))
-        print("\n".join(f"{each.run.id}  details only: {each.because}" for each in thin))
-        print(f"this would {', and '.join(deeds)}")
+        lines = [f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in old]
+        lines += [f"{each.run.id}  details only: {each.because}" for each in thin]
+        print("\n".join([*lines, f"this would {', and '.join(deeds)}"]))
     else:
         print(
             f"{len(removed):,} runs are forgotten, {len(thinned):,} have lost their details; "

@@ -116,7 +116,7 @@ class Progress:
             try:
                 run = await self._run_of(event)
             except Forgotten:
-                # What is told of a run that was forgotten is that its events are gone.
+                # Somebody deleted the run before its events were told.
                 continue
             if run.parent is not None and (line := event_line(event, run.names)):
                 self._lines.append((run.parent, line))
