@@ -5,6 +5,7 @@ CrewError
 |  |- InvalidValue          a parameter has a value that is not allowed
 |  |- UnknownName           no such team, workflow, agent, role, run, task, ...
 |  |  `- Forgotten          the run was deleted; says when, by whom and why
+|  |- BodyRemoved           the body is not kept any more; says when it was deleted and why
 |  |- InvalidPlan           a workflow cannot be run as written
 |  |- BadBundle             a file is no run bundle that can be imported
 |  `- NotAllowed            the caller may not do this, or not without `force`
@@ -29,6 +30,7 @@ from typing import Literal
 
 __all__ = [
     "BadBundle",
+    "BodyRemoved",
     "CallerError",
     "ConfigError",
     "CrewError",
@@ -102,6 +104,14 @@ class Forgotten(UnknownName):
     def __init__(self, run_id: str, story: str) -> None:
         super().__init__("run", run_id, ())
         self.args = (f"run {run_id} {story}",)
+
+
+class BodyRemoved(CallerError):
+    """A stored body is not kept any more. What it was is still known."""
+
+    def __init__(self, sha256: str, story: str) -> None:
+        self.story = story
+        super().__init__(f"artifact {sha256} was {story}")
 
 
 class InvalidPlan(CallerError):

@@ -66,6 +66,7 @@ def find_project(
 def ensure_state(project: Project) -> Path:
     """Make the state folder, which keeps itself out of git. Raises `StateUnwritable`."""
     folder = project.state_dir
+    refuse_links(project)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ignore = folder / ".gitignore"
@@ -76,6 +77,16 @@ def ensure_state(project: Project) -> Path:
         reason = "a file is in its place" if in_the_way else error.strerror or str(error)
         raise StateUnwritable(folder, reason) from error
     return folder
+
+
+def refuse_links(project: Project) -> None:
+    """Raise `StateUnwritable` where the project's own `.crew/`, its state folder or the database in it is
+    a link: a repository that somebody cloned must not decide where runs are written to. `--state-dir` names
+    any other place, links included, since it is the person who says so."""
+    for place in (project.root / CREW_DIR, project.state_dir, project.database):
+        inside = place.is_relative_to(project.root)
+        if inside and place.is_symlink():
+            raise StateUnwritable(place, "it is a link; say with --state-dir where runs are to be kept")
 
 
 def _nearest(here: Path, standing: Path) -> Path:

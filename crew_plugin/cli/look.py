@@ -8,8 +8,8 @@ from typing import Any
 from crew_plugin.cli.invoke import print_json
 from crew_plugin.cli.place import Place, program, terminal_width
 from crew_plugin.cli.respond import how_to_answer
-from crew_plugin.errors import InvalidValue, UnknownName
-from crew_plugin.models.records import EventRecord, TranscriptEntry
+from crew_plugin.errors import BodyRemoved, InvalidValue, UnknownName
+from crew_plugin.models.records import ArtifactRef, EventRecord, TranscriptEntry
 from crew_plugin.models.states import RunState
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.questions import questions_text
@@ -129,8 +129,12 @@ def show(
     return 0
 
 
-def events(*, place: Place, json: bool, run: str, follow: bool, after: int) -> int:
+def events(*, place: Place, json: bool, run: str, follow: bool, after: int, limit: int) -> int:
     """List the events of a run; with `follow`, until it is over."""
+    if limit < 0:
+        raise InvalidValue("--limit", limit, "0 or more")
+    if limit and follow:
+        raise InvalidValue("--limit", limit, "used without --follow, which goes on until the run is over")
     with place.reading_run(run) as (store, run_id):
         if follow:
             _follow(store, run_id, after, as_json=json)
@@ -140,13 +144,18 @@ def events(*, place: Place, json: bool, run: str, follow: bool, after: int) -> i
             return 0
         names = task_names(store, run_id)
         found: list[EventRecord] = []
-        while batch := store.tail(run_id, after_seq=after):
+        while (not limit or len(found) < limit) and (batch := store.tail(run_id, after_seq=after)):
             found.extend(batch)
-            after = batch[-1].seq
+            found = found[:limit] if limit else found
+            after = found[-1].seq
+        more = bool(limit and store.tail(run_id, after_seq=after, limit=1))
         if json:
-            print_json({"run_id": run_id, "events": [event_json(event, names) for event in found]})
+            told = [event_json(event, names) for event in found]
+            print_json({"run_id": run_id, "events": told, "next_seq": after, "more": more})
         else:
             print(events_text(found, names))
+            if more:
+                print(f"more: {program()} events {run_id} --after {after} --limit {limit}{place.options()}")
     return 0
 
 
@@ -205,11 +214,15 @@ def _show_mail(store: RunStore, view: RunView, tasks: tuple[TaskView, ...], *, a
 
 
 def _show_artifact(store: RunStore, sha256: str, *, as_json: bool) -> int:
-    body = store.read_artifact(sha256).decode("utf-8", errors="replace")
+    try:
+        body: str | None = store.read_artifact(sha256).decode("utf-8", errors="replace")
+        removed = None
+    except BodyRemoved as gone:
+        body, removed = None, gone.story
     if as_json:
-        print_json({"artifact": sha256, "text": body})
+        print_json({"artifact": sha256, "text": body, "removed": removed})
     else:
-        print(printable(body))
+        print(printable(body or "") if removed is None else f"artifact {sha256} was {removed}")
     return 0
 
 
@@ -261,11 +274,18 @@ def _session_json(store: RunStore, task: TaskView, *, prompt: bool) -> dict[str,
         one: dict[str, Any] = {"attempt": attempt.number, "state": str(attempt.state)}
         if prompt:
             ref = store.load_session(attempt.session_id).prompt
-            one["prompt"] = store.read_artifact(ref.sha256).decode("utf-8", errors="replace") if ref else None
+            one["prompt"] = _prompt(store, ref) if ref else None
         else:
             one["transcript"] = [_entry_json(entry) for entry in store.read_transcript(attempt.session_id)]
         facts["attempts"].append(one)
     return facts
+
+
+def _prompt(store: RunStore, ref: ArtifactRef) -> str:
+    try:
+        return store.read_artifact(ref.sha256).decode("utf-8", errors="replace")
+    except BodyRemoved as gone:
+        return f"({gone})"
 
 
 def _entry_json(entry: TranscriptEntry) -> dict[str, Any]:

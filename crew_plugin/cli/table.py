@@ -238,8 +238,18 @@ COMMANDS: Final = (
             _RUN,
             Param("follow", "Go on until the run is over.", bool, ("--follow", "-f"), False),
             Param("after", "Only events after this sequence number.", int, ("--after",), 0, metavar="SEQ"),
+            Param(
+                "limit",
+                "At most so many, the oldest first; 0 for all.",
+                int,
+                ("--limit", "-n"),
+                0,
+                metavar="N",
+            ),
         ),
-        more="With --follow, --json prints one JSON object for each event, each on a line of its own.",
+        more="With --json, `next_seq` is what to give to --after for those that come later, and `more` says "
+        "whether there are any now. With --follow, --json prints one JSON object for each event, each on a "
+        "line of its own. Events that are not kept are told as one `events.left_out` with their number.",
         light=True,
     ),
     Command(
@@ -250,6 +260,55 @@ COMMANDS: Final = (
         (
             Param("limit", "How many.", int, ("--limit", "-n"), 20, metavar="N"),
             Param("all", "Also those that were delivered.", bool, ("--all",), False),
+        ),
+        light=True,
+    ),
+    Command(
+        "mail",
+        "List what was said in a run, settle single messages, or repair what got stuck.",
+        "crew mail last explore --box inbox",
+        "crew_plugin.cli.mail",
+        (
+            _RUN,
+            Param("task", "Whose mail: a task's key, `parent` or `operator`.", metavar="TASK"),
+            Param(
+                "box",
+                "Only what is for TASK (inbox) or from it (outbox).",
+                str,
+                ("--box",),
+                metavar="inbox|outbox",
+            ),
+            Param("message", "Only this message.", str, ("--message",), metavar="ID"),
+            Param(
+                "ack",
+                "This message is settled; nobody is given it any more. `all`: of the inbox of TASK.",
+                str,
+                ("--ack",),
+                metavar="ID|all",
+            ),
+            Param(
+                "replay",
+                "Give a message again that was delivered to a session which never read it.",
+                str,
+                ("--replay",),
+                metavar="ID|all",
+            ),
+            Param(
+                "repair",
+                "Settle mail that cannot move any more: of ended tasks and lost sessions, and what is late.",
+                bool,
+                ("--repair",),
+                False,
+            ),
+            Param("dry_run", "With --repair: only say what is wrong.", bool, ("--dry-run",), False),
+            Param(
+                "force", "Also change mail of a run that a chat session asked for.", bool, ("--force",), False
+            ),
+        ),
+        more=(
+            "waiting: written down, nobody has it yet. delivered: a session was given it. read: a model call "
+            "had it. expired, given up: nobody is given it any more, with the reason. What is changed is "
+            "written into the run's events."
         ),
         light=True,
     ),
@@ -462,13 +521,21 @@ COMMANDS: Final = (
         (
             Param("days", "Those that ended longer ago than so many days.", int, ("--days",), metavar="N"),
             Param("keep", "Those beyond the newest N ended ones.", int, ("--keep",), metavar="N"),
+            Param(
+                "details",
+                "Of those that stay, details older than so many days: what their results do not need.",
+                int,
+                ("--details",),
+                metavar="N",
+            ),
             Param("dry_run", "Only list what would be deleted.", bool, ("--dry-run",), False),
             _YES,
             _INTENT,
         ),
         more=(
-            "Without numbers `keep.days` and `keep.runs` of the settings count. Runs that go on, and runs "
-            "whose results have not reached their chat, stay. Then bodies that nothing refers to are deleted."
+            "Without numbers `keep.days`, `keep.runs` and `keep.details_days` of the settings count. Runs "
+            "that go on, and runs whose results have not reached their chat, stay. Of old runs that stay, "
+            "logs, prompts and the like go, results stay; where they were stands when and why they went."
         ),
     ),
     Command(

@@ -12,9 +12,9 @@ from crew_plugin.consent import Consent
 from crew_plugin.engine import cleanup as leftovers
 from crew_plugin.engine import forget as runs
 from crew_plugin.errors import InvalidValue
-from crew_plugin.models.records import Removal
+from crew_plugin.models.records import Removal, Thinned
 from crew_plugin.store.liveness import current_owner
-from crew_plugin.ui.text import one_line
+from crew_plugin.ui.text import one_line, pruned_text
 
 __all__ = ["cleanup", "forget", "prune"]
 
@@ -45,6 +45,7 @@ def prune(
     json: bool,
     days: int | None,
     keep: int | None,
+    details: int | None,
     dry_run: bool,
     yes: bool,
     intent: str | None,
@@ -52,7 +53,7 @@ def prune(
     """Delete ended runs that are too old or too many."""
     from crew_plugin.store.sqlite import SqliteStore
 
-    for name, number in (("--days", days), ("--keep", keep)):
+    for name, number in (("--days", days), ("--keep", keep), ("--details", details)):
         if number is not None and number < 0:
             raise InvalidValue(name, number, "0 or more")
     project = place.find()
@@ -63,25 +64,38 @@ def prune(
             days=settings.keep.days if days is None else days,
             keep=settings.keep.runs if keep is None else keep,
         )
-        deed = runs.deed_of(store, old) if old else ""
+        thin = runs.thinnings(
+            store,
+            days=settings.keep.details_days if details is None else details,
+            megabytes=settings.keep.details_mb,
+            beside={run.id for run in old},
+        )
+        deed = runs.deed_of(store, old, thin)
     removed: list[Removal] = []
+    thinned: list[Thinned] = []
     freed = 0
-    if old and not dry_run:
+    if deed and not dry_run:
         why = need_confirmation(place, deed, Consent(confirmed=yes, intent=intent))
         with closing(SqliteStore.open(project)) as own:
-            removed, freed = runs.prune(own, project, old, actor=ACTOR, why=why)
+            removed, thinned, freed = runs.prune(own, project, old, thin, actor=ACTOR, why=why)
     if json:
-        would = [run.id for run in old] if dry_run else []
         print_json(
-            {"forgotten": [_json(each) for each in removed], "would_forget": would, "freed_bytes": freed}
+            {
+                "forgotten": [_json(each) for each in removed],
+                "would_forget": [run.id for run in old] if dry_run else [],
+                "thinned": [_json(each) for each in thinned],
+                "would_thin": [each.run.id for each in thin] if dry_run else [],
+                "freed_bytes": freed,
+            }
         )
-    elif not old:
+    elif not deed:
         print("no ended run is older or further back than what is kept")
     elif dry_run:
-        print("\n".join(f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in old))
-        print(f"this would {deed}")
+        lines = [f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in old]
+        lines += [f"{each.run.id}  details only: {each.because}" for each in thin]
+        print("\n".join([*lines, f"this would {deed}"]))
     else:
-        print(f"{len(removed):,} runs are forgotten; {freed / 1e6:,.1f} MB of bodies were freed")
+        print(pruned_text(removed, thinned, freed))
     return Exit.OK
 
 
@@ -110,7 +124,7 @@ def cleanup(
     return Exit.OK
 
 
-def _json(removed: Removal) -> dict[str, Any]:
+def _json(removed: Removal | Thinned) -> dict[str, Any]:
     document = asdict(removed)
     del document["bodies"]
     return document

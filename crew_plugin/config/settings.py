@@ -485,10 +485,36 @@ class SafetySettings(_Section):
 
 
 class KeepSettings(_Section):
-    """Which ended runs `prune` leaves."""
+    """What is kept: of runs while they go on, and by `prune` of ended ones."""
 
     days: float = _key(30, "Days for which `crew prune` keeps a run after its end.", project="nothing", ge=0)
     runs: int = _key(1000, "How many ended runs `crew prune` keeps.", project="nothing", ge=0)
+    details_days: float = _key(
+        14,
+        "Days after the end of a run for which `crew prune` keeps what its results do not need: logs, "
+        "prompts and other bodies, and events that say how things went.",
+        project="nothing",
+        ge=0,
+    )
+    details_mb: float = _key(
+        2000,
+        "Megabytes of such bodies of ended runs that `crew prune` keeps; those of the oldest runs go first.",
+        project="nothing",
+        ge=0,
+    )
+    events: int = _key(
+        20_000,
+        "Events of the kinds that say how things go (model answers, tool calls, notes, hooks) that are kept "
+        "of one run. What comes after is counted and left out.",
+        project="nothing",
+        ge=100,
+    )
+    log_kb: int = _key(
+        5000,
+        "Kilobytes that the log of a detached supervisor may have; then its older half is dropped.",
+        project="nothing",
+        ge=16,
+    )
 
 
 class BundleSettings(_Section):

@@ -16,8 +16,9 @@ import threading
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, TextIO, cast
 
+from crew_plugin.detached.log import BoundedLog, CleanStream
 from crew_plugin.engine.cancel import cause_of_request
 from crew_plugin.engine.orphans import end_started
 from crew_plugin.engine.settle import close_run
@@ -26,6 +27,7 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlVerb, Lease
 from crew_plugin.models.states import RUN_TERMINAL
 from crew_plugin.project import Project
+from crew_plugin.redact import Redactor
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.sqlite import SqliteStore
 
@@ -40,6 +42,9 @@ _END_SECONDS: Final = 3.0
 
 def main(root: str, state_dir: str, run_id: str) -> int:
     """Claim the run, load the host, drive it to its end."""
+    redactor = Redactor(os.environ)
+    sys.stdout = cast(TextIO, CleanStream(sys.stdout, redactor))
+    sys.stderr = cast(TextIO, CleanStream(sys.stderr, redactor))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _leave)
@@ -80,7 +85,8 @@ def _drive(project: Project, lease: Lease, keeper: "_Keeper") -> int:
             run = await crew.supervisor.execute(lease.run_id)
             print(f"run {run.id} {run.state}", flush=True)
 
-    anyio.run(drive, backend="asyncio")
+    with BoundedLog(project.log_of(lease.run_id), settings.keep.log_kb * 1000):
+        anyio.run(drive, backend="asyncio")
     return 0
 
 

@@ -19,6 +19,8 @@ class EventType:
     doc: str
     writer: Writer
     fields: tuple[str, ...] = ()
+    chatty: bool = False
+    """It says how things go. What came of it stands elsewhere, and a run keeps only so many of them."""
 
 
 _ALL = (
@@ -164,13 +166,20 @@ _ALL = (
     ),
     EventType("attempt.lost", "The process that worked on the attempt died.", "supervisor", ()),
     EventType("session.opened", "A session began.", "session", ("kind", "agent", "model", "tools")),
-    EventType("session.model_answered", "The model answered.", "session", ("step", "usage", "tool_calls")),
-    EventType("session.tool_started", "A tool call began.", "session", ("tool", "target")),
+    EventType(
+        "session.model_answered",
+        "The model answered.",
+        "session",
+        ("step", "usage", "tool_calls"),
+        chatty=True,
+    ),
+    EventType("session.tool_started", "A tool call began.", "session", ("tool", "target"), chatty=True),
     EventType(
         "session.tool_progress",
         "A tool that is still at work says how far it is.",
         "session",
         ("tool", "text"),
+        chatty=True,
     ),
     EventType(
         "session.mcp_server",
@@ -178,19 +187,21 @@ _ALL = (
         "session",
         ("server", "state", "text"),
     ),
-    EventType("session.tool_ended", "A tool call ended.", "session", ("tool", "ok", "ms")),
+    EventType("session.tool_ended", "A tool call ended.", "session", ("tool", "ok", "ms"), chatty=True),
     EventType("session.reminded", "The session was asked for its result.", "session", ("n", "of")),
     EventType(
         "session.retrying",
         "A model call failed and will be made again.",
         "session",
         ("error", "try", "of", "delay"),
+        chatty=True,
     ),
     EventType(
         "session.provider_wait",
         "A model call waits for its turn at the provider.",
         "session",
         ("reason", "ahead"),
+        chatty=True,
     ),
     EventType(
         "session.limit_reached", "The session ran into one of its limits.", "session", ("limit", "value")
@@ -201,7 +212,9 @@ _ALL = (
         "session",
         ("because", "n", "before", "after", "left_out", "artifact"),
     ),
-    EventType("session.note", "The session says something about its progress.", "session", ("text",)),
+    EventType(
+        "session.note", "The session says something about its progress.", "session", ("text",), chatty=True
+    ),
     EventType(
         "session.stalled",
         "The session stands still: it waits, or what it does brings nothing new.",
@@ -247,6 +260,7 @@ _ALL = (
         "Another plugin of the host failed inside the session, or had a say in what it does.",
         "session",
         ("plugin", "hook", "outcome", "tool", "text"),
+        chatty=True,
     ),
     EventType("session.closed", "The session ended.", "session", ("steps", "usage")),
     EventType("result.rejected", "A submitted result did not pass.", "session", ("path", "error", "n")),
@@ -277,6 +291,13 @@ _ALL = (
         "supervisor",
         ("message_id",),
     ),
+    EventType(
+        "message.acknowledged",
+        "Somebody says that a message is settled; nobody is given it any more.",
+        "caller",
+        ("message_id",),
+    ),
+    EventType("mail.repaired", "Mail that could not move any more was settled.", "caller", ("findings",)),
     EventType("message.failed", "A message could not be delivered.", "session", ("message_id", "reason")),
     EventType(
         "control.requested",
@@ -335,9 +356,25 @@ _ALL = (
         "A hook ran.",
         "supervisor",
         ("hook", "plugin", "blocking", "outcome", "reason", "changed", "diagnostic", "ms"),
+        chatty=True,
     ),
     EventType("artifact.stored", "A body was stored.", "supervisor", ("name", "sha256", "size")),
+    EventType(
+        "artifact.removed",
+        "A body was deleted because of how long or how many are kept; that it was there stays known.",
+        "caller",
+        ("name", "sha256", "size", "because"),
+    ),
+    EventType(
+        "events.left_out",
+        "Events with numbers from the first to the last are not kept; it has the number of the last.",
+        "supervisor",
+        ("events", "first_seq", "last_seq", "because"),
+    ),
 )
 
 EVENT_TYPES: Final = MappingProxyType({event.name: event for event in _ALL})
 """Every event type by its name."""
+
+CHATTY: Final = tuple(event.name for event in _ALL if event.chatty)
+"""The names of those that a run keeps only so many of."""

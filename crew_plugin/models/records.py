@@ -124,6 +124,8 @@ class ArtifactRef:
     media_type: str = "text/plain"
     run_id: str | None = None
     task_id: str | None = None
+    removed: str | None = None
+    """Where the body is not kept any more: when and why it was deleted. Only listings say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -530,6 +532,15 @@ class MessageRecord:
     """After this it is of no use to its recipient any more."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailFinding:
+    """A message that stands where it cannot move any more."""
+
+    message: MessageRecord
+    wrong: str
+    becomes: MessageState
+
+
 class ControlVerb(StrEnum):
     """What another process may ask of a run's supervisor."""
 
@@ -592,6 +603,27 @@ class ToolCallState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What is kept of a run and no result needs."""
+
+    events: int
+    """Events that say how things went."""
+    artifacts: tuple[ArtifactRef, ...]
+    """Bodies that are neither results nor what stands in the place of one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinned:
+    """What was deleted of a run that stays."""
+
+    run_id: str
+    events: int
+    artifacts: int
+    bodies: tuple[str, ...]
+    """Those of its bodies that may be referred to by nothing now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,9 @@ class Equipment:
         """Keep what a session is not shown whole; says how `read` gets it."""
         run, task = self.context.run.id, self.context.task
         path = f"{task.key}/{name}"
-        kept = await self.writer.run(lambda store: store.put_artifact(run, path, body, task_id=task.id))
+        kept = await self.writer.run(
+            lambda store: store.put_artifact(run, path, body, task_id=task.id, log=True)
+        )
         return f"artifact:{kept.sha256[:12]} ({kept.name}, {kept.size} bytes; `read` takes it for a path)"
 
     async def read_artifact(self, ref: str) -> bytes:

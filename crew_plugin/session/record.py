@@ -128,6 +128,7 @@ class Record:
                     call.arguments.encode("utf-8", "replace"),
                     task_id=context.task.id,
                     media_type="application/json",
+                    log=True,
                 )
             )
         return told

@@ -24,7 +24,7 @@ async def shortened(
     name = f"{context.task.key}/conversation-{context.attempt.number}-{number}.txt"
     ref = await course.record.write(
         lambda store: store.put_artifact(
-            context.run.id, name, whole.encode("utf-8", "replace"), task_id=context.task.id
+            context.run.id, name, whole.encode("utf-8", "replace"), task_id=context.task.id, log=True
         )
     )
     course.record.event(

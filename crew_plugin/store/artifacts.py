@@ -3,9 +3,10 @@
 import hashlib
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from crew_plugin.errors import CrewError, InvalidValue, UnknownName
+from crew_plugin.errors import BodyRemoved, CrewError, InvalidValue, UnknownName
 from crew_plugin.models.records import ArtifactRef
 from crew_plugin.store.bodies import Bodies
 from crew_plugin.store.log import EventLog
@@ -34,14 +35,19 @@ class Artifacts(EventLog):
         *,
         task_id: str | None = None,
         media_type: str = "text/plain",
+        log: bool = False,
     ) -> ArtifactRef:
-        """Store a body under its hash, and its reference. A file is safe before anything names it."""
+        """Store a body under its hash, and its reference. A file is safe before anything names it. Of a
+        `log` the secrets are taken out first; everything else is kept as it is, byte for byte."""
         name = text(name)
+        if log:
+            body = self._redactor.body(body)
         with self._change():
-            sha256 = self._keep(body)
             epoch = self._run_row(run_id)["epoch"]
+            sha256 = self._keep(body)
             known = self._first(
-                f"SELECT {_REF} FROM artifact WHERE sha256 = ? AND run_id = ? AND name = ? AND task_id IS ?",
+                f"SELECT {_REF} FROM artifact WHERE sha256 = ? AND run_id = ? AND name = ? AND task_id IS ?"
+                " AND removed_at IS NULL",
                 (sha256, run_id, name, task_id),
             )
             if known is not None:
@@ -80,18 +86,27 @@ class Artifacts(EventLog):
         if fits:
             return self._body(fits[0])
         row = self._first(
-            "SELECT removed_because FROM artifact WHERE sha256 >= ? AND sha256 < ? ORDER BY n DESC",
+            "SELECT removed_at, removed_because FROM artifact"
+            " WHERE sha256 >= ? AND sha256 < ? ORDER BY n DESC",
             (prefix, beyond),
         )
+        if row is not None and row["removed_at"] is not None:
+            raise BodyRemoved(sha256, _removed(row["removed_at"], row["removed_because"]))
         if row is not None:
-            raise CrewError(f"artifact {sha256} is gone: {row['removed_because'] or 'its file is missing'}")
+            raise CrewError(f"artifact {sha256} is gone: its file is missing")
         names = self._all("SELECT DISTINCT sha256 FROM artifact ORDER BY n DESC LIMIT 200")
         raise UnknownName("artifact", sha256, [name["sha256"] for name in names])
 
     def list_artifacts(self, run_id: str) -> list[ArtifactRef]:
-        """The artifacts of a run in the order they were stored."""
-        rows = self._all(f"SELECT {_REF} FROM artifact WHERE run_id = ? ORDER BY n", (run_id,))
-        return [artifact_ref(list(row)) for row in rows]
+        """The artifacts of a run in the order they were stored, with those whose bodies were removed."""
+        rows = self._all(
+            f"SELECT {_REF}, removed_at, removed_because FROM artifact WHERE run_id = ? ORDER BY n", (run_id,)
+        )
+        found: list[ArtifactRef] = []
+        for *ref, at, because in rows:
+            kept = artifact_ref(ref)
+            found.append(kept if at is None else replace(kept, removed=_removed(at, because)))
+        return found
 
     def _keep(self, body: bytes) -> str:
         """Store a body and return its hash: a short one with the change around it, a long one at once."""
@@ -111,3 +126,7 @@ class Artifacts(EventLog):
         if hashlib.sha256(body).hexdigest() != sha256:
             raise CrewError(f"the body of artifact {sha256[:12]} is damaged: its hash does not match")
         return body
+
+
+def _removed(at: float, because: str) -> str:
+    return f"removed by policy on {time.strftime('%Y-%m-%d', time.localtime(at))} because {because}"

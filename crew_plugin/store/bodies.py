@@ -1,8 +1,10 @@
 """Long bodies: files named by the SHA-256 of what is in them."""
 
+import errno
 import os
 import re
 import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +16,8 @@ _BODY = re.compile("[0-9a-f]{64}")
 
 
 class Bodies:
-    """A folder of bodies. What `put` has returned for survives a crash and a power loss."""
+    """A folder of bodies. What `put` has returned for survives a crash and a power loss. Nothing is
+    read, written or deleted through a link: it could lead anywhere."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -23,6 +26,7 @@ class Bodies:
         """Store a body under its hash. One that is there already is not written again."""
         path = self._path(sha256)
         try:
+            self._refuse_links(path)
             if not path.parent.is_dir():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _sync_folder(path.parent.parent)
@@ -34,8 +38,10 @@ class Bodies:
 
     def read(self, sha256: str) -> bytes:
         """The body with this whole hash. Raises `CrewError` if it is gone."""
+        path = self._path(sha256)
         try:
-            return self._path(sha256).read_bytes()
+            self._refuse_links(path)
+            return path.read_bytes()
         except OSError as error:
             raise CrewError(f"the body of artifact {sha256[:12]} cannot be read: {error}") from error
 
@@ -43,6 +49,7 @@ class Bodies:
         """Delete a body; returns its bytes, None where there is none."""
         path = self._path(sha256)
         try:
+            self._refuse_links(path)
             size = path.stat().st_size
             path.unlink()
         except FileNotFoundError:
@@ -53,7 +60,11 @@ class Bodies:
 
     def all(self) -> list[str]:
         """The hashes of all bodies."""
-        return [path.name for path in self._folder.glob("??/*") if _BODY.fullmatch(path.name)]
+        return [
+            path.name
+            for path in self._folder.glob("??/*")
+            if _BODY.fullmatch(path.name) and not path.is_symlink() and not path.parent.is_symlink()
+        ]
 
     def sizes(self) -> dict[str, int]:
         """Bytes by name of all bodies, and of what is half written."""
@@ -81,6 +92,17 @@ class Bodies:
         except FileNotFoundError:
             return []
         return [name for name in names if name.startswith(prefix)]
+
+    def _refuse_links(self, path: Path) -> None:
+        """Raise `OSError` where the folder of bodies, a folder in it or a body is not what it seems."""
+        for place, kind in ((self._folder, stat.S_ISDIR), (path.parent, stat.S_ISDIR), (path, stat.S_ISREG)):
+            try:
+                mode = place.lstat().st_mode
+            except FileNotFoundError:
+                return
+            if not kind(mode):
+                what = "a link" if stat.S_ISLNK(mode) else "something else than a body"
+                raise OSError(errno.ELOOP, f"{place} is {what}; the crew follows none there")
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256

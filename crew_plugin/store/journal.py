@@ -34,7 +34,8 @@ class Journal(Artifacts, Attempts):
                     text(tool),
                     effect,
                     ToolCallState.STARTED,
-                    text(arguments[:_ARGUMENTS_CHARACTERS]),
+                    # Cut afterwards, too: half a secret has no shape.
+                    self._redactor.text(text(arguments[: 2 * _ARGUMENTS_CHARACTERS]))[:_ARGUMENTS_CHARACTERS],
                     time.time(),
                     attempt_id,
                     lease.run_id,
@@ -53,7 +54,7 @@ class Journal(Artifacts, Attempts):
         with self._change():
             changed = self._execute(
                 "UPDATE tool_call SET state = ?, error = ?, ended_at = ? WHERE id = ? AND ended_at IS NULL",
-                (state, None if error is None else text(error), time.time(), call_id),
+                (state, None if error is None else self._redactor.text(text(error)), time.time(), call_id),
             )
             if (
                 not changed.rowcount
@@ -79,7 +80,8 @@ class Journal(Artifacts, Attempts):
         ]
 
     def append_transcript(self, lease: Lease, session_id: str, entries: Sequence[TranscriptEntry]) -> None:
-        """Append to a session's transcript. `seq` and `at` of the entries are set here."""
+        """Append to a session's transcript, without the secrets in it. `seq` and `at` of the entries are
+        set here."""
         with self._change():
             self._fence(lease)
             session = self._first(
@@ -92,9 +94,10 @@ class Journal(Artifacts, Attempts):
             at = time.time()
             rows: list[tuple[Value, ...]] = []
             for seq, entry in enumerate(entries, start=(session["last"] or 0) + 1):
-                content, data, body = text(entry.content), dump(dict(entry.data)), None
+                content = self._redactor.text(text(entry.content))
+                data, body = self._redactor.text(dump(dict(entry.data))), None
                 if len(content) + len(data) > INLINE_BYTES:
-                    body = self._keep(dump([entry.content, dict(entry.data)]).encode("ascii"))
+                    body = self._keep(f"[{dump(content)},{data}]".encode("ascii"))
                 inline = (None, None) if body else (content, data)
                 rows.append((session_id, seq, entry.role, at, *inline, body))
             self._insert("transcript (session_id, seq, role, at, content, data, body)", rows)

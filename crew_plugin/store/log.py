@@ -1,23 +1,44 @@
 """The event log and the fence: what every change of a run goes through."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from crew_plugin.errors import Fenced, Forgotten, UnknownName
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.events import EVENT_TYPES
+from crew_plugin.models.events import CHATTY, EVENT_TYPES
 from crew_plugin.models.records import EventRecord, Lease, NewEvent
 from crew_plugin.models.states import RUN_TERMINAL, RunState
+from crew_plugin.redact import Redactor
 from crew_plugin.store.connection import Connection, Value
 from crew_plugin.store.rows import cause_of, dump, dump_cause, load, text
 
-__all__ = ["EventLog"]
+__all__ = ["CHATTY_EVENTS", "EventLog"]
+
+CHATTY_EVENTS: Final = 20_000
+"""So many events of the kinds that say how things go are kept of one run where nothing else is set."""
 
 _COLUMNS = "event (seq, run_id, at, epoch, type, actor, task_id, attempt_id, cause, data)"
 _HEAD = "state, epoch, owner_pid, background, parent_host, parent_session, parent_route, renewals, imported"
+
+
+_GAP_EVENTS: Final = 1000
+"""A gap that grows is closed after so many events, so that a cursor behind it stays behind it."""
+
+
+@dataclass(slots=True)
+class _Gap:
+    """Events of one run that the open transaction left out."""
+
+    first: int
+    last: int
+    events: int
+    epoch: int
 
 
 class EventLog(Connection):
@@ -31,6 +52,15 @@ class EventLog(Connection):
         self._behind: list[tuple[Value, ...]] = []
         self._last_seq: int | None = None
         """The number of the last event. While a transaction lasts, only it can add one."""
+        self._chatty: dict[str, int] = {}
+        """Run -> how many chatty events of it are kept, as far as this connection had to know."""
+        self._left_out: dict[str, _Gap] = {}
+        self.chatty_events = CHATTY_EVENTS
+        """How many chatty events of one run are kept; what comes after leaves its number and a count."""
+
+    @cached_property
+    def _redactor(self) -> Redactor:
+        return Redactor(os.environ)
 
     def append_events(
         self, lease: Lease | None, run_id: str, events: Sequence[NewEvent]
@@ -43,8 +73,10 @@ class EventLog(Connection):
             return self._append_all(run_id, epoch, events)
 
     def tail(self, run_id: str | None, *, after_seq: int = 0, limit: int = 1000) -> list[EventRecord]:
-        """Events of a run (or of all runs) after a sequence number, oldest first."""
+        """Events of a run (or of all runs) after a sequence number, oldest first. In the place of events
+        that are not kept stands one `events.left_out`, numbered like the last of them."""
         self._write_behind()
+        gaps = self._gaps(run_id, after_seq, limit)
         if run_id is None:
             rows = self._all("SELECT * FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, limit))
         else:
@@ -52,7 +84,7 @@ class EventLog(Connection):
                 "SELECT * FROM event WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
                 (run_id, after_seq, limit),
             )
-        return [
+        events = [
             EventRecord(
                 seq=row["seq"],
                 run_id=row["run_id"],
@@ -67,10 +99,39 @@ class EventLog(Connection):
             )
             for row in rows
         ]
+        return sorted([*events, *gaps], key=lambda event: event.seq)[:limit] if gaps else events
+
+    def _gaps(self, run_id: str | None, after_seq: int, limit: int) -> list[EventRecord]:
+        """What stands for events that are not kept."""
+        of_run = "" if run_id is None else " AND run_id = ?"
+        rows = self._all(
+            f"SELECT * FROM gap WHERE last_seq > ?{of_run} ORDER BY last_seq LIMIT ?",
+            (after_seq, limit) if run_id is None else (after_seq, run_id, limit),
+        )
+        return [
+            EventRecord(
+                seq=row["last_seq"],
+                run_id=row["run_id"],
+                at=row["at"],
+                epoch=row["epoch"],
+                type="events.left_out",
+                actor=row["actor"],
+                task_id=None,
+                attempt_id=None,
+                cause=None,
+                data={
+                    "events": row["events"],
+                    "first_seq": row["first_seq"],
+                    "last_seq": row["last_seq"],
+                    "because": row["because"],
+                },
+            )
+            for row in rows
+        ]
 
     def last_seq(self) -> int:
         """The number of the newest event; 0 before the first."""
-        return int(self._one("SELECT coalesce(max(seq), 0) FROM event")[0])
+        return int(self._one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'event'")[0])
 
     def _append(
         self,
@@ -95,34 +156,54 @@ class EventLog(Connection):
             return []
         at, last = time.time(), self._last()
         appended: list[EventRecord] = []
-        rows: list[tuple[Value, ...]] = []
         for seq, event in enumerate(events, start=last + 1):
             if event.type not in EVENT_TYPES:
                 raise ValueError(f"there is no event type {event.type!r}; the vocabulary is in models.events")
             actor = text(event.actor)
-            content = dump(dict(event.data)) if event.data else "{}"
+            content = self._redactor.text(dump(dict(event.data))) if event.data else "{}"
             ids = (event.task_id, event.attempt_id)
             cause = dump_cause(event.cause)
-            rows.append((seq, run_id, at, epoch, event.type, actor, *ids, cause, content))
-            appended.append(
-                EventRecord(
-                    seq=seq,
-                    run_id=run_id,
-                    at=at,
-                    epoch=epoch,
-                    type=event.type,
-                    actor=actor,
-                    task_id=event.task_id,
-                    attempt_id=event.attempt_id,
-                    cause=event.cause,
-                    data=load(content) if event.data else {},
-                )
+            if cause is not None:
+                cause = self._redactor.text(cause)
+            record = EventRecord(
+                seq=seq,
+                run_id=run_id,
+                at=at,
+                epoch=epoch,
+                type=event.type,
+                actor=actor,
+                task_id=event.task_id,
+                attempt_id=event.attempt_id,
+                cause=cause_of(cause),
+                data=load(content) if event.data else {},
             )
-        self._behind += rows
-        self._put_off += len(rows)
-        self._last_seq = last + len(rows)
-        self._fresh += appended
+            appended.append(record)
+            if event.type in CHATTY and not self._room_for(run_id):
+                self._leave_out(run_id, seq, epoch)
+                continue
+            self._fresh.append(record)
+            self._behind.append((seq, run_id, at, epoch, event.type, actor, *ids, cause, content))
+        self._put_off += len(appended)
+        self._last_seq = last + len(appended)
         return appended
+
+    def _room_for(self, run_id: str) -> bool:
+        """Count one more chatty event of a run; False if it has too many."""
+        kept = self._chatty.get(run_id)
+        if kept is None:
+            kinds = ", ".join("?" * len(CHATTY))
+            kept = int(
+                self._one(
+                    f"SELECT count(*) FROM event WHERE run_id = ? AND type IN ({kinds})", (run_id, *CHATTY)
+                )[0]
+            ) + sum(1 for row in self._behind if row[1] == run_id and row[4] in CHATTY)
+        room = kept < self.chatty_events
+        self._chatty[run_id] = kept + room
+        return room
+
+    def _leave_out(self, run_id: str, seq: int, epoch: int) -> None:
+        gap = self._left_out.setdefault(run_id, _Gap(first=seq, last=seq, events=0, epoch=epoch))
+        gap.last, gap.events = seq, gap.events + 1
 
     def _last(self) -> int:
         if self._last_seq is None:
@@ -133,9 +214,49 @@ class EventLog(Connection):
     def _write_behind(self) -> None:
         behind, self._behind, self._last_seq = self._behind, [], None
         self._insert(_COLUMNS, behind)
+        left_out, self._left_out = self._left_out, {}
+        for run_id, gap in left_out.items():
+            self._grow_gap(run_id, gap)
+
+    def _grow_gap(self, run_id: str, gap: _Gap) -> None:
+        """Write down what was left out, and that its numbers are used."""
+        because = f"a run keeps {self.chatty_events:,} of the events that say how things go"
+        grown = self._execute(
+            "UPDATE gap SET last_seq = ?, events = events + ?, at = ? WHERE n ="
+            " (SELECT max(n) FROM gap WHERE run_id = ?) AND because = ? AND epoch = ? AND events < ?",
+            (gap.last, gap.events, time.time(), run_id, because, gap.epoch, _GAP_EVENTS),
+        )
+        if not grown.rowcount:
+            self._put_gap(run_id, gap, actor="supervisor", because=because)
+        self._execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'event'", (gap.last,))
+
+    def _put_gap(self, run_id: str, gap: _Gap, *, actor: str, because: str) -> None:
+        self._execute(
+            "INSERT INTO gap (run_id, epoch, first_seq, last_seq, events, actor, because, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (run_id, gap.epoch, gap.first, gap.last, gap.events, text(actor), text(because), time.time()),
+        )
+
+    def _delete_events(self, run_id: str, *, types: Sequence[str], actor: str, because: str) -> int:
+        """Delete the events of a run that are of these types (of all, if none are named), leaving a gap
+        that says so. Returns how many there were."""
+        kinds = f" AND type IN ({', '.join('?' * len(types))})" if types else ""
+        row = self._one(
+            "SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0), coalesce(max(epoch), 0)"
+            f" FROM event WHERE run_id = ?{kinds}",
+            (run_id, *types),
+        )
+        gap = _Gap(events=row[0], first=row[1], last=row[2], epoch=row[3])
+        if gap.events:
+            self._execute(f"DELETE FROM event WHERE run_id = ?{kinds}", (run_id, *types))
+            self._put_gap(run_id, gap, actor=actor, because=because)
+        self._chatty.pop(run_id, None)
+        return gap.events
 
     def _forget_behind(self) -> None:
         self._behind, self._last_seq = [], None
+        self._left_out.clear()
+        self._chatty.clear()
 
     def _run_row(self, run_id: str) -> sqlite3.Row:
         """What changes look at; the goal and the specification may be long and stay where they are."""

@@ -126,6 +126,36 @@ class Mail(Runs):
                 data = {"message_id": row["id"]}
                 self._append(lease.run_id, lease.epoch, "message.returned", recipient, data=data)
 
+    def replay_message(self, message_id: str, *, actor: str) -> MessageRecord:
+        """A message that was delivered and never read is `accepted` again."""
+        with self._change():
+            row = self._message_row(message_id)
+            current = MessageState(row["state"])
+            if current in _SETTLED:
+                raise IllegalTransition("message", row["id"], current, "given again")
+            if current is MessageState.DELIVERED:
+                self._execute(
+                    "UPDATE message SET state = ?, delivered_at = NULL WHERE id = ?",
+                    (MessageState.ACCEPTED, row["id"]),
+                )
+                epoch = self._run_row(row["run_id"])["epoch"]
+                self._append(row["run_id"], epoch, "message.returned", actor, data={"message_id": row["id"]})
+            return _message(self._message_row(row["id"]))
+
+    def acknowledge_message(self, message_id: str, *, actor: str) -> MessageRecord:
+        """Somebody says that a message is settled: it is `read`, and nobody is given it."""
+        with self._change():
+            row = self._message_row(message_id)
+            current = MessageState(row["state"])
+            if current in (MessageState.EXPIRED, MessageState.DEAD):
+                raise IllegalTransition("message", row["id"], current, "acknowledged")
+            if current is not MessageState.READ:
+                self._execute("UPDATE message SET state = ? WHERE id = ?", (MessageState.READ, row["id"]))
+                epoch = self._run_row(row["run_id"])["epoch"]
+                data = {"message_id": row["id"]}
+                self._append(row["run_id"], epoch, "message.acknowledged", actor, data=data)
+            return _message(self._message_row(row["id"]))
+
     def _expire(self, run_id: str, recipient: str) -> None:
         """Mail that nobody took in its time is not given to anybody any more."""
         rows = self._all(

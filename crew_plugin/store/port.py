@@ -29,6 +29,7 @@ from crew_plugin.models.records import (
     DeadLetterState,
     DeliveryRecord,
     DeliveryState,
+    Details,
     Effect,
     EventRecord,
     GaveUp,
@@ -51,6 +52,7 @@ from crew_plugin.models.records import (
     SectionRecord,
     SessionRecord,
     TaskRecord,
+    Thinned,
     ToolCallRecord,
     TranscriptEntry,
     UpkeepRecord,
@@ -299,6 +301,16 @@ class RunStore(Protocol):
         there were and their bytes. Not to be called in the transaction that removed the references."""
         ...
 
+    def details(self, run_id: str) -> Details:
+        """What is kept of a run and no result needs."""
+        ...
+
+    def thin_run(self, run_id: str, *, actor: str, because: str, events: bool = True) -> Thinned:
+        """Delete of an ended run what its results do not need: bodies (`artifact.removed`) and, with
+        `events`, the events that say how things went, for which `tail` has an `events.left_out` from then
+        on. Raises `NotAllowed` for a run that has not ended."""
+        ...
+
     def unused_bodies(self) -> Mapping[str, int]:
         """Bytes by name of the bodies that nothing refers to. One that is being written at this moment
         may be among them."""
@@ -459,6 +471,16 @@ class RunStore(Protocol):
         """Mail that a lost session was given and did not keep is `accepted` again."""
         ...
 
+    def replay_message(self, message_id: str, *, actor: str) -> MessageRecord:
+        """A message that was delivered and never read is `accepted` again. One that is accepted stays so;
+        a settled one raises `IllegalTransition`."""
+        ...
+
+    def acknowledge_message(self, message_id: str, *, actor: str) -> MessageRecord:
+        """Somebody says that a message is settled: it is `read`, and nobody is given it. One that expired
+        or is dead raises `IllegalTransition`."""
+        ...
+
     def settle_message(self, message_id: str, state: MessageState, *, reason: str | None = None) -> None:
         """Note that a message was read, expired or is dead."""
         ...
@@ -539,7 +561,8 @@ class RunStore(Protocol):
         ...
 
     def tail(self, run_id: str | None, *, after_seq: int = 0, limit: int = 1000) -> list[EventRecord]:
-        """Events of a run (or of all runs) after a sequence number, oldest first."""
+        """Events of a run (or of all runs) after a sequence number, oldest first. Where events are not
+        kept there is one `events.left_out`, which says how many and why."""
         ...
 
     def last_seq(self) -> int:
@@ -554,18 +577,21 @@ class RunStore(Protocol):
         *,
         task_id: str | None = None,
         media_type: str = "text/plain",
+        log: bool = False,
     ) -> ArtifactRef:
         """Store a body under its hash, and its reference: one of at most 16 KB inside the store, a
-        longer one as a file that is safe (write, fsync, rename) before anything names it."""
+        longer one as a file that is safe (write, fsync, rename) before anything names it. Of a `log`
+        the secrets are taken out before it is hashed; all else is kept byte for byte."""
         ...
 
     def read_artifact(self, sha256: str) -> bytes:
         """A body. A hash prefix of at least eight characters is accepted. Raises `UnknownName`;
-        a body whose hash does not match any more raises `CrewError`."""
+        a body that is not kept any more raises `BodyRemoved`, one whose hash does not match any more
+        `CrewError`."""
         ...
 
     def list_artifacts(self, run_id: str) -> list[ArtifactRef]:
-        """The artifacts of a run in the order they were stored."""
+        """The artifacts of a run in the order they were stored; those whose bodies were removed say so."""
         ...
 
     def data_version(self) -> int:

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crew_plugin.errors import NotAllowed
-from crew_plugin.models.records import DeliveryState, Removal, UpkeepRecord
+from crew_plugin.models.events import CHATTY
+from crew_plugin.models.records import ArtifactRef, DeliveryState, Details, Removal, Thinned, UpkeepRecord
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.artifacts import Artifacts
-from crew_plugin.store.rows import dump, load, text
+from crew_plugin.store.rows import artifact_ref, dump, load, text
 from crew_plugin.store.runs import Runs
 
 __all__ = ["Removals"]
@@ -20,7 +21,6 @@ _OF_ATTEMPTS = "attempt_id IN (SELECT id FROM attempt WHERE run_id = ?)"
 _OF_SESSIONS = "session_id IN (SELECT id FROM session WHERE run_id = ?)"
 _OF_RUN = "run_id = ?"
 _TABLES = (
-    ("event", _OF_RUN),
     ("control", _OF_RUN),
     ("message", _OF_RUN),
     ("question", _OF_RUN),
@@ -35,9 +35,12 @@ _TABLES = (
     ("artifact", _OF_RUN),
     ("task", _OF_RUN),
 )
-"""What belongs to a run; nothing in a table refers to one before it."""
+"""What belongs to a run, beside its events; nothing in a table refers to one before it."""
 _STORED = "SELECT sha256, length(content) AS size FROM body"
-_USED = "SELECT sha256 FROM artifact UNION SELECT body FROM transcript WHERE body IS NOT NULL"
+_USED = (
+    "SELECT sha256 FROM artifact WHERE removed_at IS NULL"
+    " UNION SELECT body FROM transcript WHERE body IS NOT NULL"
+)
 _OWED = (DeliveryState.PENDING, DeliveryState.SENT)
 
 
@@ -71,7 +74,9 @@ class Removals(Artifacts, Runs):
                     (run_id, run_id),
                 )
             ]
-            counts = {
+            because = f"run {run_id} was forgotten{f' ({reason})' if reason else ''}"
+            counts = {"event": self._delete_events(run_id, types=(), actor=actor, because=because)}
+            counts |= {
                 table: self._execute(f"DELETE FROM {table} WHERE {which}", (run_id,)).rowcount
                 for table, which in _TABLES
             }
@@ -92,6 +97,64 @@ class Removals(Artifacts, Runs):
             bodies=tuple(bodies),
         )
 
+    def details(self, run_id: str) -> Details:
+        """What is kept of a run and no result needs."""
+        kinds = ", ".join("?" * len(CHATTY))
+        events = self._one(
+            f"SELECT count(*) FROM event WHERE run_id = ? AND type IN ({kinds})", (run_id, *CHATTY)
+        )[0]
+        return Details(events=events, artifacts=tuple(self._removable(run_id)))
+
+    def _removable(self, run_id: str) -> list[ArtifactRef]:
+        kept: set[str] = set()
+        for (bodies,) in self._all("SELECT body FROM result WHERE run_id = ?", (run_id,)):
+            kept.add(load(bodies)[0])
+        for (parts,) in self._all("SELECT artifacts FROM result WHERE run_id = ?", (run_id,)):
+            kept.update(ref[0] for ref in load(parts).values())
+        for (body,) in self._all(f"SELECT body FROM section WHERE {_OF_ATTEMPTS}", (run_id,)):
+            kept.add(load(body)[0])
+        last = "SELECT last_text FROM attempt WHERE run_id = ? AND last_text IS NOT NULL"
+        for (ref,) in self._all(last, (run_id,)):
+            kept.add(load(ref)[0])
+        rows = self._all(
+            "SELECT sha256, size, name, media_type, run_id, task_id FROM artifact"
+            " WHERE run_id = ? AND removed_at IS NULL ORDER BY n",
+            (run_id,),
+        )
+        return [artifact_ref(list(row)) for row in rows if row["sha256"] not in kept]
+
+    def thin_run(self, run_id: str, *, actor: str, because: str, events: bool = True) -> Thinned:
+        """Delete of an ended run what its results do not need: bodies of logs, prompts and the like and,
+        with `events`, the events that say how things went. What was there, when it went and why stays
+        known. Doing it twice changes nothing. Raises `NotAllowed` for a run that has not ended."""
+        with self._change():
+            self._write_behind()
+            run = self._run_row(run_id)
+            if RunState(run["state"]) not in RUN_TERMINAL:
+                raise NotAllowed(f"run {run_id} is {run['state']}: nothing of it is deleted before its end")
+            refs = self._removable(run_id)
+            for ref in refs:
+                self._execute(
+                    "UPDATE artifact SET removed_at = ?, removed_because = ?"
+                    " WHERE run_id = ? AND sha256 = ? AND removed_at IS NULL",
+                    (time.time(), text(because), run_id, ref.sha256),
+                )
+                self._append(
+                    run_id,
+                    run["epoch"],
+                    "artifact.removed",
+                    actor,
+                    task_id=ref.task_id,
+                    data={"name": ref.name, "sha256": ref.sha256, "size": ref.size, "because": because},
+                )
+            gone = self._delete_events(run_id, types=CHATTY, actor=actor, because=because) if events else 0
+        return Thinned(
+            run_id=run_id,
+            events=gone,
+            artifacts=len(refs),
+            bodies=tuple(dict.fromkeys(ref.sha256 for ref in refs)),
+        )
+
     def sweep_bodies(self, among: Sequence[str] | None = None) -> tuple[int, int]:
         """Delete those of these bodies (or of all) that nothing refers to any more. Returns how many
         there were and their bytes. Bodies are written only inside transactions that write, so while
@@ -101,7 +164,7 @@ class Removals(Artifacts, Runs):
             self._write_behind()
             for sha256 in self._all_bodies() if among is None else among:
                 used = self._first(
-                    "SELECT 1 WHERE EXISTS (SELECT 1 FROM artifact WHERE sha256 = ?)"
+                    "SELECT 1 WHERE EXISTS (SELECT 1 FROM artifact WHERE sha256 = ? AND removed_at IS NULL)"
                     " OR EXISTS (SELECT 1 FROM transcript WHERE body = ?)",
                     (sha256, sha256),
                 )

@@ -318,6 +318,19 @@ CREATE INDEX dead_letter_by_run ON dead_letter (run_id, state);
 CREATE INDEX dead_letter_by_state ON dead_letter (state);
 CREATE UNIQUE INDEX dead_letter_open ON dead_letter (task_id) WHERE state = 'open';
 CREATE INDEX run_by_session ON run (parent_session, parent_host, state);
+CREATE TABLE gap (
+    n INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    because TEXT NOT NULL,
+    at REAL NOT NULL
+);
+CREATE INDEX gap_by_run ON gap (run_id, last_seq);
+CREATE INDEX gap_by_end ON gap (last_seq);
 """
 
 MIGRATIONS = (_FIRST, _SECOND, _THIRD)

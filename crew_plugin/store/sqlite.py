@@ -1,6 +1,6 @@
 """`RunStore` in one SQLite file and a folder of bodies."""
 
-from crew_plugin.project import Project, ensure_state
+from crew_plugin.project import Project, ensure_state, refuse_links
 from crew_plugin.store.journal import Journal
 from crew_plugin.store.mail import Mail
 from crew_plugin.store.removal import Removals
@@ -27,6 +27,8 @@ class SqliteStore(Results, Journal, Mail, Removals, Transfers):
             StateUnwritable: the folder or the file cannot be written (or read).
             StoreTooNew: a newer crew-plugin wrote it.
         """
-        if not read_only:
+        if read_only:
+            refuse_links(project)
+        else:
             ensure_state(project)
         return cls(project.database, project.artifacts, read_only=read_only)

@@ -52,6 +52,8 @@ _STAYS: Mapping[str, frozenset[str]] = {
 }
 """Columns that mean something in their own store only; elsewhere it is the number of the row."""
 _NUMBER = frozenset({"n"})
+_ALL = -1
+"""As a limit: none."""
 
 
 class Transfers(Artifacts, Runs):
@@ -66,10 +68,34 @@ class Transfers(Artifacts, Runs):
         self._write_behind()
         for table, (which, order) in _TABLES.items():
             columns = self._columns_of(table)
+            if table == "event":
+                yield from (("event", row) for row in self._events(run_id, columns))
+                continue
             for row in self._all(
                 f"SELECT {', '.join(columns)} FROM {table} WHERE {which} ORDER BY {order}", (run_id,)
             ):
                 yield table, dict(zip(columns, row, strict=True))
+
+    def _events(self, run_id: str, columns: tuple[str, ...]) -> Iterator[Mapping[str, Value]]:
+        """Rows of events. Where some are not kept, what `tail` says instead is one of them."""
+        left_out = [
+            (
+                gap.seq,
+                {
+                    **dict.fromkeys(columns),
+                    "run_id": run_id,
+                    "at": gap.at,
+                    "epoch": gap.epoch,
+                    "type": gap.type,
+                    "actor": gap.actor,
+                    "data": dump(dict(gap.data)),
+                },
+            )
+            for gap in self._gaps(run_id, 0, _ALL)
+        ]
+        rows = self._all(f"SELECT seq, {', '.join(columns)} FROM event WHERE run_id = ?", (run_id,))
+        kept = [(int(row["seq"]), dict(zip(columns, tuple(row)[1:], strict=True))) for row in rows]
+        yield from (row for _, row in sorted([*kept, *left_out], key=lambda each: each[0]))
 
     def restore_run(
         self,

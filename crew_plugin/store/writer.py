@@ -17,6 +17,7 @@ from typing import Any, Self
 from crew_plugin.errors import CrewError
 from crew_plugin.models.records import EventRecord
 from crew_plugin.project import Project
+from crew_plugin.store.log import CHATTY_EVENTS
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.sqlite import SqliteStore
 
@@ -77,8 +78,10 @@ class StoreWriter:
     closes both connections and joins them.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, *, chatty_events: int = CHATTY_EVENTS) -> None:
+        """Of one run, `chatty_events` events of the kinds that say how things go are kept."""
         self.project = project
+        self._chatty_events = chatty_events
         self._subscriptions: tuple[_Subscription, ...] = ()
         self._open = False
         self._writing = _Lane("crew-store-writer", self._commit)
@@ -181,6 +184,7 @@ class StoreWriter:
     def _writable(self) -> SqliteStore:
         if self._store is None:
             self._store = SqliteStore.open(self.project)
+            self._store.chatty_events = self._chatty_events
         return self._store
 
     def _deliver(self, answers: list[_Answer], events: list[EventRecord]) -> None:

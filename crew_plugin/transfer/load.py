@@ -242,8 +242,10 @@ def _bodies_fit(archive: Archive, lines: Sequence[Line]) -> str | None:
     needed = kept | {line.body for line in lines if isinstance(line, TranscriptLine) and line.body}
     if more := sizes.keys() - needed:
         return f"nothing refers to the body {sorted(more)[0][:16]}"
-    for refs in map(_refs, lines):
-        if loose := refs - kept:
+    listed = {line.sha256 for line in lines if isinstance(line, ArtifactLine)}
+    for line in lines:
+        # A prompt goes with the details of an old run; what was handed in stays.
+        if loose := _refs(line) - (listed if isinstance(line, SessionLine) else kept):
             return f"a row refers to {sorted(loose)[0][:16]}, which is no artifact of the run"
     return None
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from crew_plugin.models.records import (
     OUTSIDE,
+    MailFinding,
     MessageKind,
     MessageRecord,
     MessageState,
@@ -13,7 +14,7 @@ from crew_plugin.models.records import (
 )
 from crew_plugin.ui.text import printable
 
-__all__ = ["letters", "mail_text", "receipt_text"]
+__all__ = ["findings_text", "letters", "mail_text", "receipt_text"]
 
 _SAID: Final[Mapping[ReceiptOutcome, str]] = {
     ReceiptOutcome.INJECTED: "injected; it sees this at its next step",
@@ -46,7 +47,20 @@ def mail_text(messages: Sequence[MessageRecord]) -> str:
             f"{message.id} {message.sender} -> {message.recipient}{kind}: {printable(_stands(message))}"
         )
         lines.extend(f"    {line}" for line in printable(message.body).splitlines())
-    return "\n".join(lines) or "no mail was sent in this run"
+    return "\n".join(lines) or "no mail"
+
+
+def findings_text(findings: Sequence[MailFinding], *, done: bool) -> str:
+    """What is wrong with mail, one line each, and what became or becomes of it."""
+    if not findings:
+        return "nothing is wrong with the mail of this run"
+    becomes = "is now" if done else "would be"
+    lines = [
+        f"{each.message.id} {each.message.sender} -> {each.message.recipient}: {printable(each.wrong)}; "
+        f"it was {_STATES[each.message.state]} and {becomes} {_STATES[each.becomes]}"
+        for each in findings
+    ]
+    return "\n".join(lines)
 
 
 def letters(messages: Sequence[MessageRecord]) -> list[str]:

@@ -20,6 +20,8 @@ from crew_plugin.models.records import (
     EventRecord,
     GaveUp,
     ImportRecord,
+    Removal,
+    Thinned,
     Usage,
 )
 from crew_plugin.models.states import RunState, TaskState
@@ -41,6 +43,7 @@ __all__ = [
     "one_line",
     "origin_text",
     "printable",
+    "pruned_text",
     "result_text",
     "runs_text",
     "seconds_text",
@@ -400,8 +403,19 @@ def artifacts_text(refs: Sequence[ArtifactRef], names: Mapping[str, TaskName]) -
     rows: list[tuple[str, ...]] = []
     for ref in refs:
         name = names.get(ref.task_id) if ref.task_id else None
-        rows.append((ref.sha256[:16], bytes_text(ref.size), name.key if name else "-", one_line(ref.name)))
+        gone = f" ({ref.removed})" if ref.removed else ""
+        rows.append(
+            (ref.sha256[:16], bytes_text(ref.size), name.key if name else "-", one_line(ref.name) + gone)
+        )
     return "\n".join(columns(rows))
+
+
+def pruned_text(removed: Sequence[Removal], thinned: Sequence[Thinned], freed: int) -> str:
+    """What came of pruning."""
+    return (
+        f"{len(removed):,} runs are forgotten, {len(thinned):,} have lost their details; "
+        f"{freed / 1e6:,.1f} MB of bodies were freed"
+    )
 
 
 def events_text(events: Sequence[EventRecord], names: Mapping[str, TaskName]) -> str:
@@ -411,7 +425,14 @@ def events_text(events: Sequence[EventRecord], names: Mapping[str, TaskName]) ->
     return "\n".join(
         columns(
             [
-                (str(event.seq), clock_text(event.at), event.type, _who(event, names)[0], _facts(event))
+                (
+                    str(event.seq),
+                    clock_text(event.at),
+                    event.type,
+                    _who(event, names)[0],
+                    _origin(event),
+                    _facts(event),
+                )
                 for event in events
             ]
         )
@@ -427,6 +448,12 @@ def event_line(event: EventRecord, names: Mapping[str, TaskName]) -> str | None:
     key, agent = _who(event, names)
     who = f"{agent:<17}  " if agent not in ("", key) else ""
     return f"{key:<14}  {who}{one_line(what, 160)}".rstrip()
+
+
+def _origin(event: EventRecord) -> str:
+    """Who wrote it, under which epoch of the run, and for which attempt (the end of its id)."""
+    attempt = f" attempt:{event.attempt_id[-6:]}" if event.attempt_id else ""
+    return f"by:{one_line(event.actor, 40)} epoch:{event.epoch}{attempt}"
 
 
 def _who(event: EventRecord, names: Mapping[str, TaskName]) -> tuple[str, str]:
@@ -555,6 +582,9 @@ def _held(event: EventRecord) -> str:
 
 _NOTABLE: Final[Mapping[str, Callable[[EventRecord], str | None]]] = {
     "run.started": lambda event: "started",
+    "events.left_out": lambda event: (
+        f"{_field(event, 'events')} events up to number {event.seq} are not kept: {_field(event, 'because')}"
+    ),
     "run.blocked": lambda event: "waits for a decision" + _because(event),
     "run.unblocked": lambda event: "goes on",
     f"run.{RunState.COMPLETED}": lambda event: "completed",

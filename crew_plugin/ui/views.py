@@ -22,6 +22,7 @@ from crew_plugin.models.records import (
     DeadLetterState,
     EventRecord,
     ImportRecord,
+    MailFinding,
     MessageRecord,
     Owner,
     ParentRef,
@@ -446,6 +447,20 @@ def mail_json(message: MessageRecord) -> dict[str, Any]:
         "reply_to": message.reply_to,
         "created_at": message.created_at,
         "delivered_at": message.delivered_at,
+        "expires_at": message.expires_at,
+    }
+
+
+def finding_json(finding: MailFinding) -> dict[str, Any]:
+    """A message that could not move any more, and what becomes of it, as a JSON object."""
+    message = finding.message
+    return {
+        "message_id": message.id,
+        "from": message.sender,
+        "to": message.recipient,
+        "was": str(message.state),
+        "becomes": str(finding.becomes),
+        "wrong": finding.wrong,
     }
 
 
@@ -496,7 +511,13 @@ def usage_json(usage: Usage) -> dict[str, Any]:
 
 def artifact_json(ref: ArtifactRef) -> dict[str, Any]:
     """Where a body is."""
-    return {"name": ref.name, "sha256": ref.sha256, "size": ref.size, "media_type": ref.media_type}
+    return {
+        "name": ref.name,
+        "sha256": ref.sha256,
+        "size": ref.size,
+        "media_type": ref.media_type,
+        "removed": ref.removed,
+    }
 
 
 def event_json(event: EventRecord, names: Mapping[str, TaskName]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from crew_plugin.cli.app import build_app, run_app
-from crew_plugin.models.records import ControlVerb, MessageKind, NewResult, ParentRef
-from crew_plugin.models.states import RunState
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.records import ControlVerb, MessageKind, NewEvent, NewResult, ParentRef
+from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.store.sqlite import SqliteStore
 from tests.ui.runs import DEAD, Book, open_book, play, project_in
 
@@ -116,6 +117,50 @@ def test_events_come_in_order_and_from_a_number_on(tmp_path: Path, book: Book) -
     assert set(events[0]) == {
         *("seq", "run_id", "at", "epoch", "type", "actor", "task_id", "task", "attempt_id", "cause", "data"),
     }
+
+
+def test_events_are_read_piece_by_piece_with_a_cursor(tmp_path: Path, book: Book) -> None:
+    whole = crew_json(tmp_path, "events", "last")
+    assert (whole["more"], whole["next_seq"]) == (False, whole["events"][-1]["seq"])
+    read: list[Any] = []
+    after, more = 0, True
+    while more:
+        page = crew_json(tmp_path, "events", "last", "--after", str(after), "--limit", "5")
+        assert 0 < len(page["events"]) <= 5
+        read += page["events"]
+        after, more = page["next_seq"], page["more"]
+    assert read == whole["events"]
+    beyond = crew_json(tmp_path, "events", "last", "--after", str(after), "--limit", "5")
+    assert (beyond["events"], beyond["next_seq"], beyond["more"]) == ([], after, False)
+    assert f"--after {whole['events'][4]['seq']} --limit 5" in crew(tmp_path, "events", "-n", "5").stdout
+    assert crew(tmp_path, "events", "--limit", "5", "--follow").exit_code == 2
+
+
+def test_every_event_shows_where_it_comes_from(tmp_path: Path, book: Book) -> None:
+    told = crew_json(tmp_path, "events", "last")["events"]
+    assert all(event["actor"] for event in told)
+    assert {event["epoch"] for event in told} == {0, 1}
+    assert all(event["attempt_id"] for event in told if event["type"].startswith(("session.", "result.")))
+    lines = crew(tmp_path, "events", "last").stdout.splitlines()
+    assert "by:operator epoch:0" in lines[0]
+    started = next(event for event in told if event["type"] == "task.started")
+    line = next(line for line in lines if line.startswith(str(started["seq"])))
+    assert f"by:supervisor epoch:1 attempt:{started['attempt_id'][-6:]}" in line
+
+
+def test_what_is_left_out_is_told_to_whoever_lists_or_follows(tmp_path: Path, book: Book) -> None:
+    book.store.chatty_events = 0
+    book.say(NewEvent(type="session.note", actor="code", data={"text": "much"}))
+    attempt = book.store.load_task(book.run.id, "code").attempt_id
+    book.finish(attempt or "", NewResult(summary="done"))
+    told = crew_json(tmp_path, "events", "last")["events"]
+    assert [event["data"]["events"] for event in told if event["type"] == "events.left_out"] == [1]
+    cause = Cause(code=CauseCode.CALLER_CANCELLED, message="enough")
+    verify = book.store.load_task(book.run.id, "verify")
+    book.store.transition_task(book.lease, verify.id, TaskState.SKIPPED, actor="supervisor", cause=cause)
+    book.end(RunState.FAILED, cause)
+    followed = crew(tmp_path, "events", "last", "--follow").stdout
+    assert "1 events up to number" in followed
 
 
 def test_following_ends_with_the_run_and_tells_its_last_event(tmp_path: Path, book: Book) -> None:

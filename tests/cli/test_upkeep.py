@@ -317,3 +317,28 @@ def test_an_intent_is_needed_for_a_cleanup_where_the_settings_say_so(
     assert 'say --intent "WHY"' in refused.stderr
     assert path.exists()
     assert crew(tmp_path, "cleanup", "--yes", "--intent", "tidy").exit_code == 0
+
+
+def test_pruning_drops_details_of_old_runs_and_keeps_their_results(
+    tmp_path: Path, store: SqliteStore
+) -> None:
+    book = ended(store, "x")
+    store.put_artifact(book.run.id, "code/log.txt", (LONG + "more").encode(), log=True)
+    log = store.list_artifacts(book.run.id)[-1]
+    listed = crew(tmp_path, "prune", "--details", "0", "--dry-run")
+    assert f"{book.run.id}  details only: details are kept for 0 days" in listed.stdout
+    assert store.read_artifact(log.sha256)
+
+    done = json.loads(crew(tmp_path, "prune", "--details", "0", "--yes", "--json").stdout)
+
+    assert [each["run_id"] for each in done["thinned"]] == [book.run.id]
+    assert done["freed_bytes"] > len(LONG)
+    told = crew(tmp_path, "show", "last", "--artifact", log.sha256)
+    assert (told.exit_code, told.stdout[:9]) == (0, "artifact ")
+    assert "removed by policy on" in told.stdout
+    assert "because details are kept for 0 days" in told.stdout
+    shown = json.loads(crew(tmp_path, "show", "last", "code", "--json").stdout)
+    assert "done" in json.dumps(shown)
+    assert "removed by policy" in crew(tmp_path, "show", "last", "code", "--prompt").stdout
+    again = json.loads(crew(tmp_path, "prune", "--details", "0", "--yes", "--json").stdout)
+    assert again["thinned"] == []

@@ -25,6 +25,13 @@ _DELIVERY = {
     "delivery.acknowledged": DeliveryState.ACKNOWLEDGED,
     "delivery.expired": DeliveryState.EXPIRED,
 }
+_MESSAGE = {
+    "message.sent": MessageState.ACCEPTED,
+    "message.delivered": MessageState.DELIVERED,
+    "message.returned": MessageState.ACCEPTED,
+    "message.acknowledged": MessageState.DELIVERED,
+    "message.failed": MessageState.DEAD,
+}
 
 
 @dataclass
@@ -103,12 +110,8 @@ def _fold_rest(run: Picture, event: EventRecord) -> None:
         run.results[event.attempt_id] = data["result_id"]
     elif event.type in _DELIVERY:
         run.deliveries[data["delivery_id"]] = _DELIVERY[event.type]
-    elif event.type == "message.sent":
-        run.messages[data["message_id"]] = MessageState.ACCEPTED
-    elif event.type == "message.delivered":
-        run.messages[data["message_id"]] = MessageState.DELIVERED
-    elif event.type == "message.failed":
-        run.messages[data["message_id"]] = MessageState.DEAD
+    elif event.type in _MESSAGE:
+        run.messages[data["message_id"]] = _MESSAGE[event.type]
     elif event.type == "control.requested":
         run.controls.add(data["control_id"])
     elif event.type in ("control.applied", "control.refused"):

@@ -35,6 +35,7 @@ READING = [
     ("inbox",),
     ("respond",),
     ("deadletters",),
+    ("mail", "last"),
     ("export", "last"),
 ]
 WRITING = [

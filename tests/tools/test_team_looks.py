@@ -9,7 +9,7 @@ import pytest
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import CallerError, NotAllowed, NotConfirmed, UnknownName
-from crew_plugin.models.records import NewResult
+from crew_plugin.models.records import MessageKind, NewResult
 from crew_plugin.models.states import RunState
 from crew_plugin.testing.fake_runner import FakeAttempt, hangs
 from tests.tools.scripted import PARENT, Scripted, caller, team
@@ -304,3 +304,70 @@ async def test_help_explains_all_actions_or_one(scripted: Scripted) -> None:
     assert "in the chat: ,team wait RUN_ID TIMEOUT" in one.text
     with pytest.raises(CallerError, match="action must be one of"):
         await team(scripted, action="help", topic="flying")
+
+
+# --- mail ------------------------------------------------------------------------------------
+
+
+async def test_mail_of_one_task_is_read_and_acknowledged(scripted: Scripted) -> None:
+    run_id = await background(scripted)
+    (task,) = await scripted.crew.writer.read(lambda store: store.load_tasks(run_id))
+    await scripted.crew.writer.run(
+        lambda store: store.send_message(
+            run_id, sender="operator", recipient=task.key, kind=MessageKind.MESSAGE, body="look at auth.py"
+        )
+    )
+    read = await team(scripted, action="mail", task_id=task.key, box="inbox")
+    assert f"operator -> {task.key}: waiting" in read.text
+    assert "look at auth.py" in read.text
+    ident = read.details["mail"][0]["id"]
+    done = await team(scripted, action="mail", ack=ident)
+    assert [each["state"] for each in done.details["mail"]] == ["read"]
+    assert (await team(scripted, action="mail", task_id=task.key, ack="all")).details["mail"] == []
+    with pytest.raises(NotAllowed, match="is read; only one that was delivered"):
+        await team(scripted, action="mail", replay=ident)
+    await team(scripted, action="cancel", run_id=run_id)
+
+
+async def test_mail_is_looked_through_and_repaired_once(scripted: Scripted) -> None:
+    run_id = await background(scripted)
+    await scripted.crew.writer.run(
+        lambda store: store.send_message(
+            run_id, sender="operator", recipient="nobody", kind=MessageKind.MESSAGE, body="hello"
+        )
+    )
+    looked = await team(scripted, action="mail", repair="look")
+    assert "the run has no task 'nobody'; it was waiting and would be given up" in looked.text
+    with pytest.raises(NotAllowed, match="force"):
+        await team(scripted, caller(session="another"), action="mail", repair="do")
+    done = await team(scripted, action="mail", repair="do")
+    assert [each["becomes"] for each in done.details["findings"]] == ["dead"]
+    assert (await team(scripted, action="mail", repair="do")).details["findings"] == []
+    await team(scripted, action="cancel", run_id=run_id)
+
+
+async def test_mail_refuses_what_makes_no_sense(scripted: Scripted) -> None:
+    await background(scripted)
+    with pytest.raises(CallerError, match="one of ack, replay, repair"):
+        await team(scripted, action="mail", ack="x", repair="do")
+    with pytest.raises(CallerError, match="the task_id whose inbox"):
+        await team(scripted, action="mail", ack="all")
+    with pytest.raises(UnknownName, match="mailbox"):
+        await team(scripted, action="mail", task_id="nobody")
+    await team(scripted, action="cancel", run_id="last")
+
+
+async def test_a_body_that_is_not_kept_is_told_and_is_no_error(scripted: Scripted) -> None:
+    done = await team(scripted, action="run", agent="explorer", goal="x")
+    run_id = done.details["run_id"]
+    ref = await scripted.crew.writer.run(
+        lambda store: store.put_artifact(run_id, "log.txt", b"a log", log=True)
+    )
+    await scripted.crew.writer.run(
+        lambda store: store.thin_run(run_id, actor="operator", because="it is old")
+    )
+    await scripted.crew.writer.run(lambda store: store.sweep_bodies())
+    listed = await team(scripted, action="artifacts", run_id=run_id)
+    assert "removed by policy on" in listed.text
+    read = await team(scripted, action="artifacts", artifact=ref.sha256)
+    assert "because it is old" in read.text

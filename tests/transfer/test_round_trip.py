@@ -130,6 +130,23 @@ def test_a_run_that_goes_on_is_exported_as_it_stands_and_ended_where_it_is_impor
         assert crew(tmp_path / "there", "status", run_id).stdout.splitlines()[0].split()[2] == "failed"
 
 
+def test_what_was_not_kept_of_a_run_is_told_where_it_is_imported_too(
+    tmp_path: Path, source: SqliteStore, target: SqliteStore
+) -> None:
+    run_id = run_ids(source)[0]
+    source.thin_run(run_id, actor="operator", because="it is old")
+
+    done = carried(tmp_path, run_id)
+
+    assert done.exit_code == 0, done.output
+    before, after = of_run(source, run_id), of_run(target, run_id)
+    assert after["events"].pop()["type"] == "run.imported"
+    assert after["events"] == before["events"]
+    (gap,) = [event for event in after["events"] if event["type"] == "events.left_out"]
+    assert gap["data"]["because"] == "it is old"
+    assert gap["data"]["events"] > 0
+
+
 def test_an_imported_run_is_neither_retried_nor_gone_on_with(
     tmp_path: Path, source: SqliteStore, target: SqliteStore
 ) -> None:
@@ -279,7 +296,8 @@ def test_every_column_that_goes_along_has_its_check(source: SqliteStore) -> None
 
 
 def test_every_table_goes_along_or_stays_on_purpose(tmp_path: Path, source: SqliteStore) -> None:
-    stays = {"outbox", "control", "forgotten", "body"}  # bodies go along as entries of their own
+    # Bodies go along as entries of their own, gaps as the events that tell of them.
+    stays = {"outbox", "control", "forgotten", "body", "gap", "upkeep"}
     rows = source._all(  # pyright: ignore[reportPrivateUsage] - looks at the schema
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     )

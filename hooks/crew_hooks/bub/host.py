@@ -213,7 +213,7 @@ async def compose(
         settings = await asyncio.to_thread(load_settings, project.root)
     hooks = await asyncio.to_thread(load_hooks, project.root, trusted=is_trusted(project.root, settings))
     async with AsyncExitStack() as stack:
-        writer = await stack.enter_async_context(StoreWriter(project))
+        writer = await stack.enter_async_context(StoreWriter(project, chatty_events=settings.keep.events))
         gates = ProviderGates(start=settings.provider.start_requests, ceiling=settings.provider.max_requests)
         engine = BubEngine(
             framework,

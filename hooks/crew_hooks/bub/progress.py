@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from crew_plugin.errors import CrewError
+from crew_plugin.errors import CrewError, Forgotten
 from crew_plugin.models.records import EventRecord, ParentRef
 from crew_plugin.store.follow import others
 
@@ -113,7 +113,11 @@ class Progress:
 
         events, self._events = self._events, []
         for event in events:
-            run = await self._run_of(event)
+            try:
+                run = await self._run_of(event)
+            except Forgotten:
+                # Somebody deleted the run before its events were told.
+                continue
             if run.parent is not None and (line := event_line(event, run.names)):
                 self._lines.append((run.parent, line))
             if event.type in _ENDED:

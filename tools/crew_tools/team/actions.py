@@ -237,6 +237,15 @@ _ALL: Final = (
         words=("run_id",),
     ),
     Action(
+        name="mail",
+        summary="List what was said in a run or in one task's boxes, settle single messages, or repair what "
+        "got stuck.",
+        example='action="mail", run_id="last", task_id="explore", box="inbox"',
+        cli="crew mail last explore --box inbox",
+        module="crew_tools.team.mail",
+        words=("run_id", "task_id"),
+    ),
+    Action(
         name="help",
         summary="Explain the actions, or one of them with its parameters.",
         example='action="help", topic="run"',

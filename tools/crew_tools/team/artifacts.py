@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from crew_plugin.errors import CallerError
+from crew_plugin.errors import BodyRemoved, CallerError
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import artifacts_text
@@ -54,7 +54,10 @@ def _listed(store: RunStore, wanted: str) -> ToolOutput:
 
 
 def _piece(store: RunStore, sha256: str, offset: int) -> ToolOutput:
-    text = store.read_artifact(sha256).decode("utf-8", "replace")
+    try:
+        text = store.read_artifact(sha256).decode("utf-8", "replace")
+    except BodyRemoved as gone:
+        return ToolOutput(text=str(gone), details={"artifact": sha256, "removed": gone.story})
     if offset and offset >= len(text):
         raise CallerError(
             f"artifact {sha256} has only {len(text):,} characters; offset {offset:,} is too far"

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from crew_plugin.engine.forget import deed_of, overdue, prune
+from crew_plugin.engine.forget import Thinning, deed_of, overdue, prune, thinnings
 from crew_plugin.host import ToolContext, ToolOutput
-from crew_plugin.ui.text import one_line, shorten
+from crew_plugin.ui.text import one_line, pruned_text, shorten
 from crew_tools.team.answer import LIMIT
 from crew_tools.team.confirm import Destructive, need_confirmation
 from crew_tools.team.launch import actor_of
@@ -39,7 +39,7 @@ async def act(crew: "Crew", params: PruneParams, context: ToolContext) -> ToolOu
     """Delete them; runs that go on, or whose results are owed, stay."""
     kept = crew.settings.keep
 
-    def look(store: "RunStore") -> "tuple[list[RunRecord], str]":
+    def look(store: "RunStore") -> "tuple[list[RunRecord], list[Thinning], str]":
         old = overdue(
             store,
             days=kept.days if params.days is None else params.days,
@@ -47,20 +47,36 @@ async def act(crew: "Crew", params: PruneParams, context: ToolContext) -> ToolOu
             caller=context.parent,
             force=params.force,
         )
-        return old, deed_of(store, old) if old else ""
+        thin = thinnings(
+            store,
+            days=kept.details_days,
+            megabytes=kept.details_mb,
+            beside={run.id for run in old},
+            caller=context.parent,
+            force=params.force,
+        )
+        return old, thin, deed_of(store, old, thin)
 
-    old, deed = await crew.writer.read(look)
-    if not old:
+    old, thin, deed = await crew.writer.read(look)
+    if not deed:
         return ToolOutput(text="no ended run is older or further back than what is kept")
     if params.dry_run:
         lines = [f"{run.id}  {run.state}  {one_line(run.goal, 60)}" for run in old]
+        lines += [f"{each.run.id}  details only: {each.because}" for each in thin]
         text = shorten("\n".join([f"this would {deed}:", *lines]), LIMIT)
-        return ToolOutput(text=text, details={"would_forget": [run.id for run in old]})
+        return ToolOutput(
+            text=text,
+            details={"would_forget": [run.id for run in old], "would_thin": [each.run.id for each in thin]},
+        )
     why = need_confirmation(crew, deed, params)
-    removed, freed = await crew.writer.apart(
-        lambda store: prune(store, crew.project, old, actor=actor_of(context), why=why)
+    removed, thinned, freed = await crew.writer.apart(
+        lambda store: prune(store, crew.project, old, thin, actor=actor_of(context), why=why)
     )
     return ToolOutput(
-        text=f"{len(removed):,} runs are forgotten; {freed / 1e6:,.1f} MB of bodies were freed",
-        details={"forgotten": [each.run_id for each in removed], "freed_bytes": freed},
+        text=pruned_text(removed, thinned, freed),
+        details={
+            "forgotten": [each.run_id for each in removed],
+            "thinned": [each.run_id for each in thinned],
+            "freed_bytes": freed,
+        },
     )
