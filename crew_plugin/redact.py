@@ -38,7 +38,8 @@ def _shape(kind: str, hints: tuple[str, ...], pattern: str) -> _Shape:
     return _Shape(kind, hints, re.compile(pattern))
 
 
-_BEFORE: Final = r"(?<![A-Za-z0-9_\-])"
+# In JSON the letter before may belong to an escape: `\n`, `\u201c`.
+_BEFORE: Final = r"(?:(?<![A-Za-z0-9_\-])|(?<=\\[nrtbf])|(?<=\\u[0-9a-f]{4}))"
 _AFTER: Final = r"(?![A-Za-z0-9_\-])"
 # In JSON inside JSON a line break is `\n` or `\\n`.
 _BREAK: Final = r"(?:\\+[nrt])"
@@ -94,10 +95,13 @@ _SHAPES: Final = (
         rf"{_BEFORE}eyJ[A-Za-z0-9_\-]{{10,}}\.eyJ[A-Za-z0-9_\-]{{10,}}\.[A-Za-z0-9_\-]{{20,}}",
     ),
 )
-_BEARER: Final = re.compile(r"\b([Bb]earer|[Tt]oken|[Bb]asic)(\s+)([A-Za-z0-9._~+/\-]{16,}={0,2})")
+_BEARER: Final = re.compile(
+    rf"{_BEFORE}([Bb]earer|[Tt]oken|[Bb]asic)(\s+)([A-Za-z0-9._~+/\-]{{16,}}={{0,2}})"
+)
 _AUTHORIZATION: Final = re.compile(
-    r"(?i)(\bauthorization\b[\"'\\]*\s*[:=]\s*[\"'\\]*)(?:((?:bearer|basic|token)\s+)([A-Za-z0-9._~+/\-]{8,}={0,2})"
-    r"|([A-Za-z0-9._~+/\-]{16,}={0,2}))"
+    rf"({_BEFORE}authorization\b[\"'\\]*\s*[:=]\s*[\"'\\]*)"
+    r"(?:((?:bearer|basic|token)\s+)([A-Za-z0-9._~+/\-]{8,}={0,2})|([A-Za-z0-9._~+/\-]{16,}={0,2}))",
+    re.IGNORECASE,
 )
 _URL: Final = re.compile(
     r"([a-z][a-z0-9+.\-]{1,20}://[^\s/:@\"'\\<>\[\]]{0,256}:)([^\s/@\"'\\<>\[\]]{1,256})(@)"

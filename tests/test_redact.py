@@ -49,10 +49,12 @@ def test_a_known_secret_goes_and_its_kind_is_said(redactor: Redactor, kind: str,
 
 @pytest.mark.parametrize(("kind", "secret"), SECRETS)
 def test_json_stays_json_however_deep_the_secret_is(redactor: Redactor, kind: str, secret: str) -> None:
-    inner = json.dumps({"text": f"x {secret} y", "n": 1})
+    around = ("x {} y", "x\n{}\ny", "\t{}\r\n", "\u201c{}\u201d")
+    inner = json.dumps({"text": [each.format(secret) for each in around], "n": 1})
     outer = redactor.text(json.dumps({"arguments": inner, "m": 2}))
 
-    assert json.loads(json.loads(outer)["arguments"]) == {"text": f"x [redacted: {kind}] y", "n": 1}
+    gone = [each.format(f"[redacted: {kind}]") for each in around]
+    assert json.loads(json.loads(outer)["arguments"]) == {"text": gone, "n": 1}
     assert json.loads(outer)["m"] == 2
 
 
@@ -62,6 +64,10 @@ def test_json_stays_json_however_deep_the_secret_is(redactor: Redactor, kind: st
         ("postgres://me:hunter2@db/x", "postgres://me:[redacted: password]@db/x"),
         ("Authorization: Bearer abcdefghij", "Authorization: Bearer [redacted: credentials]"),
         ('{"Authorization": "Basic dXNlcjpwYXNz"}', '{"Authorization": "Basic [redacted: credentials]"}'),
+        (
+            '{"t": "a\\nAuthorization: Bearer abc12345"}',
+            '{"t": "a\\nAuthorization: Bearer [redacted: credentials]"}',
+        ),
         ("the key is not-a-known-shape.", "the key is [redacted: value of SERVICE_API_KEY]."),
     ],
 )

@@ -34,7 +34,7 @@ def test_secrets_that_a_session_saw_are_nowhere_on_the_disk_and_its_result_is_wh
 ) -> None:
     with scripted_model(looks) as server:
         home = home_of(tmp_path, server.base_url, acts="bash")
-        (home.project / "notes.txt").write_text(f"the key is {KEY}\n", encoding="utf-8")
+        (home.project / "notes.txt").write_text(f"the keys are\n{KEY}\n", encoding="utf-8")
         environment = {**LEASE, "DEPLOY_TOKEN": HELD}
         done = crew(home, "run", "--agent", "acts", "look", "--runtime", runtime, "--json", env=environment)
         told = crew(home, "show", "last", "--transcript").stdout
@@ -42,7 +42,7 @@ def test_secrets_that_a_session_saw_are_nowhere_on_the_disk_and_its_result_is_wh
     assert document(done)["state"] == "completed", done.stderr
     (task,) = document(done)["tasks"]
     assert task["result"]["data"] == {"key": "password", "token": 12, "commit": SHA}
-    assert "the key is [redacted: api key of Anthropic]" in told
+    assert "[redacted: api key of Anthropic]" in told
     assert "[redacted: value of DEPLOY_TOKEN]" in told
     assert SHA in told
     kept = b"".join(

@@ -178,7 +178,7 @@ def _pending_lines(store: "RunStore", parent: "ParentRef", limit: int) -> list[s
     runs = [store.load_run(run_id) for run_id in dict.fromkeys(row.run_id for row in rows)]
     over = [run for run in runs if run.state in RUN_TERMINAL]
     for run in over[:limit]:
-        found = store.list_artifacts(run.id)
+        found = [ref for ref in store.list_artifacts(run.id) if ref.removed is None]
         shown = found[-min(room, 8) :] if room else []
         room -= len(shown)
         names = ", ".join(f"{ref.sha256[:16]} {ref.name}" for ref in shown)
