@@ -175,6 +175,18 @@ async def test_a_wait_that_is_cancelled_as_it_ends_holds_nothing() -> None:
         assert here(gates).flow.waiting() == []
 
 
+async def test_a_call_that_is_given_up_at_once_holds_nothing() -> None:
+    gates = ProviderGates(start=1, ceiling=1)
+    async with workers(gates, 1) as (worker,):
+        waiting = asyncio.create_task(worker.gate.acquire(worker.gate.place(), quiet, losses=3))
+        await asyncio.sleep(0)  # it has asked; nobody has read that yet
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+        await worker.gate.acquire(worker.gate.place(), quiet, losses=3)
+        assert here(gates).flow.held == 1
+
+
 async def test_a_worker_is_told_of_a_provider_that_takes_nobody() -> None:
     gates = ProviderGates(start=1, ceiling=1)
     async with workers(gates, 1) as (worker,):

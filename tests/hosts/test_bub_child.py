@@ -132,6 +132,21 @@ async def test_a_worker_that_is_killed_is_told_of_and_leaves_no_process(
     assert "killed by signal 9 (SIGKILL)" in str(failed.error)
 
 
+async def test_a_worker_that_is_killed_in_a_request_gives_its_place_at_the_provider_back(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    async with hosted(lambda _: Reply(held=True)) as host:
+        gate = host.gates.gate("openai", host.model.base_url, "test")
+        async with host.engine.open(spec_of(host)) as session:
+            await session.prompt("go")
+            async with asyncio.timeout(10):
+                await host.model.arrived(1)
+            held = gate.flow.held
+            os.kill(worker_of(session), signal.SIGKILL)
+            await rest(session)
+        assert (held, gate.flow.held) == (1, 0)
+
+
 async def test_leaving_a_session_ends_what_left_its_shell_and_ignores_requests(
     hosted: Hosted, spec_of: SpecOf
 ) -> None:

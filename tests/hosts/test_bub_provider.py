@@ -1,12 +1,15 @@
 """Many sessions in real Bub at one provider that limits them, falls silent, or breaks off."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 from any_llm.exceptions import RateLimitError
@@ -187,3 +190,33 @@ async def test_sessions_at_once_share_one_pool_of_connections_that_outlive_their
     assert "aiohttp" in type(transport).__module__
     assert host.model.peak <= 64
     assert host.model.connections <= 80
+
+
+async def test_a_long_request_is_not_kept_while_its_reply_is_waited_for(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    def play(conversation: Conversation) -> Reply:
+        return Reply(text="ok", held=conversation.number == 3)
+
+    size = 400_000
+    async with hosted(play) as host, host.engine.open(spec_of(host, system_prompt="x" * size)) as session:
+        await turn(session, "the first request is the SDK's own")
+        await turn(session, "and this one ours")
+        tracemalloc.start()
+        try:
+            await session.prompt("go on")
+            await host.model.arrived(3)
+            with anyio.fail_after(5):
+                while (kept := _traced("lean.py")) > size / 2:
+                    await anyio.lowlevel.checkpoint()
+        finally:
+            tracemalloc.stop()
+        assert kept < size / 2
+        host.model.release()
+        await until(session, TurnEnded)
+
+
+def _traced(file: str) -> int:
+    """Bytes that a module has allocated and that are still in use."""
+    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, f"*/{file}")])
+    return sum(trace.size for trace in snapshot.traces)

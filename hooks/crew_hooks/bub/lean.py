@@ -107,8 +107,13 @@ class _Lean:
         headers = first.headers.copy()
         headers["content-length"] = str(len(body))
         request = type(first)(
-            first.method, first.url, headers=headers, content=_pieces(body), extensions=dict(first.extensions)
+            first.method,
+            first.url,
+            headers=headers,
+            content=_pieces(body),
+            extensions=dict(first.extensions),
         )
+        del body  # a long one is gone once it was sent: many sessions wait for their replies at once
         response = await transport.send(request, stream=True)
         if not response.is_success:
             await response.aread()
