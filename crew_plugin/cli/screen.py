@@ -184,7 +184,12 @@ def stderr_into(log: Path) -> Generator[TextIO]:
         try:
             yield stream
         finally:
-            sys.stderr.flush()
+            try:
+                sys.stderr.flush()
+            except OSError:
+                # The disk is full. What the log does not take is not for the person to see.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                sys.stderr.flush()
             os.dup2(kept, 2)
 
 

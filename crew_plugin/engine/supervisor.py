@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 import anyio.abc
@@ -183,6 +183,10 @@ class Supervisor:
             await anyio.to_thread.run_sync(end_orphans)
         if spec.runtime not in self._runners:
             raise HostUnsupported(f"run {run.id} needs {spec.runtime} sessions, and this process has none")
+        how = how or TakeOver()
+        if how.lease is None and run.owner == self._owner and run.id not in self._drivers:
+            # This process could not write when it stopped driving it, and so could not give it up.
+            how = replace(how, still=run.renewals)
         self._submitted[run.id] = _Submitted(run, spec, how, adopted=True)
         return run
 

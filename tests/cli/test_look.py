@@ -278,6 +278,12 @@ def test_a_run_that_never_began_is_cancelled_without_anybody_to_ask(
     assert crew_json(tmp_path, "cancel", run.id)["outcome"] == "cancelled"
 
 
+def test_closed_streams_are_no_error(tmp_path: Path, book: Book) -> None:
+    command = f"{sys.executable} -m crew_plugin.cli runs --project {tmp_path} <&- >&-"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_reader_that_closes_early_is_no_error(tmp_path: Path, book: Book) -> None:
     done = subprocess.run(
         f"{sys.executable} -m crew_plugin.cli show last --transcript --project {tmp_path} | head -1",

@@ -21,8 +21,9 @@ from crew_plugin.errors import CallerError, LeaseHeld
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.states import RUN_TERMINAL, AttemptState, RunState, TaskState
 from crew_plugin.project import Project
+from crew_plugin.store.liveness import current_owner
 from crew_plugin.testing.fake_runner import hangs, submits
-from tests.engine.bench import Bench, open_bench
+from tests.engine.bench import Bench, open_bench, spec_of, step
 
 pytestmark = pytest.mark.anyio
 
@@ -185,6 +186,16 @@ async def test_two_that_take_the_same_run_do_not_both_get_it(project: Project) -
                     await anyio.lowlevel.checkpoint()
                 with pytest.raises(LeaseHeld):
                     await two.supervisor.execute(other.run_id)
+
+
+async def test_a_process_goes_on_with_a_run_of_its_own_that_it_could_not_give_up(project: Project) -> None:
+    async with open_bench(project, default=submits("after all")) as bench:
+        run = await bench.submit(spec_of(step("a")))
+        bench.supervisor.hand_off(run.id)
+        lease = await bench.writer.run(lambda store: store.claim(run.id, current_owner()))
+        await bench.writer.run(lambda store: store.transition_run(lease, RunState.RUNNING, actor="test"))
+        await bench.supervisor.adopt(run.id)
+        assert (await bench.supervisor.execute(run.id)).state is RunState.COMPLETED
 
 
 async def _ended(bench: Bench, run_id: str) -> RunState:

@@ -245,8 +245,8 @@ class KillLoop:
             with self._reading() as store:
                 ended = store.load_run(self.run_id).state in RUN_TERMINAL
             decided = self._decided()
-            more = ["--decide", decided] if decided else []
-            self._drive("retry" if ended else "resume", self.run_id, "--quiet", *more)
+            words = ["--decide", decided] if decided and not ended else []
+            self._drive("retry" if ended else "resume", self.run_id, "--quiet", *words)
 
     def _chat_goes_on(self) -> None:
         assert self._chat is not None
@@ -267,7 +267,6 @@ class KillLoop:
         """A decision about each task that waits for one."""
         with self._reading() as store:
             held = [task.key for task in store.load_tasks(self.run_id) if task.hold is not None]
-        self.tally.decisions += len(held)
         return ",".join(f"{key}={self.random.choice(('continue', 'restart'))}" for key in held)
 
     def _processes(self) -> dict[str, list[psutil.Process]]:
@@ -362,6 +361,7 @@ class KillLoop:
             causes = [(task.key, task.state, task.cause) for task in tasks if task.state != "completed"]
         assert run.state == "completed", f"{run.cause} {causes[:3]} {self._told()}"
         assert len(tasks) == self.tasks
+        self.tally.decisions = sum(event.type == "task.decided" for event in self._seen)
         assert causes == []
         deadline = time.monotonic() + _GONE_SECONDS
         while left := self._processes():

@@ -70,13 +70,14 @@ def test_a_run_whose_disk_was_full_goes_on_and_loses_nothing(
             until(lambda: not psutil.pid_exists(said["pid"]))
             assert read_store(project, all_events)[: len(before)] == before
             shown = document(crew(home, "status", "last", "--json"))["shown_state"]
-            told = Path(said["log"]).read_text(encoding="utf-8", errors="replace")
+            refused = crew(home, "resume", "last", env=LEASE)
             ballast[0].unlink()
         done = crew(home, "resume", "last", "--json", env=LEASE)
         read_store(project, assert_events_tell_the_rows)
         after = read_store(project, all_events)
     assert shown == "lost"
-    assert "the disk is full" in told
+    assert refused.returncode == 1
+    assert "free some space" in refused.stderr
     assert document(done)["state"] == "completed", done.stderr
     assert document(done)["tasks"][0]["result"]["summary"] == summary
     assert after[: len(before)] == before
