@@ -111,25 +111,24 @@ async def _in_background(
         try:
             detached = await crew.detach(run.id)
         except HostUnsupported as error:
-            where = f"({error}; it ends with this process.)\n"
+            where = f"{error}; it ends with this process.\n"
         else:
             owner = detached.run.owner
             pid = f" (process {owner.pid})" if owner else ""
-            where = f"(It goes on when this process is closed{pid}; log: {detached.log}.)\n"
+            where = f"It goes on when this process is closed{pid}; log: {detached.log}.\n"
             return _started(run, spec, narrowed + where, by_hand=by_hand)
         narrowed += where
     crew.supervisor.start(run.id)
     return _started(run, spec, narrowed, by_hand=by_hand)
 
 
-def _started(run: RunRecord, spec: "RunSpec", narrowed: str, *, by_hand: bool) -> ToolOutput:
+def _started(run: RunRecord, spec: "RunSpec", notes: str, *, by_hand: bool) -> ToolOutput:
     steps = ", ".join(f"{step.id} ({step.agent})" for step in spec.steps[:12])
     more = f" and {len(spec.steps) - 12} more" if len(spec.steps) > 12 else ""
     return ToolOutput(
         text=(
-            f"{narrowed}run {run.id} ({run.team}/{run.workflow}) was started in the background: "
-            f"{steps}{more}.\n"
-            f"{_TO_A_PERSON if by_hand else _TO_A_MODEL}\n"
+            f"run {run.id} ({run.team}/{run.workflow}) was started in the background: {steps}{more}.\n"
+            f"{notes}{_TO_A_PERSON if by_hand else _TO_A_MODEL}\n"
             f'If it is no longer wanted: action="cancel", run_id="{run.id}".'
         ),
         details={"run_id": run.id, "state": str(run.state), "background": True},
