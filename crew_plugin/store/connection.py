@@ -275,7 +275,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     try:
         version = _patiently(lambda: schema.version_of(db))
         if version >= schema.VERSION:
-            schema.migrate(db, path)
+            _patiently(lambda: schema.migrate(db, path))  # refuses a newer one
             return db
     except sqlite3.OperationalError:
         db.close()
