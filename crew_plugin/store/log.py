@@ -27,6 +27,8 @@ _COLUMNS = "event (seq, run_id, at, epoch, type, actor, task_id, attempt_id, cau
 _HEAD = "state, epoch, owner_pid, background, parent_host, parent_session, parent_route, renewals, imported"
 
 
+_RUNS_KNOWN: Final = 1000
+"""Of so many runs it is known how many chatty events they have, before they are counted again."""
 _GAP_EVENTS: Final = 1000
 """A gap that grows is closed after so many events, so that a cursor behind it stays behind it."""
 
@@ -191,6 +193,8 @@ class EventLog(Connection):
         """Count one more chatty event of a run; False if it has too many."""
         kept = self._chatty.get(run_id)
         if kept is None:
+            if len(self._chatty) >= _RUNS_KNOWN:
+                self._chatty.clear()  # a process that lives for long drives many runs
             kinds = ", ".join("?" * len(CHATTY))
             kept = int(
                 self._one(
