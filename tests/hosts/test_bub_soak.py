@@ -125,6 +125,7 @@ async def wave(crew: Crew, model: Model, server: ScriptedModelServer) -> None:
     await crew.supervisor.cancel(stopped.id, cause=cause, actor="tester")
     assert (await crew.supervisor.wait(stopped.id, WAIT)).state is RunState.CANCELLED
     server.release()
+    server.arrivals.clear()  # the model's own memory is not the crew's
 
 
 def project(folder: Path) -> BubHome:
