@@ -69,7 +69,9 @@ def test_workers_and_their_shells_end_with_a_supervisor_that_is_killed_and_the_r
     tmp_path: Path,
 ) -> None:
     nap = "62.75"
-    model = Model(first=ToolUse(name="bash", arguments={"command": f"setsid sleep {nap} >&- 2>&- & echo begun"}))
+    model = Model(
+        first=ToolUse(name="bash", arguments={"command": f"setsid sleep {nap} >&- 2>&- & echo begun"})
+    )
     with scripted_model(model) as server:
         home = home_of(tmp_path, server.base_url, acts="bash")
         with started(home, "--agent", "acts", "act", *CHILD) as process:
