@@ -24,6 +24,10 @@ __all__ = [
     "Cancelling",
     "ConversationChanging",
     "CrewSpecs",
+    "Publishing",
+    "Recovering",
+    "Removing",
+    "Retrying",
     "RunEnded",
     "RunStarting",
     "SessionClosed",
@@ -136,6 +140,44 @@ class Cancelling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retrying:
+    """Somebody asked for tasks of a run to be tried again."""
+
+    run_id: str
+    keys: tuple[str, ...]
+    """Of the tasks that were named; empty for all that can be."""
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removing:
+    """Somebody is about to delete a run, or what is left of one."""
+
+    run_id: str | None
+    """None for what is left of all runs of the project."""
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publishing:
+    """Somebody is about to write a run into a file that can be given away."""
+
+    run_id: str
+    file: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovering:
+    """A run whose supervisor is gone is about to be gone on with by this process."""
+
+    run_id: str
+    epoch: int
+    """Under which it was driven last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOpened:
     """A session of the crew was opened."""
 
@@ -175,6 +217,11 @@ CHANGEABLE: Final[Mapping[str, Mapping[str, _Kind]]] = MappingProxyType(
         "before_run_start": MappingProxyType({"width": "lower", "wall_seconds": "lower"}),
         "before_task_start": MappingProxyType({"task": "text", "model": "name", "skills": "names"}),
         "before_cancel": MappingProxyType[str, _Kind]({}),
+        "before_retry": MappingProxyType[str, _Kind]({}),
+        "before_forget": MappingProxyType[str, _Kind]({}),
+        "before_cleanup": MappingProxyType[str, _Kind]({}),
+        "before_publish": MappingProxyType[str, _Kind]({}),
+        "run_recovery": MappingProxyType[str, _Kind]({}),
     }
 )
 """By deciding hook: the fields of its event that a verdict may change, and what each may become.
@@ -212,6 +259,46 @@ class CrewSpecs:
         Every implementation is asked; the first refusal refuses the request with its reason, and
         nothing is stopped. The event is yours to read and keep. If you raise, the request is
         refused with your error. Not asked: what ends with its process or its turn, or by a limit.
+        """
+
+    @hookspec
+    def before_retry(self, event: Retrying) -> Verdict | None:
+        """Fires when somebody asks for tasks to be tried again, before anything is queued.
+
+        Every implementation is asked; the first refusal refuses the request with its reason, and
+        nothing is changed. If you raise, the request is refused with your error. Not asked: what the
+        retry policy tries again by itself.
+        """
+
+    @hookspec
+    def before_forget(self, event: Removing) -> Verdict | None:
+        """Fires before an ended run is deleted for good, by name or by pruning, once it is confirmed.
+
+        Every implementation is asked; the first refusal keeps the run. If you raise, it is kept.
+        """
+
+    @hookspec
+    def before_cleanup(self, event: Removing) -> Verdict | None:
+        """Fires before what nothing owns any more is removed, once it is confirmed.
+
+        Every implementation is asked; the first refusal leaves all of it where it is. If you raise,
+        it is left.
+        """
+
+    @hookspec
+    def before_publish(self, event: Publishing) -> Verdict | None:
+        """Fires before a run is exported into a file.
+
+        Every implementation is asked; after the first refusal nothing is written. If you raise,
+        nothing is written.
+        """
+
+    @hookspec
+    def run_recovery(self, event: Recovering) -> Verdict | None:
+        """Fires before a process goes on with a run whose supervisor is gone.
+
+        Every implementation is asked; after the first refusal the run stays as it is. If you raise,
+        it stays.
         """
 
     @hookspec

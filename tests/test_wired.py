@@ -55,6 +55,7 @@ CALLED_FROM_OUTSIDE = {
     *(command.function for command in COMMANDS),
     # our own hooks: called by their names
     *("before_run_start", "before_task_start", "after_task_end", "after_run_end", "non_blocking"),
+    *("before_retry", "before_forget", "before_cleanup", "before_publish", "run_recovery"),
     *("before_cancel", "task_result", "session_connected", "session_disconnected", "session_before_switch"),
     # pydantic-settings and PyYAML
     *("settings_customise_sources", "ignore_aliases"),

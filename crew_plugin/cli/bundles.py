@@ -4,9 +4,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from crew_plugin.cli.hooked import Leave
 from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place, program
 from crew_plugin.config import load_settings
+from crew_plugin.hookspecs import Publishing
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.ui.bundles import exported_text, imported_text
@@ -24,6 +26,7 @@ def export(*, place: Place, json: bool, run: str, out: str | None, overwrite: bo
         path = Path(suggested_name(run_id) if out is None else out).expanduser()
         if path.is_dir():
             path /= suggested_name(run_id)
+        Leave(place).need("before_publish", Publishing(run_id=run_id, file=str(path), actor=ACTOR))
         done = export_run(store, run_id, path, overwrite=overwrite)
     if json:
         print_json(done.as_json())

@@ -1,19 +1,23 @@
 """`forget`, `prune` and `cleanup`: delete ended runs, and what nothing owns any more."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any, Final
 
 from crew_plugin.cli.confirm import need_confirmation
+from crew_plugin.cli.hooked import Leave
 from crew_plugin.cli.invoke import Exit, print_json
 from crew_plugin.cli.place import Place
 from crew_plugin.config import load_settings
 from crew_plugin.consent import Consent
 from crew_plugin.engine import cleanup as leftovers
 from crew_plugin.engine import forget as runs
-from crew_plugin.errors import InvalidValue
-from crew_plugin.models.records import Removal, Thinned
+from crew_plugin.errors import InvalidValue, NotAllowed
+from crew_plugin.hookspecs import Removing
+from crew_plugin.models.records import Removal, RunRecord, Thinned
 from crew_plugin.store.liveness import current_owner
+from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import one_line, pruned_text
 
 __all__ = ["cleanup", "forget", "prune"]
@@ -31,6 +35,8 @@ def forget(*, place: Place, json: bool, run: str, force: bool, yes: bool, intent
     why = need_confirmation(place, deed, Consent(confirmed=yes, intent=intent))
     project = place.find()
     with closing(SqliteStore.open(project)) as own:
+        event = Removing(run_id=record.id, actor=ACTOR, reason=why)
+        Leave(place).need("before_forget", event, own)
         removed, freed = runs.forget(own, project, record, actor=ACTOR, why=why, force=force)
     if json:
         print_json({"forgotten": _json(removed), "freed_bytes": freed})
@@ -73,16 +79,19 @@ def prune(
         deed = runs.deed_of(store, old, thin)
     removed: list[Removal] = []
     thinned: list[Thinned] = []
+    kept: list[str] = []
     freed = 0
     if deed and not dry_run:
         why = need_confirmation(place, deed, Consent(confirmed=yes, intent=intent))
         with closing(SqliteStore.open(project)) as own:
+            old, kept = _allowed(place, own, old, why)
             removed, thinned, freed = runs.prune(own, project, old, thin, actor=ACTOR, why=why)
     if json:
         print_json(
             {
                 "forgotten": [_json(each) for each in removed],
                 "would_forget": [run.id for run in old] if dry_run else [],
+                "kept_by_hooks": kept,
                 "thinned": [_json(each) for each in thinned],
                 "would_thin": [each.run.id for each in thin] if dry_run else [],
                 "freed_bytes": freed,
@@ -95,7 +104,7 @@ def prune(
         lines += [f"{each.run.id}  details only: {each.because}" for each in thin]
         print("\n".join([*lines, f"this would {deed}"]))
     else:
-        print(pruned_text(removed, thinned, freed))
+        print("\n".join([pruned_text(removed, thinned, freed), *kept]))
     return Exit.OK
 
 
@@ -112,6 +121,7 @@ def cleanup(
     done = leftovers.Leftovers()
     if found and not dry_run:
         why = need_confirmation(place, str(found), Consent(confirmed=yes, intent=intent))
+        Leave(place).need("before_cleanup", Removing(run_id=run_id, actor=ACTOR, reason=why))
         with closing(SqliteStore.open(project)) as own:
             done = leftovers.clean_up(own, project, run_id, actor=ACTOR, why=why)
     if json:
@@ -122,6 +132,23 @@ def cleanup(
         print("\n".join((found if dry_run else done).lines()))
         print(f"this would {found}" if dry_run else f"done: {done}")
     return Exit.OK
+
+
+def _allowed(
+    place: Place, store: RunStore, old: Sequence[RunRecord], why: str
+) -> tuple[list[RunRecord], list[str]]:
+    """Those that no hook wants to keep, and what to say about the others."""
+    allowed: list[RunRecord] = []
+    kept: list[str] = []
+    leave = Leave(place)
+    for run in old:
+        try:
+            leave.need("before_forget", Removing(run_id=run.id, actor=ACTOR, reason=why), store)
+        except NotAllowed as error:
+            kept.append(f"run {run.id} stays: {error}")
+        else:
+            allowed.append(run)
+    return allowed, kept
 
 
 def _json(removed: Removal | Thinned) -> dict[str, Any]:

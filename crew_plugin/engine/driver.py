@@ -20,7 +20,7 @@ from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import Outcome, TaskRunner
 from crew_plugin.engine.requests import Requests
 from crew_plugin.engine.retry import changed_spec, keys_in
-from crew_plugin.engine.runhooks import RunHooks
+from crew_plugin.engine.runhooks import CANCEL_SECONDS, RunHooks
 from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, settle_attempt, view_of
 from crew_plugin.engine.shares import tags_of
 from crew_plugin.engine.slots import Slots, is_shared
@@ -42,8 +42,8 @@ from crew_plugin.engine.snapshot import (
 from crew_plugin.engine.takeover import TakenOver, TakeOver, take_stock
 from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
-from crew_plugin.errors import CrewError, Fenced, IllegalTransition, StateUnwritable
-from crew_plugin.hookspecs import ConversationChanging, RunEnded, RunStarting, TaskEnded
+from crew_plugin.errors import CrewError, Fenced, IllegalTransition, NotAllowed, StateUnwritable
+from crew_plugin.hookspecs import ConversationChanging, Retrying, RunEnded, RunStarting, TaskEnded
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, Lease, NewEvent, Owner, RunRecord, TaskRecord
 from crew_plugin.models.spec import RunSpec
@@ -172,6 +172,12 @@ class Driver:
         lease, payload = self._lease, control.payload
         assert lease is not None
         keys = keys_in(control)
+        event = Retrying(run_id=lease.run_id, keys=keys, actor=control.actor)
+        refusal, told = await self._means.hooks.allow("before_retry", event, most=CANCEL_SECONDS)
+        if told:
+            await self._writer.run(lambda store: store.append_events(lease, lease.run_id, told))
+        if refusal is not None:
+            raise NotAllowed(f"a hook refused it: {refusal}")
 
         def write(store: RunStore) -> tuple[RunRecord, list[TaskRecord]]:
             plan = store.load_run(lease.run_id).spec

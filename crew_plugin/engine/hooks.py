@@ -20,6 +20,10 @@ from crew_plugin.hookspecs import (
     CHANGEABLE,
     Cancelling,
     ConversationChanging,
+    Publishing,
+    Recovering,
+    Removing,
+    Retrying,
     RunEnded,
     RunStarting,
     SessionClosed,
@@ -32,14 +36,21 @@ from crew_plugin.hookspecs import (
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import NewEvent
 
-__all__ = ["SECONDS", "Answer", "Asking", "HookName", "Hooks", "Telling"]
+__all__ = ["SECONDS", "Answer", "Asking", "Deed", "HookName", "Hooks", "Telling"]
 
-Asking = RunStarting | TaskStarting | Cancelling
+Deed = Retrying | Removing | Publishing | Recovering
+"""What somebody is about to do to a run that nobody drives."""
+Asking = RunStarting | TaskStarting | Cancelling | Deed
 Telling = Asking | TaskResult | TaskEnded | RunEnded | SessionOpened | SessionClosed | ConversationChanging
 HookName = Literal[
     "before_run_start",
     "before_task_start",
     "before_cancel",
+    "before_retry",
+    "before_forget",
+    "before_cleanup",
+    "before_publish",
+    "run_recovery",
     "task_result",
     "after_task_end",
     "after_run_end",
@@ -123,6 +134,15 @@ class Hooks:
             for impl in self._implementations(name, blocking=False):
                 group.start_soon(one, impl)
         return tuple(events)
+
+    async def allow(
+        self, name: HookName, event: Deed, *, most: float | None = None
+    ) -> tuple[str | None, tuple[NewEvent, ...]]:
+        """Ask whoever decides and tell whoever watches. Returns why it was refused, or None, and the
+        events that tell of the calls."""
+        told = await self.tell(name, event)
+        answer = await self.ask(name, event, most=most)
+        return (None if answer.refusal is None else answer.refusal.message), (*told, *answer.events)
 
     def _implementations(self, name: HookName, *, blocking: bool) -> list[pluggy.HookImpl]:
         caller: pluggy.HookCaller = getattr(self._manager.hook, name)

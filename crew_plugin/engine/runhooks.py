@@ -16,10 +16,10 @@ from crew_plugin.hookspecs import Cancelling, SessionClosed, SessionOpened
 from crew_plugin.models.records import ControlRecord, ControlVerb, EventRecord, Lease, TaskRecord
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["RunHooks"]
+__all__ = ["CANCEL_SECONDS", "RunHooks"]
 
 CANCEL_SECONDS: Final = 3.0
-"""How long a request to cancel may be held up: whoever asked waits for an answer."""
+"""How long a request to cancel or to retry may be held up: whoever asked waits for an answer."""
 
 logger = logging.getLogger(__name__)
 

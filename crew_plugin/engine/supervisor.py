@@ -20,7 +20,7 @@ from crew_plugin.engine.cancel import (
 )
 from crew_plugin.engine.driver import Driver, Means
 from crew_plugin.engine.hooks import SECONDS as HOOK_SECONDS
-from crew_plugin.engine.hooks import Hooks
+from crew_plugin.engine.hooks import Deed, HookName, Hooks
 from crew_plugin.engine.leases import Abandoned, LeaseWatch
 from crew_plugin.engine.orphans import depth_here, end_orphans
 from crew_plugin.engine.ports import TaskRunner
@@ -32,6 +32,7 @@ from crew_plugin.engine.steer import Order, SteerReport, ask, receipt_of, silenc
 from crew_plugin.engine.submit import new_run_of, new_tasks_of
 from crew_plugin.engine.takeover import TakeOver
 from crew_plugin.errors import CallerError, CrewError, HostUnsupported, NotAllowed, UnknownName
+from crew_plugin.hookspecs import Recovering, Retrying
 from crew_plugin.host import EngineCapability, HostInfo
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, ParentRef, RunRecord
@@ -179,6 +180,8 @@ class Supervisor:
         if run.state is RunState.QUEUED:
             spec = self._resolved(spec)
         else:
+            if how is None or how.lease is None:
+                await self.allow("run_recovery", Recovering(run_id=run.id, epoch=run.epoch))
             # Before its sessions go on: what the dead ones left running would work beside them.
             await anyio.to_thread.run_sync(end_orphans)
         if spec.runtime not in self._runners:
@@ -189,6 +192,16 @@ class Supervisor:
             how = replace(how, still=run.renewals)
         self._submitted[run.id] = _Submitted(run, spec, how, adopted=True)
         return run
+
+    async def allow(self, name: HookName, event: Deed) -> None:
+        """Ask whoever implements this hook. Raises `NotAllowed` with the first refusal. The calls are
+        written down with the run that it is about."""
+        refusal, events = await self._means.hooks.allow(name, event)
+        run_id = event.run_id
+        if events and run_id is not None:
+            await self._writer.run(lambda store: store.append_events(None, run_id, events))
+        if refusal is not None:
+            raise NotAllowed(f"a hook refused it: {refusal}")
 
     def hand_off(self, run_id: str) -> None:
         """A submitted run is driven by another process."""
@@ -311,6 +324,11 @@ class Supervisor:
         Raises:
             CallerError: it cannot be done; says why.
         """
+        run = await self._writer.read(lambda store: store.load_run(again.run))
+        if run.state in RUN_TERMINAL:
+            # Of one that goes on its supervisor asks.
+            event = Retrying(run_id=run.id, keys=again.tasks, actor=again.actor)
+            await self.allow("before_retry", event)
         asked = await self._writer.run(lambda store: reopen_or_ask(store, again, self._owner))
         if isinstance(asked, Retried):
             await self.adopt(asked.run_id)

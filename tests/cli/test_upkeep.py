@@ -205,6 +205,56 @@ def test_bodies_that_a_crash_left_behind_are_swept_by_a_prune(tmp_path: Path, st
     assert set(files(tmp_path)) == bodies
 
 
+KEEPS = """from crew_plugin.hookspecs import Verdict, hookimpl
+
+
+@hookimpl
+def before_forget(event):
+    return Verdict(allow=event.actor != "operator", reason=f"{event.run_id} is evidence")
+
+
+@hookimpl
+def before_cleanup(event):
+    return Verdict(allow=False, reason="not now")
+
+
+@hookimpl
+def before_publish(event):
+    return Verdict(allow=False, reason=f"{event.file} leaves the house")
+"""
+
+
+def test_hooks_of_a_trusted_project_keep_what_was_to_be_deleted_or_exported(
+    tmp_path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ended(store, "x").run
+    path = log(tmp_path, run.id)
+    (tmp_path / ".crew" / "hooks").mkdir()
+    (tmp_path / ".crew" / "hooks" / "keeps.py").write_text(KEEPS, encoding="utf-8")
+    target = tmp_path / "run.zip"
+    config = tmp_path / "config" / "crew-plugin" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"trusted_projects = [{str(tmp_path.resolve())!r}]\n", encoding="utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+    forgotten = crew(tmp_path, "forget", run.id, "--yes")
+    pruned = crew(tmp_path, "prune", "--keep", "0", "--yes")
+    cleaned = crew(tmp_path, "cleanup", run.id, "--yes")
+    exported = crew(tmp_path, "export", run.id, "--out", str(target))
+
+    assert [each.exit_code for each in (forgotten, pruned, cleaned, exported)] == [2, 0, 2, 2]
+    assert f"a hook refused it: {run.id} is evidence" in forgotten.stderr
+    assert f"run {run.id} stays: a hook refused it" in pruned.stdout
+    assert "a hook refused it: not now" in cleaned.stderr
+    assert "run.zip leaves the house" in exported.stderr
+    assert (path.exists(), target.exists()) == (True, False)
+    called = [event for event in store.tail(run.id) if event.type == "hook.executed"]
+    assert [event.data["hook"] for event in called] == ["before_forget"] * 2
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nothing"))
+    assert crew(tmp_path, "forget", run.id, "--yes").exit_code == 0
+
+
 # --- cleanup -------------------------------------------------------------------------------------
 
 

@@ -9,9 +9,13 @@ import pytest
 from crew_plugin.engine.cancel import CancelOutcome
 from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import Outcome
+from crew_plugin.engine.retry import Again
+from crew_plugin.errors import NotAllowed
 from crew_plugin.hookspecs import (
     Cancelling,
     ConversationChanging,
+    Recovering,
+    Retrying,
     RunEnded,
     RunStarting,
     SessionClosed,
@@ -31,6 +35,7 @@ from crew_plugin.plugins import build_hooks
 from crew_plugin.project import Project
 from crew_plugin.testing.fake_runner import FakeAttempt, fails, gate, hangs, submits
 from tests.engine.bench import open_bench, spec_of, step
+from tests.store.processes import dead_process
 
 pytestmark = pytest.mark.anyio
 
@@ -344,6 +349,57 @@ class Keeper:
     def before_cancel(self, event: Cancelling) -> Verdict:
         self.asked.append(event)
         return Verdict(allow=False, reason="it must come to its end")
+
+
+class Guards:
+    """Lets nobody retry, or go on with what somebody else left."""
+
+    def __init__(self) -> None:
+        self.asked: list[Retrying | Recovering] = []
+
+    @hookimpl
+    def before_retry(self, event: Retrying) -> Verdict:
+        self.asked.append(event)
+        return Verdict(allow=False, reason="once is enough")
+
+    @hookimpl
+    def run_recovery(self, event: Recovering) -> Verdict:
+        self.asked.append(event)
+        return Verdict(allow=False, reason="look at it first")
+
+
+async def test_hooks_have_a_say_in_retries_and_in_taking_over(project: Project) -> None:
+    guards = Guards()
+    scripts = {"a": fails(), "b": hangs()}
+    async with open_bench(project, scripts, plugins=(guards,)) as bench:
+        ended = await bench.execute(spec_of(step("a")))
+        with pytest.raises(NotAllowed, match="once is enough"):
+            await bench.supervisor.retry(Again(run=ended.id, actor="somebody"))
+        assert await bench.states(ended.id) == {"a": TaskState.FAILED}
+
+        going = await bench.submit(spec_of(step("a"), step("b")))
+        bench.supervisor.start(going.id)
+        with anyio.fail_after(10):
+            while (await bench.states(going.id))["a"] is not TaskState.FAILED:  # noqa: ASYNC110 - as others see it
+                await anyio.sleep(0.01)
+        with pytest.raises(NotAllowed, match="once is enough"):
+            await bench.supervisor.retry(Again(run=going.id, actor="somebody", tasks=("a",)))
+        assert (await bench.states(going.id))["a"] is TaskState.FAILED
+        await bench.supervisor.cancel(going.id, cause=CALLER, actor="somebody")
+
+        lost = await bench.submit(spec_of(step("c")))
+        bench.supervisor.hand_off(lost.id)
+        lease = await bench.writer.run(lambda store: store.claim(lost.id, dead_process()))
+        await bench.writer.run(lambda store: store.transition_run(lease, RunState.RUNNING, actor="x"))
+        with pytest.raises(NotAllowed, match="look at it first"):
+            await bench.supervisor.adopt(lost.id)
+        called = [event.data["hook"] for event in await bench.events(lost.id, "hook.executed")]
+        assert called == ["run_recovery"]
+    assert guards.asked == [
+        Retrying(run_id=ended.id, keys=(), actor="somebody"),
+        Retrying(run_id=going.id, keys=("a",), actor="somebody"),
+        Recovering(run_id=lost.id, epoch=1),
+    ]
 
 
 CALLER = Cause(code=CauseCode.CALLER_CANCELLED, message="enough")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import pluggy
 
 from crew_plugin.config import Settings
 from crew_plugin.crew import Crew
@@ -57,6 +58,7 @@ class Scripted:
 
     crew: Crew
     runner: FakeRunner
+    hooks: pluggy.PluginManager
     script: Script = echo
 
     async def play(self, attempt: FakeAttempt) -> Outcome:
@@ -89,10 +91,11 @@ async def scripted_crew(root: Path, settings: Settings | None = None) -> AsyncIt
     async with StoreWriter(project) as writer:
         runner = FakeRunner(writer=writer)
         dry = FakeRunner(writer=writer, kind=SessionKind.SCAFFOLD)
+        hooks = build_hooks()
         supervisor = Supervisor(
             writer=writer,
             runners={SessionKind.LIVE: runner, SessionKind.SCAFFOLD: dry},
-            hooks=build_hooks(),
+            hooks=hooks,
             process_width=chosen.limits.process_sessions,
             run_width=chosen.limits.width,
         )
@@ -104,7 +107,7 @@ async def scripted_crew(root: Path, settings: Settings | None = None) -> AsyncIt
                 supervisor=supervisor,
                 engine=cast("Engine", None),  # nothing here opens a session itself
             )
-            made = Scripted(crew, runner)
+            made = Scripted(crew, runner, hooks)
             runner.default = made.play
             yield made
 

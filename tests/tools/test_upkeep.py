@@ -10,6 +10,7 @@ from crew_plugin.config import Settings
 from crew_plugin.config.settings import SafetySettings
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import Forgotten, NotAllowed, NotConfirmed
+from crew_plugin.hookspecs import Publishing, Removing, Verdict, hookimpl
 from crew_plugin.models.records import NewResult
 from tests.tools.scripted import Scripted, caller, scripted_crew, team
 
@@ -81,6 +82,37 @@ async def test_a_run_is_forgotten_once_that_is_confirmed(scripted: Scripted) -> 
     assert output.details["counts"]["task"] == 1
     with pytest.raises(Forgotten, match=r"by session:chat \(a password\)"):
         await team(scripted, action="status", run_id=run_id)
+
+
+async def test_hooks_keep_a_run_from_the_tool_too(scripted: Scripted, tmp_path: Path) -> None:
+    class Keeps:
+        @hookimpl
+        def before_forget(self, event: Removing) -> Verdict:
+            return Verdict(allow=False, reason=f"{event.actor} may not")
+
+        @hookimpl
+        def before_publish(self, event: Publishing) -> Verdict:
+            return Verdict(allow=False, reason="it stays here")
+
+        @hookimpl
+        def before_cleanup(self, event: Removing) -> Verdict:
+            return Verdict(allow=False, reason="not now")
+
+    run_id = await ended(scripted)
+    scripted.hooks.register(Keeps())
+    with pytest.raises(NotAllowed, match="session:chat may not"):
+        await team(scripted, action="forget", run_id=run_id, confirm=True)
+    pruned = await team(scripted, action="prune", keep=0, confirm=True)
+    with pytest.raises(NotAllowed, match="it stays here"):
+        await team(scripted, action="export", run_id=run_id)
+    path = scripted.crew.project.log_of(run_id)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("said", encoding="utf-8")
+    with pytest.raises(NotAllowed, match="not now"):
+        await team(scripted, action="cleanup", run_id=run_id, confirm=True)
+    assert f"run {run_id} stays: a hook refused it" in pruned.text
+    assert await there(scripted) == {run_id}
+    assert path.exists()
 
 
 async def test_neither_a_live_nor_a_foreign_run_is_forgotten(scripted: Scripted) -> None:

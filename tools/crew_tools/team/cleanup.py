@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from crew_plugin.engine.cleanup import NOTHING, Leftovers, clean_up, find_leftovers, run_to_clean
+from crew_plugin.hookspecs import Removing
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_tools.team.confirm import Destructive, need_confirmation
 from crew_tools.team.launch import actor_of
@@ -46,6 +47,8 @@ async def act(crew: "Crew", params: CleanupParams, context: ToolContext) -> Tool
         text = "\n".join([f"this would {found}:", *found.lines()])
         return ToolOutput(text=text, details={"would_remove": found.as_json()})
     why = need_confirmation(crew, str(found), params)
+    event = Removing(run_id=run_id, actor=actor_of(context), reason=why)
+    await crew.supervisor.allow("before_cleanup", event)
     done = await crew.writer.apart(
         lambda store: clean_up(store, crew.project, run_id, actor=actor_of(context), why=why, caller=caller)
     )

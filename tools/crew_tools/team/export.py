@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import AliasChoices, Field
 
+from crew_plugin.hookspecs import Publishing
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.transfer.export import gather, suggested_name, write_bundle
 from crew_plugin.ui.bundles import exported_text
+from crew_tools.team.launch import actor_of
 from crew_tools.team.runparams import OfRun, file_inside
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ async def act(crew: "Crew", params: ExportParams, context: ToolContext) -> ToolO
     gathered = await crew.writer.read(lambda store: gather(store, params.run_id))
     name = params.file or suggested_name(gathered.run.id)
     path = await file_inside(crew, name, by_hand=context.by_hand)
+    event = Publishing(run_id=gathered.run.id, file=str(path), actor=actor_of(context))
+    await crew.supervisor.allow("before_publish", event)
 
     async def body(sha256: str) -> bytes:
         return await crew.writer.read(lambda store: store.read_artifact(sha256))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from crew_plugin.engine.forget import deed_of, forget, may_forget
+from crew_plugin.hookspecs import Removing
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.store.liveness import current_owner
 from crew_tools.team.confirm import Destructive, need_confirmation
@@ -40,6 +41,8 @@ async def act(crew: "Crew", params: ForgetParams, context: ToolContext) -> ToolO
 
     run, deed = await crew.writer.read(look)
     why = need_confirmation(crew, deed, params)
+    event = Removing(run_id=run.id, actor=actor_of(context), reason=why)
+    await crew.supervisor.allow("before_forget", event)
     removed, freed = await crew.writer.apart(
         lambda store: forget(store, crew.project, run, actor=actor_of(context), why=why, force=params.force)
     )

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from crew_plugin.engine.forget import Thinning, deed_of, overdue, prune, thinnings
+from crew_plugin.errors import NotAllowed
+from crew_plugin.hookspecs import Removing
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.ui.text import one_line, pruned_text, shorten
 from crew_tools.team.answer import LIMIT
@@ -69,14 +71,31 @@ async def act(crew: "Crew", params: PruneParams, context: ToolContext) -> ToolOu
             details={"would_forget": [run.id for run in old], "would_thin": [each.run.id for each in thin]},
         )
     why = need_confirmation(crew, deed, params)
+    old, kept_by_hooks = await _allowed(crew, old, actor_of(context), why)
     removed, thinned, freed = await crew.writer.apart(
         lambda store: prune(store, crew.project, old, thin, actor=actor_of(context), why=why)
     )
     return ToolOutput(
-        text=pruned_text(removed, thinned, freed),
+        text="\n".join([pruned_text(removed, thinned, freed), *kept_by_hooks]),
         details={
             "forgotten": [each.run_id for each in removed],
             "thinned": [each.run_id for each in thinned],
             "freed_bytes": freed,
         },
     )
+
+
+async def _allowed(
+    crew: "Crew", runs: "list[RunRecord]", actor: str, why: str
+) -> "tuple[list[RunRecord], list[str]]":
+    """Those that no hook wants to keep, and what to say about the others."""
+    allowed: list[RunRecord] = []
+    kept: list[str] = []
+    for run in runs:
+        try:
+            await crew.supervisor.allow("before_forget", Removing(run_id=run.id, actor=actor, reason=why))
+        except NotAllowed as error:
+            kept.append(f"run {run.id} stays: {error}")
+        else:
+            allowed.append(run)
+    return allowed, kept
