@@ -7,7 +7,7 @@ import psutil
 
 __all__ = ["GONE_SECONDS", "all_gone", "family_of", "guardian_of", "workers_of", "zygote_of"]
 
-GONE_SECONDS = 10.0
+GONE_SECONDS = 40.0
 """What it may take until nothing of a run is left."""
 
 

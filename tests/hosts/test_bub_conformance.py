@@ -219,7 +219,13 @@ async def test_what_a_person_says_meanwhile_reaches_the_parent_and_none_of_its_c
         await bub.say("use its own shell")
         assert "hi-from-bash" in await bub.hear("TOOL SAID")
         await bub.say("use an agent for app.py")
-        await bub.until(lambda: bub.server.in_flight == 1)
+        # The worker's, which is held; for a moment it was the parent's own.
+        await bub.until(
+            lambda: (
+                bub.server.in_flight == 1
+                and any(each.conversation.offered("submit_result") for each in bub.server.requests)
+            )
+        )
         await bub.say("LATE WORDS")
         bub.server.release()
         await bub.hear("HEARD LATE WORDS")
