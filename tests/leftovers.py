@@ -58,6 +58,7 @@ def nobody_listens() -> Iterator[None]:
     """Fails a module whose tests left a store that somebody still listens to. Looks at all objects,
     which takes too long for every test."""
     yield
+    gc.collect()  # what a test let go of may not have been looked at yet
     stores = [each for each in gc.get_objects() if isinstance(each, StoreWriter)]
     assert [each for each in stores if each._subscriptions] == [], "somebody still listens to a store"
 

@@ -67,6 +67,7 @@ def test_a_run_does_not_wait_for_a_terminal_that_nobody_reads(tmp_path: Path) ->
     assert text.count("Ctrl-C cancels") == 0, "the picture of the run was not taken away"
 
 
+@pytest.mark.long  # how much a reader keeps up with depends on what else the machine does
 def test_a_pen_never_waits_and_says_what_it_left_out() -> None:
     reader, writer = os.pipe()
     with os.fdopen(writer, "w", encoding="utf-8") as stream, os.fdopen(reader, "rb") as read:
@@ -131,7 +132,7 @@ def starts_both(stubborn: Stubborn) -> Callable[[Conversation], Reply]:
     return script
 
 
-@pytest.mark.parametrize("how", ["closed", "told to end"])
+@pytest.mark.parametrize("how", [pytest.param("closed", marks=pytest.mark.long), "told to end"])
 def test_a_chat_that_is_ended_takes_its_commands_along_and_leaves_its_runs_to_go_on(
     tmp_path: Path, how: str
 ) -> None:
