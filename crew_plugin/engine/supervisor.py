@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import anyio
@@ -31,7 +31,7 @@ from crew_plugin.engine.snapshot import RetryPolicy
 from crew_plugin.engine.steer import Order, SteerReport, ask, receipt_of, silence
 from crew_plugin.engine.submit import new_run_of, new_tasks_of
 from crew_plugin.engine.takeover import TakeOver
-from crew_plugin.errors import CallerError, CrewError, HostUnsupported, NotAllowed, UnknownName
+from crew_plugin.errors import CallerError, CrewError, Forgotten, HostUnsupported, NotAllowed, UnknownName
 from crew_plugin.hookspecs import Recovering, Retrying
 from crew_plugin.host import EngineCapability, HostInfo
 from crew_plugin.models.causes import Cause, CauseCode
@@ -199,7 +199,8 @@ class Supervisor:
         refusal, events = await self._means.hooks.allow(name, event)
         run_id = event.run_id
         if events and run_id is not None:
-            await self._writer.run(lambda store: store.append_events(None, run_id, events))
+            with suppress(Forgotten):
+                await self._writer.run(lambda store: store.append_events(None, run_id, events))
         if refusal is not None:
             raise NotAllowed(f"a hook refused it: {refusal}")
 

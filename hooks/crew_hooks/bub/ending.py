@@ -25,12 +25,15 @@ def nothing_left_running(begun: Callable[[], bool]) -> Generator[None]:
 
     def end(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        if begun():
-            from crew_plugin.engine.orphans import OWNER_VARIABLE, end_marked, owner_mark
-            from crew_plugin.store.liveness import current_owner
+        try:
+            if begun():
+                from crew_plugin.engine.orphans import OWNER_VARIABLE, end_marked, owner_mark
+                from crew_plugin.store.liveness import current_owner
 
-            end_marked(OWNER_VARIABLE, owner_mark(current_owner()), grace=_GRACE_SECONDS, but=os.getpid())
-        os.kill(os.getpid(), number)
+                end_marked(OWNER_VARIABLE, owner_mark(current_owner()), grace=_GRACE_SECONDS, but=os.getpid())
+        finally:
+            # An error here may be swallowed by the callback that the signal came in, and be no end.
+            os.kill(os.getpid(), number)
 
     ours: list[int] = []
     if threading.current_thread() is threading.main_thread():
