@@ -11,7 +11,7 @@ import ctypes
 import gc
 import sys
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["keep_shared"]
 
@@ -20,6 +20,8 @@ _IMMORTAL: Final = 0xFFFFFFFF
 _KNOWN: Final = ((3, 12), (3, 13), (3, 14))
 _HEADER: Final = 16
 """Bytes of an object that has a count and a type: builds without a GIL or for debugging have more."""
+_AT_ONCE: Final = 1000
+"""Objects whose references are looked at together: most of them lead to the same few thousand others."""
 
 
 def keep_shared(version: tuple[int, int] = sys.version_info[:2]) -> bool:
@@ -32,10 +34,10 @@ def keep_shared(version: tuple[int, int] = sys.version_info[:2]) -> bool:
         return False
     # Not collected before: workers would scatter what they allocate over the holes.
     gc.unfreeze()
-    there = gc.get_objects()
-    _never_count(there)
-    for thing in there:
-        _never_count(gc.get_referents(thing))
+    there, memory = gc.get_objects(), _memory()
+    for first in range(0, len(there), _AT_ONCE):
+        part = there[first : first + _AT_ONCE]
+        _never_count(memory, {*map(id, part), *map(id, gc.get_referents(*part))})
     gc.freeze()
     return True
 
@@ -45,7 +47,7 @@ def _can(version: tuple[int, int]) -> bool:
     if not plain or version not in _KNOWN or sys.byteorder != "little":
         return False
     tried = object()
-    _never_count([tried])
+    _never_count(_memory(), [id(tried)])
     before = sys.getrefcount(tried)
     more = [tried] * 10
     same = sys.getrefcount(more[0]) == before
@@ -53,6 +55,11 @@ def _can(version: tuple[int, int]) -> bool:
     return same and sys.getrefcount(tried) == before
 
 
-def _never_count(things: Iterable[object]) -> None:
-    for thing in things:
-        ctypes.c_uint32.from_address(id(thing)).value = _IMMORTAL
+def _memory() -> Any:
+    """All of this process, as numbers of four bytes."""
+    return (ctypes.c_uint32 * (sys.maxsize // 4)).from_address(0)
+
+
+def _never_count(memory: Any, addresses: Iterable[int]) -> None:
+    for address in addresses:
+        memory[address >> 2] = _IMMORTAL
