@@ -1,6 +1,11 @@
 """What every test of the suite shares."""
 
+from typing import Final
+
 import pytest
+
+FIRST: Final = ("tests/faults/", "tests/cli/", "tests/hosts/")
+"""What takes long, the slowest tests first: begun last, it would keep one process while the others idle."""
 
 
 @pytest.fixture
@@ -16,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((n for n, each in enumerate(FIRST) if item.nodeid.startswith(each)), 9))
     if config.getoption("--long"):
         return
     skip = pytest.mark.skip(reason="a longer loop: chosen with --long")

@@ -25,6 +25,7 @@ from crew_plugin.models.states import SessionKind
 from crew_plugin.testing.conversation import Script
 from crew_plugin.testing.model_server import ScriptedModelServer
 from tests.hosts.bub_engine import RUNTIME, Host
+from tests.hosts.warm import WHERE, warm_zygotes
 from tests.leftovers import no_task_is_left, nobody_listens, nothing_is_left
 
 __all__ = ["no_task_is_left", "nobody_listens", "nothing_is_left"]
@@ -71,15 +72,28 @@ async def _engine_of(engine: BubEngine, kind: SessionKind) -> AsyncIterator[BubE
     if kind is SessionKind.LIVE:
         yield engine
         return
-    async with Nursery(zygote="crew_hooks.bub.zygote", worker="crew_hooks.bub.worker") as nursery:
+    async with Nursery(zygote="tests.hosts.warm", worker="crew_hooks.bub.worker") as nursery:
         yield ChildEngine(engine, nursery)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where zygotes come from without loading Bub each time."""
+    with warm_zygotes(tmp_path_factory.mktemp("warm")) as name:
+        yield name
 
 
 @pytest.fixture
 def hosted(
-    bub_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine_kind: SessionKind
+    bub_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine_kind: SessionKind,
+    request: pytest.FixtureRequest,
 ) -> Callable[..., AbstractAsyncContextManager[Host]]:
     """Opens a running Bub with an engine. `plugins` are registered after Bub's own hooks."""
+    if engine_kind is SessionKind.CHILD:
+        monkeypatch.setenv(WHERE, request.getfixturevalue("forks"))
 
     @asynccontextmanager
     async def open_host(

@@ -168,15 +168,17 @@ async def test_a_worker_that_stands_still_is_ended_with_its_session(hosted: Host
 
 
 async def test_sessions_outlive_the_zygote_and_new_ones_get_another(hosted: Hosted, spec_of: SpecOf) -> None:
-    async with hosted(lambda _: Reply(text="ok")) as host, host.engine.open(spec_of(host)) as first:
-        await turn(first, "go")
-        before = zygote().pid
-        os.kill(before, signal.SIGKILL)
-        await gone(before)
-        assert (await turn(first, "and on"))[-1] == TurnEnded(text="ok")
-        async with host.engine.open(spec_of(host)) as second:
-            assert (await turn(second, "go"))[-1] == TurnEnded(text="ok")
-            assert zygote().pid != before
+    async with hosted(lambda _: Reply(text="ok")) as host, nursery() as own:
+        engine = ChildEngine(host.home, own)
+        async with engine.open(spec_of(host)) as first:
+            await turn(first, "go")
+            before = zygote().pid
+            os.kill(before, signal.SIGKILL)
+            await gone(before)
+            assert (await turn(first, "and on"))[-1] == TurnEnded(text="ok")
+            async with engine.open(spec_of(host)) as second:
+                assert (await turn(second, "go"))[-1] == TurnEnded(text="ok")
+                assert zygote().pid != before
 
 
 async def test_a_worker_that_is_not_forked_does_the_same(hosted: Hosted, spec_of: SpecOf) -> None:
