@@ -35,7 +35,7 @@ demo: $(VENV)/.user ## A team of agents reviews a real code base inside a real B
 	@$(BIN)/crew demo $(ARGS)
 
 test: $(VENV)/.dev ## Run the test suite, one process for each core
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-wheel: $(VENV)/.dev ## Run the test suite against the built and installed wheel
 	@$(BIN)/python tests/wheel.py $(ARGS)

@@ -1,5 +1,6 @@
 """A program on a pretended terminal, with a screen to look at."""
 
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class OnScreen:
             env=self.env,
             dimensions=(self.height, self.width),
             timeout=WAIT,
+            preexec_fn=_heeds_signals,
         )
         return self
 
@@ -118,3 +120,10 @@ class OnScreen:
                 break
         self._child.wait()
         return self._child.exitstatus
+
+
+def _heeds_signals() -> None:
+    """As in a terminal, also where the tests run without one: `nohup` has what it starts ignore SIGHUP,
+    and a shell has what it starts in the background ignore SIGINT."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)

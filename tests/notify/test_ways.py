@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from crew_plugin.models.records import NewRun, NewTask, RunRecord
 from crew_plugin.notify import ways
 from crew_plugin.notify.notice import Notice
 from crew_plugin.store.sqlite import SqliteStore
+from tests.faults.family import all_gone
 from tests.ui.runs import project_in
 
 ESCAPES = "look\x1b]52;c;aGk=\a at\nthis; now \u202e"
@@ -102,7 +104,7 @@ def test_a_command_that_fails_says_why(run: RunRecord, tmp_path: Path) -> None:
 def test_a_command_that_hangs_is_ended_with_all_it_started(
     run: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways, "_SECONDS", 1.0)
+    monkeypatch.setattr(ways, "_SECONDS", 3.0)
     pid = tmp_path / "pid"
     child = f"p = subprocess.Popen(['sleep', '600']); open({str(pid)!r}, 'w').write(str(p.pid)); p.wait()"
     mine = program(tmp_path, "mine", f"import subprocess\n{child}")
@@ -110,9 +112,9 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(
     said = ways.run_program(notice(run), settings(str(mine)))
 
     assert said is not None
-    assert "took more than 1 seconds and was ended" in said
-    left = int(pid.read_text())
-    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+    assert "took more than 3 seconds and was ended" in said
+    with suppress(psutil.NoSuchProcess):
+        all_gone([psutil.Process(int(pid.read_text()))])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the desktop's program has another name")

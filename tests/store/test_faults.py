@@ -248,9 +248,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill_up(folder: Path) -> Path:
+def fill_up(folder: Path, name: str = "ballast") -> Path:
     """Leave no room in a folder. Returns the file to remove to make room again."""
-    ballast = folder / "ballast"
+    ballast = folder / name
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"x" * 4096)
