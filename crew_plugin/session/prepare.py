@@ -128,10 +128,13 @@ async def prepare_again(context: AttemptContext, writer: StoreWriter, box: Mailb
         system = system_of(store.read_artifact(artifact.sha256).decode("utf-8", "replace"))
         entries = store.read_transcript(attempt.session_id)
         made = cut(entries, HISTORY_CHARS)
+        shown = {message for entry in made.kept for message in entry.data.get("messages", ())}
+        unread = store.list_messages(context.run.id, unread_by=context.task.key)
         return Prepared(
             prompt=Prompt(system=system, first=words.taken_up(left_out=made.left_out)),
             artifact=artifact,
-            mail=(),
+            # It was given these, and was gone before a model saw them: the next model call does.
+            mail=tuple(message for message in unread if message.id in shown),
             history=made.kept,
             known=entries[-1].seq if entries else 0,
             parts=tuple(_part(store, section) for section in store.list_sections(attempt.id)),
@@ -141,6 +144,7 @@ async def prepare_again(context: AttemptContext, writer: StoreWriter, box: Mailb
         )
 
     prepared = await writer.run(look)
+    box.heard(prepared.mail)
     box.knock()
     return prepared
 

@@ -1,15 +1,16 @@
 """Mail between the tasks of a run: receipts, delivery, and what stops an echo."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
 from crew_plugin.errors import NotAllowed, UnknownName
-from crew_plugin.models.records import MessageKind, MessageState
+from crew_plugin.models.records import MessageKind, MessageState, TranscriptEntry
 from crew_plugin.models.spec import StepSpec
-from crew_plugin.models.states import TaskState
+from crew_plugin.models.states import AttemptState, TaskState
 from crew_plugin.session.mail import MAX_HOPS, RATE_MESSAGES, RATE_SECONDS, MailRoom
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
 from crew_plugin.testing.fake_engine import FakeEngine
@@ -84,6 +85,34 @@ async def test_a_peer_that_has_not_started_finds_the_message_in_its_first_prompt
     assert await states(stage) == [("alice", "bob", MessageState.ACCEPTED)]
     engine = FakeEngine(script=lambda _: use("submit_result", summary="ok"))
     await stage.execute(engine.script, key="bob", engine=engine)
+    assert "mind the gap" in engine.sessions[0].messages[1]["content"]
+    assert await states(stage) == [("alice", "bob", MessageState.READ)]
+
+
+async def test_mail_that_a_killed_session_had_in_its_conversation_is_read_when_it_goes_on(
+    make_stage: Any,
+) -> None:
+    stage = await make_stage(steps("alice", "bob"))
+    context = await stage.attempt("bob")
+    box = MailRoom(stage.writer).box(stage.run.id, "alice")
+    await box.send(("bob",), "mind the gap")
+
+    def killed(store: Any) -> None:
+        """Given the message, and gone before its next model call."""
+        [message] = store.take_messages(stage.run.id, "bob")
+        prompt = store.put_artifact(stage.run.id, "bob/prompt-1.md", b"You are bob.")
+        store.open_session(stage.lease, context.attempt.id, host_session="fake", prompt=prompt)
+        told = TranscriptEntry(
+            seq=0, role="user", content="mind the gap", data={"steer": True, "messages": [message.id]}
+        )
+        store.append_transcript(stage.lease, context.attempt.session_id, [told])
+
+    await stage.writer.run(killed)
+    assert await states(stage) == [("alice", "bob", MessageState.DELIVERED)]
+    engine = FakeEngine(script=lambda _: use("submit_result", summary="ok"))
+    with anyio.fail_after(20):
+        outcome = await stage.runner(engine).run(replace(context, goes_on=True))
+    assert outcome.state is AttemptState.COMPLETED
     assert "mind the gap" in engine.sessions[0].messages[1]["content"]
     assert await states(stage) == [("alice", "bob", MessageState.READ)]
 
