@@ -27,7 +27,7 @@ from crew_plugin.session.limits import Deadlines, Rung
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.memory import Memory
 from crew_plugin.session.progress import Progress
-from crew_plugin.session.record import Record, reads
+from crew_plugin.session.record import Record
 from crew_plugin.session.scope import ResultRules
 from crew_plugin.store.writer import StoreWriter
 
@@ -337,7 +337,7 @@ class Course:
         for _ in range(min(count, len(self._given))):
             for message_id in self._given.popleft():
                 self.box.seen(message_id)
-                self.record.add(reads(message_id))
+                self.record.read(message_id)
 
     def wait(self, seconds: float) -> None:
         """The session is going to wait for so long, and is none the less alive."""

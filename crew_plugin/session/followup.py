@@ -39,7 +39,7 @@ from crew_plugin.session.journal import Journal
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.prepare import folder_of
 from crew_plugin.session.prompt import letter, system_of
-from crew_plugin.session.record import Record, reads, usage_data
+from crew_plugin.session.record import Record, usage_data
 from crew_plugin.session.scope import SessionScope, Toolbox
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
@@ -295,6 +295,8 @@ class FollowUp:
 
     def _tool_ended(self, event: ToolEnded) -> None:
         self._record.entry("tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok})
+        if event.name == _IRC:
+            self._record.read(*(message.id for message in self._box.returned()))
         self._record.event(
             "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
         )
@@ -312,7 +314,7 @@ class FollowUp:
         for _ in range(min(count, len(self._given))):
             for message_id in self._given.pop(0):
                 self._box.seen(message_id)
-                self._record.add(reads(message_id))
+                self._record.read(message_id)
 
     # --- the end ---
 

@@ -205,6 +205,8 @@ class Listener:
         course.record.entry(
             "tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok}
         )
+        if event.name == _IRC:
+            course.record.read(*(message.id for message in course.box.returned()))
         course.record.event(
             "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
         )

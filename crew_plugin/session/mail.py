@@ -232,6 +232,8 @@ class Mailbox:
     _wait: Wait | None = None
     _missed: list[MessageRecord] = field(default_factory=list[MessageRecord])
     """Answers that were taken for a wait which was cut off."""
+    _answers: list[MessageRecord] = field(default_factory=list[MessageRecord])
+    """Answers that a call is about to return."""
 
     # --- what the session's tools do ---
 
@@ -280,6 +282,7 @@ class Mailbox:
             # The turn was stopped just as the answer came. The session is given it if it goes on.
             self._missed += wait.answers
             raise
+        self._answers += wait.answers
         return Waited(answers=tuple(wait.answers), reason=wait.reason)
 
     async def peers(self) -> tuple[Peer, ...]:
@@ -304,7 +307,7 @@ class Mailbox:
     async def open(self, deliver: Deliver) -> None:
         """The session takes texts now, beginning with what came since its first prompt was made."""
         self.deliver = deliver
-        missed, self._missed = self._missed, []
+        missed, self._missed = [*self._missed, *self.returned()], []
         for message in missed:
             if await deliver(letter(message), message.id):
                 self._unseen.add(message.id)
@@ -344,6 +347,11 @@ class Mailbox:
     def seen(self, message_id: str) -> None:
         """A message became part of a model call."""
         self._unseen.discard(message_id)
+
+    def returned(self) -> list[MessageRecord]:
+        """The answers that calls returned since this was last asked."""
+        answers, self._answers = self._answers, []
+        return answers
 
     def worked(self) -> None:
         """The session did something other than writing messages: no echo."""
@@ -392,13 +400,13 @@ class Mailbox:
         )
 
     async def _settle_wait(self, wait: Wait) -> None:
-        """Answers are read now; a question that nobody took in time is asked no longer."""
+        """A question that nobody took in time is asked no longer."""
+        if wait.answers:
+            return
         peers = frozenset(wait.peers)
 
         def write(store: RunStore) -> None:
-            for message in wait.answers:
-                store.settle_message(message.id, MessageState.READ)
-            for message in () if wait.answers else store.list_messages(self.run_id):
+            for message in store.list_messages(self.run_id):
                 mine = message.sender == self.key and message.recipient in peers
                 due = message.expires_at is not None and message.state is MessageState.ACCEPTED
                 if mine and due:

@@ -20,22 +20,12 @@ from crew_plugin.session.history import shortened_call
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["Entry", "Record", "reads", "usage_data"]
+__all__ = ["Entry", "Record", "usage_data"]
 
 MOMENT: Final = 0.02
 """How long something may wait for company, in seconds, if nobody waits for it."""
 
 Entry = Callable[[RunStore], Any]
-
-
-def reads(message_id: str) -> Entry:
-    """A message became part of a model call. One that was given up meanwhile stays what it is."""
-
-    def write(store: RunStore) -> None:
-        if store.load_message(message_id).state in (MessageState.ACCEPTED, MessageState.DELIVERED):
-            store.settle_message(message_id, MessageState.READ)
-
-    return write
 
 
 def usage_data(usage: Usage) -> dict[str, Any]:
@@ -154,6 +144,18 @@ class Record:
             model = before.model
         self._moment.progress = _Progress(usage=usage, steps=steps, model=model, counts=counts)
         self._work.set()
+
+    def read(self, *message_ids: str) -> None:
+        """A model has seen these messages, or does with the entry that was made last. One that was given
+        up meanwhile stays what it is."""
+
+        def write(store: RunStore) -> None:
+            for message_id in message_ids:
+                if store.load_message(message_id).state in (MessageState.ACCEPTED, MessageState.DELIVERED):
+                    store.settle_message(message_id, MessageState.READ)
+
+        if message_ids:
+            self.add(write)
 
     def add(self, entry: Entry) -> None:
         """Write something else soon."""

@@ -198,20 +198,16 @@ async def test_a_tool_that_used_up_its_time_twice_is_taken_away(make_stage: Any)
         await anyio.sleep_forever()
         raise AssertionError
 
-    engine = FakeEngine(
-        script=replies(
-            call("bash", command="1"),
-            call("bash", command="2"),
-            call("bash", command="3"),
-            submit(summary="x"),
-        ),
-        host_tools={"bash": hang},
-    )
+    def script(conversation: Conversation) -> Reply:
+        refused = any("there is no tool 'bash'" in each.text for each in conversation.tool_results)
+        return submit(summary="x") if refused else call("bash", command=str(len(conversation.tool_results)))
+
+    engine = FakeEngine(script=script, host_tools={"bash": hang})
     with anyio.fail_after(10):
         outcome = await stage.execute(engine.script, engine=engine)
     assert outcome.state is AttemptState.COMPLETED
     assert "bash" not in engine.sessions[0].offered
-    assert "there is no tool 'bash'" in str(engine.sessions[0].messages)
+    assert str(engine.sessions[0].messages).count("'name': 'bash'") <= 4  # the third may be under way already
     assert (await rungs(stage)).count("narrowed") == 1
 
 
