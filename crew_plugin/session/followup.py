@@ -116,6 +116,8 @@ class FollowUp:
         self._usage = Usage()
         self._last_text = ""
         self._failure = ""
+        self._stopped = False
+        """With the run: its failure is nothing that whoever has an answer of it needs to know."""
         self._fenced: Fenced | None = None
 
     async def run(self) -> None:
@@ -126,6 +128,7 @@ class FollowUp:
                 await self._talk()
                 group.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
+            self._stopped = not self._failure
             self._failure = self._failure or "it was stopped, as the run was"
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await self._conclude()
@@ -382,16 +385,16 @@ class FollowUp:
             )
 
     def _wakers(self, store: RunStore) -> dict[str, int]:
-        """Who is owed a word, with the hop count of their last one. A failure is told to all, those
-        included whose mail nobody came to read."""
-        owed = dict(self._box.heard_of)
+        """Who is owed a word, with the hop count of their last one. A failure of its own is told to all,
+        also to those that it has answered; and any to those whose mail nobody came to read."""
+        owed, answered = dict(self._box.heard_of), self._box.answered
+        if not self._failure or self._stopped:
+            owed = {waker: hops for waker, hops in owed.items() if waker not in answered}
         if self._failure:
-            unread = store.list_messages(self._context.run.id, unread_by=self._context.task.key)
-            for message in unread:
+            for message in store.list_messages(self._context.run.id, unread_by=self._context.task.key):
                 if message.kind not in (MessageKind.RELAY, MessageKind.FOLLOW_UP):
                     owed.setdefault(message.sender, message.hops)
-            return owed
-        return {waker: hops for waker, hops in owed.items() if waker not in self._box.answered}
+        return owed
 
     def _relay(self) -> str:
         context = self._context

@@ -179,6 +179,29 @@ async def test_a_woken_session_that_fails_is_always_told_of(make_stage: Any) -> 
     assert "could not deal with it: it failed" in relay.body
 
 
+async def test_a_woken_session_that_is_stopped_with_the_run_tells_nobody_twice(make_stage: Any) -> None:
+    def lingers(conversation: Conversation) -> Reply:
+        if not conversation.find("You are woken"):
+            return DONE
+        if conversation.tool_results[-1].name == "irc":
+            return Reply(text="and one more thing", delay=60)
+        return use("irc", op="send", to="alice", message="port 8080")
+
+    stage = await make_stage(STEPS)
+    runner = stage.runner(FakeEngine(script=by_task(alice=asks(), bob=lingers)))
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            wake = Woken(stage, runner, group)
+            await wake.execute("bob")
+            await wake.execute("alice")
+            group.cancel_scope.cancel()  # as the end of the run does
+    assert "port 8080" in await summary(stage)
+    assert [(message.sender, message.state) for message in await mail(stage)] == [
+        ("alice", MessageState.READ),
+        ("bob", MessageState.READ),
+    ]
+
+
 async def test_a_woken_session_has_limits_of_its_own(make_stage: Any) -> None:
     endless = lambda c: use("irc", op="list") if c.find("You are woken") else DONE  # noqa: E731 - a script
     script = by_task(alice=asks(), bob=endless)
