@@ -54,10 +54,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine_kind", [SessionKind.LIVE, SessionKind.CHILD])
 
 
+class _WarmNursery(Nursery):
+    def __init__(self, *, zygote: str, worker: str, **facts: Any) -> None:
+        assert zygote == "crew_hooks.bub.zygote"
+        super().__init__(zygote="tests.hosts.warm", worker=worker, **facts)
+
+
 @pytest.fixture(params=["live-session", "child-process"])
 def either_runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs a test of whole runs with sessions here and with sessions in workers."""
     monkeypatch.setenv(RUNTIME, request.param)
+    if request.param == "child-process":
+        monkeypatch.setenv(WHERE, request.getfixturevalue("forks"))
+        monkeypatch.setattr("crew_plugin.child.nursery.Nursery", _WarmNursery)
     return str(request.param)
 
 
@@ -72,7 +81,7 @@ async def _engine_of(engine: BubEngine, kind: SessionKind) -> AsyncIterator[BubE
     if kind is SessionKind.LIVE:
         yield engine
         return
-    async with Nursery(zygote="tests.hosts.warm", worker="crew_hooks.bub.worker") as nursery:
+    async with _WarmNursery(zygote="crew_hooks.bub.zygote", worker="crew_hooks.bub.worker") as nursery:
         yield ChildEngine(engine, nursery)
 
 

@@ -142,6 +142,7 @@ async def test_an_agent_whose_time_is_over_while_it_waits_for_an_answer_hands_in
     assert asked.state in (MessageState.READ, MessageState.DEAD, MessageState.EXPIRED)
 
 
+@pytest.mark.usefixtures("either_runtime")
 @pytest.mark.parametrize("answers", [True, False], ids=["answers by mail", "only says it"])
 async def test_a_finished_agent_is_woken_by_a_question_and_its_answer_arrives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
