@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,12 @@ def modules() -> Iterator[tuple[str, Path]]:
             yield ".".join([package, *(part for part in parts if part != "__init__")]), path
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
+    return frozenset(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -43,7 +49,7 @@ def importers(prefix: str, allowed: tuple[str, ...]) -> list[str]:
         f"{module} imports {name}"
         for module, path in modules()
         if not any(under(module, room) for room in allowed)
-        for name in sorted(set(imports(path)))
+        for name in sorted(imports(path))
         if under(name, prefix)
     ]
 

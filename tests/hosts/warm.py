@@ -14,16 +14,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
-
-from tests.screen import WAIT
 
 __all__ = ["WHERE", "warm_zygotes"]
 
 WHERE: Final = "TESTS_WARM_ZYGOTES"
 """The variable that names the socket at which forks are asked for."""
+_END_SECONDS: Final = 30.0
 
 
 @contextmanager
@@ -35,11 +33,13 @@ def warm_zygotes(folder: Path) -> Iterator[str]:
         assert mother.stdout is not None
         assert mother.stdout.readline() == b"ready\n"
         yield name
-        mother.communicate(timeout=WAIT)  # it ends when its input does
+        mother.communicate(timeout=_END_SECONDS)  # it ends when its input does
 
 
 def _forks(name: str) -> None:
     """Import what every zygote does, and fork on request until the tests are over."""
+    from importlib.metadata import entry_points
+
     from crew_hooks.bub import parts, zygote
 
     for plugin in entry_points(group="bub"):
