@@ -6,11 +6,11 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import anyio
 import pluggy
@@ -301,9 +301,11 @@ def _name(key: str, value: object, _: object) -> str | None:
 
 
 def _names(key: str, value: object, _: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+    names = cast("Sequence[object]", value) if isinstance(value, list | tuple) else [None]
+    found = tuple(name for name in names if isinstance(name, str))
+    if len(found) < len(names):
         raise _Unfit(f"gives {key} something else than a list of names")
-    return tuple(value)
+    return found
 
 
 def _lower(key: str, value: object, before: object) -> int | float:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from crew_plugin.models.spec import SchemaForm
 from crew_plugin.resources.keys import (
     SCHEMA_FORMS,
     SCHEMA_MODES,
@@ -102,6 +103,7 @@ def parse_agent(text: str, notes: Notes) -> AgentFile:
     if not prompt:
         raise BadText("has no text after the frontmatter; that text is the agent's prompt", body_line)
     place = notes.place
+    form: SchemaForm | None = section.choice("schema_form", SCHEMA_FORMS)
     return AgentFile(
         name=named(section, place.path.stem),
         description=section.text("description"),
@@ -112,7 +114,7 @@ def parse_agent(text: str, notes: Notes) -> AgentFile:
         mcp_servers=parse_servers(section, notes),
         skills=section.names("skills"),
         schema=section.schema("schema"),
-        schema_form=section.choice("schema_form", SCHEMA_FORMS) or "auto",
+        schema_form="auto" if form is None else form,
         schema_mode=section.choice("schema_mode", SCHEMA_MODES),
         project_context=section.flag("project_context", default=False),
         append_prompt=section.choice("system_prompt_mode", ("replace", "append")) == "append",

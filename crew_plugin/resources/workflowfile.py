@@ -12,6 +12,7 @@ A heading begins a step only if the first line after it that is not blank is a k
 import re
 from typing import Final
 
+from crew_plugin.models.spec import SchemaForm
 from crew_plugin.resources.agentfile import limits_values, named
 from crew_plugin.resources.keys import (
     ON_FAILURE,
@@ -139,6 +140,7 @@ def _step(lines: list[str], notes: Notes, line: int) -> Step:
     if section.has("verify"):
         notes.say(section.line("verify"), "'verify' is accepted, not used yet")
     attention: Attention | None = section.choice("attention", _ATTENTIONS)
+    form: SchemaForm | None = section.choice("schema_form", SCHEMA_FORMS)
     return Step(
         id=ident,
         role=section.name("role") or ident,
@@ -152,7 +154,7 @@ def _step(lines: list[str], notes: Notes, line: int) -> Step:
         skills=section.skills("skills"),
         verify=section.flag("verify", default=False),
         schema=section.schema("schema"),
-        schema_form=section.choice("schema_form", SCHEMA_FORMS) or "auto",
+        schema_form="auto" if form is None else form,
         schema_mode=section.choice("schema_mode", SCHEMA_MODES),
         limits=section.limits("limits"),
         resources=section.resources("resources"),

@@ -47,12 +47,12 @@ class Guard:
                 await course.warn(f"four fifths of the {limit:.0f} s for this task")
             case TurnOver(limit=limit):
                 await self._hand_in(_turn_over(limit))
-            case Standstill(tool=None):
-                await self._silence(due)
-            case Standstill(tool=str(tool)):
+            case Standstill(tool=tool) if tool is not None:
                 course.stalled(due.rung, f"waits for {tool}", due.seconds, due.limit)
                 if due.rung is Rung.NUDGED:
                     await course.steer(words.slow_tool(tool, due.seconds, due.limit))
+            case Standstill():
+                await self._silence(due)
 
     async def _hand_in(self, closing: Closing) -> None:
         """Stop the turn and leave nothing but submit_result; where the engine cannot go on with a

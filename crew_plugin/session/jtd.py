@@ -41,7 +41,7 @@ _SHARED: Final = frozenset({"nullable", "metadata"})
 _ONLY_JTD: Final = frozenset(
     {"ref", "elements", "optionalProperties", "values", "discriminator", "mapping", "nullable"}
 )
-_BOTH: Final = _SHARED | frozenset().union(*_FORMS.values()) | {"definitions"}
+_BOTH: Final = _SHARED | frozenset[str]().union(*_FORMS.values()) | {"definitions"}
 _TYPES_OF_BOTH: Final = frozenset({"boolean", "string"})
 _STAMP: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII

@@ -122,10 +122,11 @@ class SchemaChecker:
             reference = node.get("$ref")
             if not isinstance(reference, str) or not reference.startswith("#/"):
                 return node
-            schema = self.json_schema
+            inner: Any = self.json_schema
             for part in reference[2:].split("/"):
-                inner = cast("Mapping[str, Any]", schema) if isinstance(schema, Mapping) else {}
-                schema = inner.get(part.replace("~1", "/").replace("~0", "~"))
+                name = part.replace("~1", "/").replace("~0", "~")
+                inner = cast("Mapping[str, Any]", inner).get(name) if isinstance(inner, Mapping) else None
+            schema = inner
         return {}
 
 

@@ -38,7 +38,7 @@ def joined(sections: "list[Section]", *, as_list: bool = False) -> Any:
     for section in sections:
         before = whole.get(section.label)
         if section.adds:
-            kept = before if isinstance(before, list) else []
+            kept = _items(before) if isinstance(before, list) else []
             whole[section.label] = [*kept, *_items(section.value)]
         else:
             whole[section.label] = section.value
@@ -95,7 +95,7 @@ class Sections:
         if data is None or whole is None:
             return whole if data is None else data
         if isinstance(whole, dict) and isinstance(data, dict):
-            return {**whole, **cast("dict[str, Any]", data)}
+            return {**cast("dict[str, Any]", whole), **cast("dict[str, Any]", data)}
         return data
 
     @property
@@ -151,4 +151,4 @@ class Sections:
 
 
 def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    return cast("list[object]", value) if isinstance(value, list) else [value]

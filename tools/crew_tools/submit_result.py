@@ -165,7 +165,7 @@ def _problem(arguments: Mapping[str, Any]) -> str | None:
     kind = arguments.get("type")
     names = cast("list[object]", kind) if isinstance(kind, list) else [kind]
     if kind is not None and not all(isinstance(name, str) and len(name) <= _LABEL_LENGTH for name in names):
-        return f"`type` must be a list of short names, or left out; got {_kind(kind)}."
+        return f"`type` must be a list of short names, or left out; got {_kind(arguments['type'])}."
     if len(names) > _MOST_LABELS:
         return f"`type` names {len(names)} parts; one call may hold {_MOST_LABELS}."
     artifacts = arguments.get("artifacts")

@@ -286,7 +286,9 @@ def refusal(error: BaseException) -> Refused | None:
 def _wish(error: Exception) -> float | None:
     """The pause that the provider asked for, in seconds, however it said so."""
     chain = _chain(error)
-    answers = [getattr(getattr(cause, "response", None), "headers", None) or {} for cause in chain]
+    answers: list[Mapping[str, str]] = [
+        getattr(getattr(cause, "response", None), "headers", None) or {} for cause in chain
+    ]
     for cause, headers in zip(chain, answers, strict=True):
         said = getattr(cause, "retry_after", None) or headers.get("retry-after")
         if said is not None:

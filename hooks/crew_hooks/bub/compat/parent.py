@@ -129,9 +129,11 @@ def wrap_command(
 
     # A second plugin in the same process replaces the first one's wrapper, it does not wrap it.
     handle._crew_inner = inner  # type: ignore[attr-defined]
-    REGISTRY[name] = replace(
-        inner, handler=handle, renderer=lambda made: made if isinstance(made, str) else inner.render(made)
-    )
+
+    def render(made: Any) -> Any:
+        return made if isinstance(made, str) else inner.render(made)
+
+    REGISTRY[name] = replace(inner, handler=handle, renderer=render)
 
 
 async def cut_history(
