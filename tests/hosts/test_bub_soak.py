@@ -37,6 +37,7 @@ AGENT = "---\nname: soaked\ntools: read, bash, mcp__calc__add\n---\nYou do as yo
 WARM = 4
 """Waves after which everything that is loaded once is loaded."""
 WAIT = 60
+MOST_SEEN = 600
 POOLS = ("AnyIO worker thread", "asyncio_", "ThreadPoolExecutor")
 FLAT_MB = 6.0
 """What memory may differ by between the first waves and the last ones: caches, and the allocator."""
@@ -158,6 +159,7 @@ async def test_nothing_grows_from_wave_to_wave(
         monkeypatch.delenv(name)
     home, model = project(tmp_path), Model()
     seen: list[Footprint] = []
+    waves, every = 0, 1
     async with ScriptedModelServer(model, keep_requests=False) as server:
         environment = BubHome(project=home.project, home=home.home, base_url=server.base_url).env
         for name, value in environment.items():
