@@ -53,10 +53,13 @@ def test_chat_commands_work_as_the_message_of_bub_run(tmp_path: Path) -> None:
         home = BubHome.make(tmp_path, model.base_url)
         run = run_bub(home, "run", ",team run agent=explorer goal='what is in app.py'")
         status = run_bub(home, "run", ",team status")
+        helped = run_bub(home, "run", ",team")
         wrong = run_bub(home, "run", ",team destroy")
 
     assert "REPORT of" in run.stdout, run.stderr
     assert "completed" in status.stdout
+    assert "status" in helped.stdout
+    assert "cancel" in helped.stdout
     assert wrong.returncode == 0, wrong.stderr
     assert "action must be one of" in wrong.stdout
     assert "Traceback" not in wrong.stderr
@@ -75,9 +78,12 @@ def test_a_goal_is_taken_as_it_is_typed(tmp_path: Path) -> None:
 def test_bub_crew_is_the_crew_command(tmp_path: Path) -> None:
     home = BubHome.make(tmp_path, None)
     listed = run_bub(home, "crew", "runs", "--json")
+    helped = run_bub(home, "crew", "--help")
 
     assert listed.returncode == 0, listed.stderr
     assert json.loads(listed.stdout)["runs"] == []
+    assert helped.returncode == 0
+    assert "cancel" in helped.stdout
 
 
 def test_without_a_model_key_the_error_names_the_setting(tmp_path: Path) -> None:
