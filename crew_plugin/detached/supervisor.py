@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Final, TextIO, cast
@@ -23,7 +23,7 @@ from crew_plugin.engine.cancel import cause_of_request
 from crew_plugin.engine.orphans import end_started
 from crew_plugin.engine.settle import close_run
 from crew_plugin.errors import CrewError, Fenced, StateUnwritable
-from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.causes import Cause
 from crew_plugin.models.records import ControlVerb, Lease
 from crew_plugin.models.states import RUN_TERMINAL
 from crew_plugin.project import Project
@@ -136,12 +136,9 @@ def _give_up(project: Project, lease: Lease, error: BaseException) -> None:
     disk is full, can be gone on with when there is room."""
     if isinstance(error, StateUnwritable):
         return
-    text = str(error) if isinstance(error, CrewError) else f"{type(error).__name__}: {error}"
-    cause = Cause(
-        code=CauseCode.INTERNAL_ERROR,
-        message=f"its detached supervisor could not work: {text}",
-        detail="".join(traceback.format_exception(error))[-8000:],
-    )
+    cause = Cause.of_defect("its detached supervisor could not work", error)
+    if isinstance(error, CrewError):
+        cause = replace(cause, message=f"its detached supervisor could not work: {error}")
     with contextlib.suppress(CrewError), contextlib.closing(SqliteStore.open(project)) as store:
         if store.load_run(lease.run_id).state not in RUN_TERMINAL:
             close_run(store, lease, cause, actor=_ACTOR)

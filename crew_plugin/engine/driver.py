@@ -2,7 +2,6 @@
 
 import logging
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from crew_plugin.engine import announce
 from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.decide import decide, next_due, resource_waits, sequel
 from crew_plugin.engine.dormant import go_on, is_answered
@@ -43,9 +43,9 @@ from crew_plugin.engine.takeover import TakenOver, TakeOver, take_stock
 from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
 from crew_plugin.errors import CrewError, Fenced, IllegalTransition, NotAllowed, StateUnwritable
-from crew_plugin.hookspecs import ConversationChanging, Retrying, RunEnded, RunStarting, TaskEnded
+from crew_plugin.hookspecs import ConversationChanging, Retrying, RunEnded
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ControlRecord, Lease, NewEvent, Owner, RunRecord, TaskRecord
+from crew_plugin.models.records import ControlRecord, Lease, Owner, RunRecord, TaskRecord
 from crew_plugin.models.spec import RunSpec
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, AttemptState, RunState, TaskState
 from crew_plugin.store.port import RunStore
@@ -231,7 +231,7 @@ class Driver:
             if isinstance(_alone(error), Fenced):
                 raise
             logger.warning("run %s broke", self.run.id, exc_info=True)
-            await self._give_up(lease, _internal(error))
+            await self._give_up(lease, Cause.of_defect("the run broke", _alone(error)))
             if self.run.state not in RUN_TERMINAL:
                 raise
 
@@ -249,7 +249,7 @@ class Driver:
                 return None, store.load_run(run_id)
             taken = TakenOver()
             if store.load_run(run_id).state is RunState.QUEUED:
-                store.append_events(lease, run_id, [_resolved(self._spec), _limited(self._spec)])
+                store.append_events(lease, run_id, announce.planned(self._spec, actor=ACTOR))
             else:
                 taken = take_stock(store, lease, self._takes_over)
             if store.load_run(run_id).state is not RunState.QUEUED or not asks_first:
@@ -267,7 +267,7 @@ class Driver:
     async def _begin(self, lease: Lease) -> bool:
         """Ask the hooks, and start the clock. False if a hook refused the run."""
         wall = self.run.wall_seconds
-        event = _starting(self.run, self._spec)
+        event = announce.run_starting(self.run, self._spec)
         if self.run.state is not RunState.QUEUED:
             self._hooks.tell("before_run_start", event)
         else:
@@ -446,15 +446,7 @@ class Driver:
         new = self._means.slots.wait_for(self.run.id, waits)
         if not new:
             return
-        events = [
-            NewEvent(
-                type="task.held_back",
-                actor=ACTOR,
-                task_id=self._tasks[key].id,
-                data={"key": key, "resources": sorted(tag.removeprefix(RESOURCE) for tag in waits[key])},
-            )
-            for key in new
-        ]
+        events = announce.held_back(waits, [self._tasks[key] for key in new], actor=ACTOR)
         await self._writer.run(lambda store: store.append_events(lease, lease.run_id, events))
 
     # --- carrying out what was decided ---
@@ -534,7 +526,7 @@ class Driver:
         self._tasks[task.key] = task
         self.wake()
         if task.state in TASK_TERMINAL:
-            self._hooks.tell("after_task_end", _task_ended(task, summary))
+            self._hooks.tell("after_task_end", announce.task_ended(task, summary))
 
     async def _block(self, lease: Lease, cause: Cause) -> None:
         """Let go of a run in which nothing can be done before somebody decides: whoever does takes
@@ -611,46 +603,6 @@ def _end_idle(store: RunStore, *, lease: Lease, task: TaskRecord, stop: Stop) ->
     return store.load_task(lease.run_id, task.id)
 
 
-def _limited(spec: RunSpec) -> NewEvent:
-    data = {"width": spec.width, "limits": spec.tag_limits, "decisions": list(spec.limit_notes)}
-    return NewEvent(type="limits.resolved", actor=ACTOR, data=data)
-
-
-def _resolved(spec: RunSpec) -> NewEvent:
-    data = {
-        "kind": spec.runtime,
-        "requested": spec.runtime_requested,
-        "reason": spec.runtime_reason,
-        "fallback": spec.runtime_fallback,
-        "looked_at": list(spec.runtime_looked_at),
-    }
-    return NewEvent(type="runtime.resolved", actor=ACTOR, data=data)
-
-
-def _starting(run: RunRecord, spec: RunSpec) -> RunStarting:
-    return RunStarting(
-        run_id=run.id,
-        goal=run.goal,
-        team=run.team,
-        workflow=run.workflow,
-        cwd=run.cwd,
-        runtime=spec.runtime,
-        width=spec.width,
-        wall_seconds=run.wall_seconds,
-    )
-
-
-def _task_ended(task: TaskRecord, summary: str) -> TaskEnded:
-    return TaskEnded(
-        run_id=task.run_id,
-        task_id=task.id,
-        key=task.key,
-        state=task.state,
-        cause=task.cause,
-        summary=summary,
-    )
-
-
 def _alone(error: Exception) -> Exception:
     """The error itself, or the one that a group of errors is about."""
     while isinstance(error, ExceptionGroup):
@@ -658,12 +610,3 @@ def _alone(error: Exception) -> Exception:
         telling, _ = group.split((Fenced, StateUnwritable))
         error = group.exceptions[0] if telling is None else telling.exceptions[0]
     return error
-
-
-def _internal(error: Exception) -> Cause:
-    one = _alone(error)
-    return Cause(
-        code=CauseCode.INTERNAL_ERROR,
-        message=f"the run broke: {type(one).__name__}: {one}",
-        detail="".join(traceback.format_exception(error))[-8000:],
-    )

@@ -1,7 +1,6 @@
 """One task in flight: from the hook that may refuse it to the attempt's recorded end."""
 
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -184,7 +183,9 @@ class Work:
             raise
         except Exception as error:
             logger.warning("attempt %s ended by a defect", attempt.id, exc_info=True)
-            return Outcome(state=AttemptState.FAILED, cause=_defect(error))
+            return Outcome(
+                state=AttemptState.FAILED, cause=Cause.of_defect("a defect ended the session", error)
+            )
         assert limit.cancelled_caught
         message = f"the session did not end within {seconds:g} s, its own limit notwithstanding"
         return Outcome(state=AttemptState.FAILED, cause=Cause(code=CauseCode.WALL_LIMIT, message=message))
@@ -263,12 +264,4 @@ def _of_result(result: ResultRecord, task: TaskRecord) -> TaskResult:
         data=result.data,
         error=result.error,
         flags=result.flags,
-    )
-
-
-def _defect(error: Exception) -> Cause:
-    return Cause(
-        code=CauseCode.INTERNAL_ERROR,
-        message=f"a defect ended the session: {type(error).__name__}: {error}",
-        detail="".join(traceback.format_exception(error))[-8000:],
     )

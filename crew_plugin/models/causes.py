@@ -1,8 +1,9 @@
 """Why something ended: a closed set of codes, each with a sentence for people."""
 
+import traceback
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Self, get_args
 
 __all__ = ["TRANSIENT", "Cause", "CauseCode", "TransientCause"]
 
@@ -75,6 +76,9 @@ class CauseCode(StrEnum):
     """Nothing is known about it."""
 
 
+_MOST_TRACEBACK: Final = 8000
+"""Characters; the last calls tell the most."""
+
 TRANSIENT: Final = frozenset(CauseCode(code) for code in get_args(TransientCause))
 """The same, as codes."""
 
@@ -86,6 +90,15 @@ class Cause:
     code: CauseCode
     message: str
     detail: str | None = None
+
+    @classmethod
+    def of_defect(cls, what: str, error: BaseException) -> Self:
+        """The cause of what ended by an error that nobody foresaw, with the end of its traceback."""
+        return cls(
+            code=CauseCode.INTERNAL_ERROR,
+            message=f"{what}: {type(error).__name__}: {error}",
+            detail="".join(traceback.format_exception(error))[-_MOST_TRACEBACK:],
+        )
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

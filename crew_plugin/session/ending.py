@@ -1,7 +1,6 @@
 """How a session ended, what is kept of it, and what that makes of its attempt."""
 
 import json
-import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -18,7 +17,6 @@ from crew_plugin.store.port import RunStore
 
 __all__ = ["Ending", "Left", "ending_of", "last_write", "outcome_of", "partial_text"]
 
-_DETAIL_LIMIT: Final = 8000
 _WORTH_A_LOOK: Final = frozenset(
     {
         CauseCode.NO_RESULT,
@@ -64,9 +62,7 @@ def ending_of(error: Exception) -> Ending:
         return Ending(cause=Cause(code=CauseCode.WORKER_LOST, message=str(error)), retryable=True)
     if isinstance(error, CrewError):
         return Ending(cause=Cause(code=CauseCode.INTERNAL_ERROR, message=str(error)))
-    detail = "".join(traceback.format_exception(error))[-_DETAIL_LIMIT:]
-    message = f"a defect ended the session: {type(error).__name__}: {error}"
-    return Ending(cause=Cause(code=CauseCode.INTERNAL_ERROR, message=message, detail=detail))
+    return Ending(cause=Cause.of_defect("a defect ended the session", error))
 
 
 def last_write(
