@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from any_llm.exceptions import RateLimitError
 
-from crew_hooks.bub.clients import engine_error, refusal
+from crew_hooks.bub.failures import engine_error, refusal
 from crew_plugin.engine.provider_gate import Refused
 from crew_plugin.host import ModelRetrying, ModelWaiting, Session, SessionEvent, SessionSpec, TurnEnded
 from crew_plugin.models.spec import LimitsSpec

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from crew_hooks.bub.compat.parent import register_tool
-from crew_hooks.bub.parts import import_parts
+from crew_hooks.bub.parts import import_parts, loading
 from crew_plugin.errors import HostUnsupported
 
 if TYPE_CHECKING:
@@ -326,10 +326,11 @@ async def host_crew(project: "Project", settings: "Settings") -> "AsyncGenerator
     """
     from importlib.metadata import version
 
-    from bub.framework import BubFramework
-    from loguru import logger
+    with loading():
+        from bub.framework import BubFramework
+        from loguru import logger
 
-    from crew_hooks.bub import compat
+        from crew_hooks.bub import compat
 
     problem = compat.probe(version("bub"))
     if problem is not None:
@@ -337,9 +338,10 @@ async def host_crew(project: "Project", settings: "Settings") -> "AsyncGenerator
     # Bub tells of each step on standard error, where the caller shows its run.
     logger.disable("bub")
     try:
-        framework = await asyncio.to_thread(BubFramework)
-        framework.workspace = project.root
-        await asyncio.to_thread(framework.load_hooks)
+        with loading():
+            framework = await asyncio.to_thread(BubFramework)
+            framework.workspace = project.root
+            await asyncio.to_thread(framework.load_hooks)
         async with framework.running(), compose(framework, project, settings) as crew:
             yield crew
     finally:

@@ -6,7 +6,6 @@ then as much JSON.
 """
 
 import ctypes
-import gc
 import json
 import os
 import select
@@ -31,20 +30,22 @@ def main(descriptor: int) -> int:
     # Its workers inherit it: whoever interrupts one of these processes ends it, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     control = socket.socket(fileno=descriptor)
-    from crew_hooks.bub import worker
-    from crew_hooks.bub.clients import built_clients
-    from crew_hooks.bub.parts import import_parts
-    from crew_plugin.child import protocol
-    from crew_plugin.child.sharing import keep_shared
+    from crew_hooks.bub.parts import import_parts, loading
 
-    framework = worker.load_framework()
-    import_parts("crew_hooks.bub.lean", *_LATE)
-    built = built_clients()
-    protocol.warm()
-    # What is loaded is never collected and, where that can be had, never counted: both would copy its
-    # pages into every worker.
-    if not keep_shared():
-        gc.freeze()
+    with loading():
+        from crew_hooks.bub import worker
+        from crew_hooks.bub.clients import built_clients
+        from crew_hooks.bub.compat.runner import usual_clients
+        from crew_plugin.child import protocol
+        from crew_plugin.child.sharing import keep_shared
+
+        framework = worker.load_framework()
+        import_parts("crew_hooks.bub.lean", *_LATE)
+        built = built_clients(usual_clients)
+        protocol.warm()
+    # What is loaded is not looked at again and, where that can be had, not counted either: both would
+    # copy its pages into every worker.
+    keep_shared()
     wake, woken = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)

@@ -25,7 +25,8 @@ from bub.builtin.settings import load_settings
 from bub.hooks.interception import AgentHooks
 from bub.streaming import StreamEvent, StreamState
 
-from crew_hooks.bub.clients import ClientPool, back_off, engine_error, refusal
+from crew_hooks.bub.clients import ClientPool
+from crew_hooks.bub.failures import back_off, engine_error, refusal
 from crew_plugin.engine.provider_gate import Place, Refused, RequestGate, Urgency, Verdict
 from crew_plugin.errors import EngineError
 from crew_plugin.host import ModelAnswered, ToolCall
