@@ -13,7 +13,7 @@ from crew_plugin.errors import CrewError, HostUnsupported, InvalidValue, NotAllo
 from crew_plugin.models.records import DeadLetter
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.ui.deadletters import dead_letters_text
-from crew_plugin.ui.views import dead_letter_json
+from crew_plugin.ui.shapes import dead_letter_json
 
 if TYPE_CHECKING:
     from crew_plugin.store.port import RunStore

@@ -14,6 +14,7 @@ from crew_plugin.models.states import RunState
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.questions import questions_text
 from crew_plugin.ui.receipts import letters, mail_text
+from crew_plugin.ui.shapes import event_json, mail_json
 from crew_plugin.ui.text import (
     artifacts_text,
     attempts_text,
@@ -29,9 +30,7 @@ from crew_plugin.ui.views import (
     LOST,
     RunView,
     TaskView,
-    event_json,
     last_text,
-    mail_json,
     mail_to_people,
     result_views,
     run_document,

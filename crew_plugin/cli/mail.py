@@ -16,10 +16,10 @@ from crew_plugin.engine.postbox import (
     what_is_wrong,
 )
 from crew_plugin.errors import InvalidValue, UnknownName
-from crew_plugin.models.records import MailFinding, MessageRecord
+from crew_plugin.models.mail import MailFinding, MessageRecord
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.ui.receipts import findings_text, mail_text
-from crew_plugin.ui.views import finding_json, mail_json
+from crew_plugin.ui.shapes import finding_json, mail_json
 
 __all__ = ["mail"]
 

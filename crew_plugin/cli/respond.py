@@ -12,8 +12,8 @@ from crew_plugin.models.states import RUN_TERMINAL
 from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.questions import questions_text
+from crew_plugin.ui.shapes import question_json
 from crew_plugin.ui.text import one_line
-from crew_plugin.ui.views import question_json
 
 __all__ = ["how_to_answer", "respond"]
 

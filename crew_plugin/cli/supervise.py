@@ -21,11 +21,11 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef
 from crew_plugin.models.states import RunState
 from crew_plugin.ui.receipts import letters
+from crew_plugin.ui.shapes import TaskName
 from crew_plugin.ui.text import answers_text, artifacts_text, status_text
 from crew_plugin.ui.views import (
     DRY_RUN,
     RunView,
-    TaskName,
     mail_to_people,
     result_views,
     run_document,

@@ -15,7 +15,8 @@ from crew_plugin.engine import cleanup as leftovers
 from crew_plugin.engine import forget as runs
 from crew_plugin.errors import InvalidValue, NotAllowed
 from crew_plugin.hookspecs import Removing
-from crew_plugin.models.records import Removal, RunRecord, Thinned
+from crew_plugin.models.records import RunRecord
+from crew_plugin.models.removal import Removal, Thinned
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import one_line, pruned_text

@@ -10,15 +10,8 @@ from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.engine.worker import WALL_MARGIN, RunContext, Work
 from crew_plugin.errors import CrewError, Fenced
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import (
-    OUTSIDE,
-    AttemptRecord,
-    MessageRecord,
-    MessageState,
-    Receipt,
-    ReceiptOutcome,
-    TaskRecord,
-)
+from crew_plugin.models.mail import OUTSIDE, MessageRecord, MessageState, Receipt, ReceiptOutcome
+from crew_plugin.models.records import AttemptRecord, TaskRecord
 from crew_plugin.models.spec import StepSpec
 from crew_plugin.models.states import TASK_TERMINAL
 from crew_plugin.store.port import RunStore

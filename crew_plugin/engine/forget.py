@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from crew_plugin.engine.cancel import is_foreign, whose
 from crew_plugin.errors import Forgotten, NotAllowed
-from crew_plugin.models.records import Details, Owner, ParentRef, Removal, RunRecord, Thinned
+from crew_plugin.models.records import Owner, ParentRef, RunRecord
+from crew_plugin.models.removal import Details, Removal, Thinned
 from crew_plugin.models.states import RUN_TERMINAL
 from crew_plugin.observe.owed import OWED
 from crew_plugin.project import Project

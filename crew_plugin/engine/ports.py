@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import ArtifactRef, AttemptRecord, Lease, Receipt, RunRecord, TaskRecord
+from crew_plugin.models.mail import Receipt
+from crew_plugin.models.records import ArtifactRef, AttemptRecord, Lease, RunRecord, TaskRecord
 from crew_plugin.models.states import AttemptState, SessionKind
 
 if TYPE_CHECKING:

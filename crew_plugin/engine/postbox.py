@@ -10,17 +10,8 @@ from typing import Final
 
 from crew_plugin.engine.cancel import is_foreign, whose
 from crew_plugin.errors import InvalidValue, NotAllowed, UnknownName
-from crew_plugin.models.records import (
-    OUTSIDE,
-    MailFinding,
-    MessageRecord,
-    MessageState,
-    NewEvent,
-    Owner,
-    ParentRef,
-    RunRecord,
-    TaskRecord,
-)
+from crew_plugin.models.mail import OUTSIDE, MailFinding, MessageRecord, MessageState
+from crew_plugin.models.records import NewEvent, Owner, ParentRef, RunRecord, TaskRecord
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL
 from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore

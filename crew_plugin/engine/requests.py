@@ -9,14 +9,8 @@ from crew_plugin.engine.cancel import cause_of_request
 from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.settle import Stop
 from crew_plugin.errors import CallerError, IllegalTransition
-from crew_plugin.models.records import (
-    ControlRecord,
-    ControlVerb,
-    Lease,
-    Receipt,
-    ReceiptOutcome,
-    TaskRecord,
-)
+from crew_plugin.models.mail import Receipt, ReceiptOutcome
+from crew_plugin.models.records import ControlRecord, ControlVerb, Lease, TaskRecord
 from crew_plugin.models.states import TASK_TERMINAL, RunState
 from crew_plugin.store.writer import StoreWriter
 

@@ -11,14 +11,12 @@ from crew_plugin.engine.decide import run_end, stopped_state
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.snapshot import OVER, LastAttempt, Sequel, TaskView
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import OUTSIDE, MessageState, ReceiptOutcome
 from crew_plugin.models.records import (
-    OUTSIDE,
     ArtifactRef,
     AttemptRecord,
     ControlRecord,
     Lease,
-    MessageState,
-    ReceiptOutcome,
     ResultRecord,
     RunRecord,
     TaskRecord,

@@ -12,17 +12,8 @@ from typing import Any
 from crew_plugin.engine.cancel import is_foreign, whose
 from crew_plugin.errors import InvalidValue
 from crew_plugin.models.causes import CauseCode
-from crew_plugin.models.records import (
-    ControlRecord,
-    ControlState,
-    ControlVerb,
-    MessageKind,
-    Owner,
-    ParentRef,
-    Receipt,
-    ReceiptOutcome,
-    RunRecord,
-)
+from crew_plugin.models.mail import MessageKind, Receipt, ReceiptOutcome
+from crew_plugin.models.records import ControlRecord, ControlState, ControlVerb, Owner, ParentRef, RunRecord
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore

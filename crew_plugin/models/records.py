@@ -10,10 +10,10 @@ from enum import StrEnum
 from typing import Any
 
 from crew_plugin.models.causes import Cause
+from crew_plugin.models.mail import ReceiptOutcome
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 
 __all__ = [
-    "OUTSIDE",
     "TURN",
     "ArtifactRef",
     "AttemptRecord",
@@ -30,9 +30,6 @@ __all__ = [
     "GaveUp",
     "ImportRecord",
     "Lease",
-    "MessageKind",
-    "MessageRecord",
-    "MessageState",
     "NewEvent",
     "NewResult",
     "NewRun",
@@ -40,9 +37,6 @@ __all__ = [
     "Owner",
     "ParentRef",
     "PeerRecord",
-    "Receipt",
-    "ReceiptOutcome",
-    "Removal",
     "ResultRecord",
     "RunRecord",
     "SectionRecord",
@@ -51,7 +45,6 @@ __all__ = [
     "ToolCallRecord",
     "ToolCallState",
     "TranscriptEntry",
-    "UpkeepRecord",
     "Usage",
 ]
 
@@ -454,93 +447,6 @@ class DeliveryRecord:
     """The delivery that the message names with which it was handed over last."""
 
 
-OUTSIDE = ("parent", "operator")
-"""Whoever is no task of a run but sends and gets mail: they do not end with the run."""
-
-
-class MessageKind(StrEnum):
-    """What a message is for."""
-
-    MESSAGE = "message"
-    """Said by one to another."""
-    STEER = "steer"
-    """To be seen at the next model call."""
-    FOLLOW_UP = "follow_up"
-    """To be seen when the turn that is under way has ended."""
-    RESPONSE = "response"
-    """Answers a question of a waiting task."""
-    RELAY = "relay"
-    """What became of a woken session; wakes nobody."""
-
-
-class ReceiptOutcome(StrEnum):
-    """What became of a message to one recipient."""
-
-    INJECTED = "injected"
-    """A running session: its next model call sees it."""
-    QUEUED = "queued"
-    """It will be found: in the first prompt of a task that has not begun, or at the next turn."""
-    WOKEN = "woken"
-    """A session that had ended was opened again to read it."""
-    MISSED = "missed"
-    """It came too late: the session was ending."""
-    FAILED = "failed"
-    """It cannot be delivered; the reason says why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """What became of a message to one recipient."""
-
-    to: str
-    outcome: ReceiptOutcome
-    reason: str = ""
-
-
-class MessageState(StrEnum):
-    """Where a message stands."""
-
-    ACCEPTED = "accepted"
-    """Written down."""
-    DELIVERED = "delivered"
-    """Handed to the session."""
-    READ = "read"
-    """Part of a model call."""
-    EXPIRED = "expired"
-    """Its deadline passed."""
-    DEAD = "dead"
-    """Cannot be delivered any more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageRecord:
-    """One piece of mail. `sender` and `recipient` are task keys, `parent` or `operator`."""
-
-    id: str
-    run_id: str
-    sender: str
-    recipient: str
-    kind: MessageKind
-    body: str
-    state: MessageState
-    hops: int
-    reply_to: str | None
-    reason: str | None
-    created_at: float
-    delivered_at: float | None
-    expires_at: float | None = None
-    """After this it is of no use to its recipient any more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MailFinding:
-    """A message that stands where it cannot move any more."""
-
-    message: MessageRecord
-    wrong: str
-    becomes: MessageState
-
-
 class ControlVerb(StrEnum):
     """What another process may ask of a run's supervisor."""
 
@@ -603,52 +509,6 @@ class ToolCallState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Details:
-    """What is kept of a run and no result needs."""
-
-    events: int
-    """Events that say how things went."""
-    artifacts: tuple[ArtifactRef, ...]
-    """Bodies that are neither results nor what stands in the place of one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thinned:
-    """What was deleted of a run that stays."""
-
-    run_id: str
-    events: int
-    artifacts: int
-    bodies: tuple[str, ...]
-    """Those of its bodies that may be referred to by nothing now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removal:
-    """What was deleted of a run: the tombstone that is left of it."""
-
-    run_id: str
-    state: RunState
-    removed_at: float
-    removed_by: str
-    reason: str
-    counts: Mapping[str, int]
-    """Rows by table."""
-    bodies: tuple[str, ...]
-    """Hashes of what it referred to."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpkeepRecord:
-    """What was removed that belonged to no run any more."""
-
-    at: float
-    actor: str
-    reason: str
-    done: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

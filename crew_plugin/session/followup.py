@@ -28,8 +28,9 @@ from crew_plugin.host import (
     TurnEnded,
 )
 from crew_plugin.models.facts import ModelTable
+from crew_plugin.models.mail import MessageKind, MessageRecord
 from crew_plugin.models.questions import QuestionRecord
-from crew_plugin.models.records import MessageKind, MessageRecord, TranscriptEntry, Usage
+from crew_plugin.models.records import TranscriptEntry, Usage
 from crew_plugin.session import words
 from crew_plugin.session.compact import cut
 from crew_plugin.session.contract import Submission, Verdict

@@ -16,15 +16,8 @@ import anyio
 
 from crew_plugin.errors import NotAllowed, UnknownName
 from crew_plugin.models.clock import steady_time
-from crew_plugin.models.records import (
-    OUTSIDE,
-    MessageKind,
-    MessageRecord,
-    MessageState,
-    Receipt,
-    ReceiptOutcome,
-    TaskRecord,
-)
+from crew_plugin.models.mail import OUTSIDE, MessageKind, MessageRecord, MessageState, Receipt, ReceiptOutcome
+from crew_plugin.models.records import TaskRecord
 from crew_plugin.models.states import TASK_TERMINAL, TaskState
 from crew_plugin.session.material import peers_of
 from crew_plugin.session.prompt import Peer, letter

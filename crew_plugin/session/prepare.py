@@ -9,13 +9,8 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CallerError
-from crew_plugin.models.records import (
-    ArtifactRef,
-    Effect,
-    MessageRecord,
-    SectionRecord,
-    TranscriptEntry,
-)
+from crew_plugin.models.mail import MessageRecord
+from crew_plugin.models.records import ArtifactRef, Effect, SectionRecord, TranscriptEntry
 from crew_plugin.session import words
 from crew_plugin.session.compact import Cut, cut
 from crew_plugin.session.contract import ResultContract

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from weakref import ref
 
-from crew_plugin.models.records import MessageKind, MessageRecord
+from crew_plugin.models.mail import MessageKind, MessageRecord
 from crew_plugin.models.spec import AgentSpec, RunSpec, SchemaForm, SchemaMode, SkillText, StepSpec
 from crew_plugin.session.fence import excerpt, fenced, new_salt
 from crew_plugin.session.schema import form_of

@@ -15,7 +15,8 @@ from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CrewError
 from crew_plugin.host import ToolCall
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.records import Counts, MessageState, NewEvent, TranscriptEntry, Usage
+from crew_plugin.models.mail import MessageState
+from crew_plugin.models.records import Counts, NewEvent, TranscriptEntry, Usage
 from crew_plugin.session.history import shortened_call
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter

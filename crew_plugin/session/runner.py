@@ -4,7 +4,7 @@ from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.host import Engine
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.facts import ModelTable
-from crew_plugin.models.records import Receipt
+from crew_plugin.models.mail import Receipt
 from crew_plugin.models.states import SessionKind
 from crew_plugin.session.followup import FollowUp
 from crew_plugin.session.live import LiveSession

@@ -5,7 +5,8 @@ from typing import Final
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import Fenced
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import MessageState, NewEvent, Receipt, ReceiptOutcome
+from crew_plugin.models.mail import MessageState, Receipt, ReceiptOutcome
+from crew_plugin.models.records import NewEvent
 from crew_plugin.models.states import AttemptState, SessionKind
 from crew_plugin.session.ending import ending_of
 from crew_plugin.session.fence import reference

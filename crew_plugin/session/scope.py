@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.host import ToolSpec
+from crew_plugin.models.mail import Receipt
 from crew_plugin.models.questions import QuestionRecord
-from crew_plugin.models.records import Receipt
 from crew_plugin.session.contract import Submission, Verdict
 from crew_plugin.session.mail import MailPolicy
 from crew_plugin.session.prompt import Peer

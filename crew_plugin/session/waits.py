@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from crew_plugin.models.records import MessageKind, MessageRecord
+from crew_plugin.models.mail import MessageKind, MessageRecord
 
 __all__ = ["Wait", "Waited", "Waits"]
 

@@ -8,17 +8,8 @@ from typing import Any
 from crew_plugin.errors import IllegalTransition
 from crew_plugin.models.clock import steady_time
 from crew_plugin.models.ids import new_id
-from crew_plugin.models.records import (
-    OUTSIDE,
-    ControlRecord,
-    ControlState,
-    ControlVerb,
-    Lease,
-    MessageKind,
-    MessageRecord,
-    MessageState,
-    ReceiptOutcome,
-)
+from crew_plugin.models.mail import OUTSIDE, MessageKind, MessageRecord, MessageState, ReceiptOutcome
+from crew_plugin.models.records import ControlRecord, ControlState, ControlVerb, Lease
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.rows import dump, load, text
 from crew_plugin.store.runs import Runs

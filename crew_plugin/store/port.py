@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from crew_plugin.models.causes import Cause
+from crew_plugin.models.mail import MessageKind, MessageRecord, MessageState, ReceiptOutcome
 from crew_plugin.models.questions import NewQuestion, QuestionRecord, QuestionState
 from crew_plugin.models.records import (
     ArtifactRef,
@@ -29,15 +30,11 @@ from crew_plugin.models.records import (
     DeadLetterState,
     DeliveryRecord,
     DeliveryState,
-    Details,
     Effect,
     EventRecord,
     GaveUp,
     ImportRecord,
     Lease,
-    MessageKind,
-    MessageRecord,
-    MessageState,
     NewEvent,
     NewResult,
     NewRun,
@@ -45,19 +42,16 @@ from crew_plugin.models.records import (
     Owner,
     ParentRef,
     PeerRecord,
-    ReceiptOutcome,
-    Removal,
     ResultRecord,
     RunRecord,
     SectionRecord,
     SessionRecord,
     TaskRecord,
-    Thinned,
     ToolCallRecord,
     TranscriptEntry,
-    UpkeepRecord,
     Usage,
 )
+from crew_plugin.models.removal import Details, Removal, Thinned, UpkeepRecord
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 
 __all__ = ["Column", "RunStore"]

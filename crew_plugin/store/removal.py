@@ -9,7 +9,8 @@ from typing import Any
 
 from crew_plugin.errors import NotAllowed
 from crew_plugin.models.events import CHATTY
-from crew_plugin.models.records import ArtifactRef, DeliveryState, Details, Removal, Thinned, UpkeepRecord
+from crew_plugin.models.records import ArtifactRef, DeliveryState
+from crew_plugin.models.removal import Details, Removal, Thinned, UpkeepRecord
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.artifacts import Artifacts
 from crew_plugin.store.rows import artifact_ref, dump, load, text

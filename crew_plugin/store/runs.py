@@ -7,17 +7,8 @@ from collections.abc import Mapping, Sequence
 from crew_plugin.errors import IllegalTransition, InvalidPlan, InvalidValue, LeaseHeld, UnknownName
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.ids import new_id
-from crew_plugin.models.records import (
-    OUTSIDE,
-    TURN,
-    Lease,
-    MessageState,
-    NewRun,
-    NewTask,
-    Owner,
-    ParentRef,
-    RunRecord,
-)
+from crew_plugin.models.mail import OUTSIDE, MessageState
+from crew_plugin.models.records import TURN, Lease, NewRun, NewTask, Owner, ParentRef, RunRecord
 from crew_plugin.models.states import (
     RUN_TERMINAL,
     RUN_TRANSITIONS,

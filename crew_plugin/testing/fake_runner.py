@@ -11,7 +11,8 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import MessageState, NewResult, Receipt, ReceiptOutcome
+from crew_plugin.models.mail import MessageState, Receipt, ReceiptOutcome
+from crew_plugin.models.records import NewResult
 from crew_plugin.models.states import AttemptState, SessionKind
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter

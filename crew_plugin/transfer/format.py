@@ -19,15 +19,9 @@ from pydantic import (
 )
 
 from crew_plugin.models.events import EVENT_TYPES
+from crew_plugin.models.mail import MessageKind, MessageState
 from crew_plugin.models.questions import QuestionState
-from crew_plugin.models.records import (
-    DeadLetterState,
-    Effect,
-    GaveUp,
-    MessageKind,
-    MessageState,
-    ToolCallState,
-)
+from crew_plugin.models.records import DeadLetterState, Effect, GaveUp, ToolCallState
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 from crew_plugin.store.port import Column
 

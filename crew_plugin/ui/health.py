@@ -14,8 +14,9 @@ from crew_plugin.models.records import AttemptRecord, Counts, TaskRecord, ToolCa
 from crew_plugin.models.states import RUN_TERMINAL, TaskState
 from crew_plugin.observe.health import STALLED_SECONDS, Rating, Verdict, rate, silence_limit, worst
 from crew_plugin.store.port import RunStore
+from crew_plugin.ui.shapes import usage_json
 from crew_plugin.ui.text import clock_text, columns, model_calls_text, one_line, seconds_text
-from crew_plugin.ui.views import LOST, RunRow, all_counts, all_usage, call_text, run_view, usage_json
+from crew_plugin.ui.views import LOST, RunRow, all_counts, all_usage, call_text, run_view
 
 __all__ = ["HealthView", "health_text", "health_view", "usage_text"]
 

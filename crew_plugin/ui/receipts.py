@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from crew_plugin.models.records import (
+from crew_plugin.models.mail import (
     OUTSIDE,
     MailFinding,
     MessageKind,

@@ -20,12 +20,12 @@ from crew_plugin.models.records import (
     EventRecord,
     GaveUp,
     ImportRecord,
-    Removal,
-    Thinned,
     Usage,
 )
+from crew_plugin.models.removal import Removal, Thinned
 from crew_plugin.models.states import RunState, TaskState
-from crew_plugin.ui.views import DRY_RUN, LOST, ResultView, RunRow, RunView, TaskName, TaskView
+from crew_plugin.ui.shapes import TaskName
+from crew_plugin.ui.views import DRY_RUN, LOST, ResultView, RunRow, RunView, TaskView
 
 __all__ = [
     "answers_text",

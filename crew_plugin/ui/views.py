@@ -7,12 +7,13 @@ under way and the process that owned it is dead, and `dry run` where prompts wer
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any, Final, cast
 
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageRecord
 from crew_plugin.models.questions import QuestionRecord
 from crew_plugin.models.records import (
     ArtifactRef,
@@ -20,10 +21,7 @@ from crew_plugin.models.records import (
     Counts,
     DeadLetter,
     DeadLetterState,
-    EventRecord,
     ImportRecord,
-    MailFinding,
-    MessageRecord,
     Owner,
     ParentRef,
     ResultRecord,
@@ -37,6 +35,17 @@ from crew_plugin.models.records import (
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, RunState, SessionKind, TaskState
 from crew_plugin.store.liveness import owner_alive
 from crew_plugin.store.port import RunStore
+from crew_plugin.ui.shapes import (
+    TaskName,
+    artifact_json,
+    attempt_json,
+    cause_json,
+    dead_letter_json,
+    import_json,
+    mail_json,
+    question_json,
+    usage_json,
+)
 
 __all__ = [
     "DRY_RUN",
@@ -45,25 +54,18 @@ __all__ = [
     "ResultView",
     "RunRow",
     "RunView",
-    "TaskName",
     "TaskView",
     "all_counts",
     "all_usage",
-    "artifact_json",
     "call_text",
-    "dead_letter_json",
-    "event_json",
     "last_text",
-    "mail_json",
     "mail_to_people",
-    "question_json",
     "result_views",
     "run_document",
     "run_rows",
     "run_view",
     "task_names",
     "tool_target",
-    "usage_json",
 ]
 
 LOST = "lost"
@@ -80,14 +82,6 @@ INLINE_LIMIT: Final = 100_000
 _A_MOMENT = 10.0
 _UNDER_WAY = frozenset({TaskState.RUNNING, TaskState.WAITING})
 _TARGET_KEYS = ("path", "file_path", "cmd", "command", "pattern", "query", "name", "url", "to", "summary")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskName:
-    """What people call a task."""
-
-    key: str
-    agent: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +139,12 @@ class TaskView:
             "agent": self.agent,
             "state": str(self.state),
             "shown_state": self.shown_state,
-            "cause": _cause_json(self.cause),
+            "cause": cause_json(self.cause),
             "optional": self.optional,
             "depends_on": list(self.depends_on),
             "waits_for": list(self.waits_for),
             "attempts": self.attempts,
-            "tries": [_attempt_json(attempt) for attempt in self.tries],
+            "tries": [attempt_json(attempt) for attempt in self.tries],
             "retry_at": self.retry_at,
             "steps": self.steps,
             "retries": self.counts.retries,
@@ -223,11 +217,11 @@ class RunRow:
             "cwd": self.cwd,
             "state": str(self.state),
             "shown_state": self.shown_state,
-            "cause": _cause_json(self.cause),
+            "cause": cause_json(self.cause),
             "background": self.background,
             "runtime": str(self.runtime),
             "runtime_note": self.runtime_note,
-            "imported": None if self.imported is None else _import_json(self.imported),
+            "imported": None if self.imported is None else import_json(self.imported),
             "pid": self.owner.pid if self.owner else None,
             "task_counts": {str(state): count for state, count in self.task_counts.items() if count},
             "created_at": self.created_at,
@@ -310,62 +304,6 @@ class ResultView:
         }
 
 
-def question_json(question: QuestionRecord) -> dict[str, Any]:
-    """The stable shape that `--json` prints."""
-    return {
-        "id": question.id,
-        "run_id": question.run_id,
-        "task": question.key,
-        "question": question.text,
-        "choices": list(question.choices),
-        "default": question.default,
-        "state": str(question.state),
-        "answer": question.answer,
-        "by": question.by,
-        "reason": question.reason,
-        "asked_at": question.asked_at,
-        "expires_at": question.expires_at,
-        "closed_at": question.closed_at,
-    }
-
-
-def dead_letter_json(letter: DeadLetter) -> dict[str, Any]:
-    """The stable shape that `--json` prints."""
-    return {
-        "id": letter.id,
-        "run_id": letter.run_id,
-        "task": letter.key,
-        "attempt_id": letter.attempt_id,
-        "attempts": letter.attempts,
-        "reason": str(letter.reason),
-        "cause": _cause_json(letter.cause),
-        "state": str(letter.state),
-        "created_at": letter.created_at,
-        "closed_at": letter.closed_at,
-        "by": letter.closed_by,
-        "note": letter.note,
-    }
-
-
-def _import_json(about: ImportRecord) -> dict[str, Any]:
-    return {**asdict(about), "state": str(about.state)}
-
-
-def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
-    return {
-        "id": attempt.id,
-        "number": attempt.number,
-        "state": str(attempt.state),
-        "cause": _cause_json(attempt.cause),
-        "kind": str(attempt.kind),
-        "model_asked": attempt.model_asked,
-        "model_used": attempt.model_used,
-        "usage": usage_json(attempt.usage),
-        "started_at": attempt.started_at,
-        "ended_at": attempt.ended_at,
-    }
-
-
 def run_view(store: RunStore, run_id: str, *, now: float | None = None) -> RunView:
     """One run as it stands. Raises `UnknownName`."""
     at = time.time() if now is None else now
@@ -434,36 +372,6 @@ def run_document(store: RunStore, view: RunView, tasks: Sequence[TaskView]) -> d
     }
 
 
-def mail_json(message: MessageRecord) -> dict[str, Any]:
-    """One message as a JSON object."""
-    return {
-        "id": message.id,
-        "from": message.sender,
-        "to": message.recipient,
-        "kind": str(message.kind),
-        "state": str(message.state),
-        "reason": message.reason,
-        "text": message.body,
-        "reply_to": message.reply_to,
-        "created_at": message.created_at,
-        "delivered_at": message.delivered_at,
-        "expires_at": message.expires_at,
-    }
-
-
-def finding_json(finding: MailFinding) -> dict[str, Any]:
-    """A message that could not move any more, and what becomes of it, as a JSON object."""
-    message = finding.message
-    return {
-        "message_id": message.id,
-        "from": message.sender,
-        "to": message.recipient,
-        "was": str(message.state),
-        "becomes": str(finding.becomes),
-        "wrong": finding.wrong,
-    }
-
-
 def inline_text(store: RunStore, task: TaskView) -> str | None:
     """The same, None if it is too long to stand in JSON: the task names its artifact."""
     if task.last_text is None or task.last_text.size > INLINE_LIMIT:
@@ -496,46 +404,6 @@ def tool_target(arguments: str) -> str:
         if isinstance(value, str) and value:
             return value
     return ""
-
-
-def usage_json(usage: Usage) -> dict[str, Any]:
-    """Tokens and model calls."""
-    return {
-        "input": usage.input,
-        "output": usage.output,
-        "cached": usage.cached,
-        "calls": usage.calls,
-        "cost": usage.cost,
-    }
-
-
-def artifact_json(ref: ArtifactRef) -> dict[str, Any]:
-    """Where a body is."""
-    return {
-        "name": ref.name,
-        "sha256": ref.sha256,
-        "size": ref.size,
-        "media_type": ref.media_type,
-        "removed": ref.removed,
-    }
-
-
-def event_json(event: EventRecord, names: Mapping[str, TaskName]) -> dict[str, Any]:
-    """One event; `task` is the task's key."""
-    name = names.get(event.task_id) if event.task_id else None
-    return {
-        "seq": event.seq,
-        "run_id": event.run_id,
-        "at": event.at,
-        "epoch": event.epoch,
-        "type": event.type,
-        "actor": event.actor,
-        "task_id": event.task_id,
-        "task": name.key if name else None,
-        "attempt_id": event.attempt_id,
-        "cause": _cause_json(event.cause),
-        "data": dict(event.data),
-    }
 
 
 def _row(run: RunRecord, now: float) -> RunRow:
@@ -679,9 +547,3 @@ def all_usage(attempts: Sequence[AttemptRecord]) -> Usage:
 def all_counts(attempts: Sequence[AttemptRecord]) -> Counts:
     """What happened in all attempts of a task, oldest first."""
     return reduce(add, (attempt.counts for attempt in attempts), Counts())
-
-
-def _cause_json(cause: Cause | None) -> dict[str, Any] | None:
-    if cause is None:
-        return None
-    return {"code": str(cause.code), "message": cause.message, "detail": cause.detail}

@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 
 from crew_plugin.cli.app import build_app, run_app
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ControlVerb, MessageKind, NewEvent, NewResult, ParentRef
+from crew_plugin.models.mail import MessageKind
+from crew_plugin.models.records import ControlVerb, NewEvent, NewResult, ParentRef
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.store.sqlite import SqliteStore
 from tests.ui.runs import DEAD, Book, open_book, play, project_in

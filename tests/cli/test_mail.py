@@ -11,14 +11,8 @@ from typer.testing import CliRunner, Result
 
 from crew_plugin.cli.app import build_app
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import (
-    MessageKind,
-    MessageRecord,
-    MessageState,
-    Owner,
-    ParentRef,
-    TranscriptEntry,
-)
+from crew_plugin.models.mail import MessageKind, MessageRecord, MessageState
+from crew_plugin.models.records import Owner, ParentRef, TranscriptEntry
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.store.sqlite import SqliteStore
 from tests.contracts.run_store import complete

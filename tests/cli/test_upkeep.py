@@ -15,7 +15,8 @@ from crew_plugin.cli.app import build_app
 from crew_plugin.engine.orphans import OWNER_VARIABLE, owner_mark
 from crew_plugin.errors import Forgotten, NotAllowed
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import MessageKind, NewResult, Owner, ParentRef, TranscriptEntry
+from crew_plugin.models.mail import MessageKind
+from crew_plugin.models.records import NewResult, Owner, ParentRef, TranscriptEntry
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.store.sqlite import SqliteStore

@@ -19,6 +19,7 @@ from crew_plugin.errors import (
     UnknownName,
 )
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageKind, MessageState, ReceiptOutcome
 from crew_plugin.models.questions import NewQuestion, QuestionState
 from crew_plugin.models.records import (
     AttemptRecord,
@@ -30,15 +31,12 @@ from crew_plugin.models.records import (
     EventRecord,
     GaveUp,
     Lease,
-    MessageKind,
-    MessageState,
     NewEvent,
     NewResult,
     NewRun,
     NewTask,
     Owner,
     ParentRef,
-    ReceiptOutcome,
     RunRecord,
     TaskRecord,
     ToolCallState,

@@ -11,15 +11,8 @@ from crew_plugin.engine.settle import close_run
 from crew_plugin.engine.steer import Order, Say
 from crew_plugin.errors import InvalidValue, UnknownName
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import (
-    ControlRecord,
-    ControlState,
-    ControlVerb,
-    MessageKind,
-    MessageState,
-    ParentRef,
-    ReceiptOutcome,
-)
+from crew_plugin.models.mail import MessageKind, MessageState, ReceiptOutcome
+from crew_plugin.models.records import ControlRecord, ControlState, ControlVerb, ParentRef
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.project import Project
 from crew_plugin.store.liveness import current_owner

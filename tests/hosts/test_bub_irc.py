@@ -11,7 +11,8 @@ from crew_plugin.engine.plan import ParallelTask, plan_parallel
 from crew_plugin.engine.resume import plan_resume
 from crew_plugin.errors import CallerError
 from crew_plugin.host import ToolContext
-from crew_plugin.models.records import MessageKind, MessageState, RunRecord
+from crew_plugin.models.mail import MessageKind, MessageState
+from crew_plugin.models.records import RunRecord
 from crew_plugin.models.states import RunState
 from crew_plugin.testing.conversation import Conversation, Reply, Script, ToolUse
 from crew_tools.crew_agent import tools

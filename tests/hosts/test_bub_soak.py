@@ -24,7 +24,8 @@ from crew_plugin.crew import Crew
 from crew_plugin.engine.plan import ParallelTask, plan_parallel
 from crew_plugin.engine.steer import Order, Say
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ReceiptOutcome, RunRecord
+from crew_plugin.models.mail import ReceiptOutcome
+from crew_plugin.models.records import RunRecord
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.project import find_project
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, ToolUse

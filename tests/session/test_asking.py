@@ -10,8 +10,8 @@ import pytest
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.errors import InvalidValue, NotAllowed
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageKind
 from crew_plugin.models.questions import QuestionRecord, QuestionState
-from crew_plugin.models.records import MessageKind
 from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.models.states import AttemptState, TaskState
 from crew_plugin.session.limits import Deadlines

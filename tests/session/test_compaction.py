@@ -7,7 +7,8 @@ import pytest
 from crew_plugin.host import EngineCapability, ToolOutput, ToolSpec
 from crew_plugin.models.causes import CauseCode
 from crew_plugin.models.facts import ModelFacts, ModelTable
-from crew_plugin.models.records import Effect, MessageKind, Usage
+from crew_plugin.models.mail import MessageKind
+from crew_plugin.models.records import Effect, Usage
 from crew_plugin.models.states import AttemptState
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, Script, ToolUse
 from crew_plugin.testing.fake_engine import FakeEngine

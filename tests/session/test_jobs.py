@@ -7,7 +7,7 @@ import pytest
 
 from crew_plugin.host import ToolError
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import MessageKind
+from crew_plugin.models.mail import MessageKind
 from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session.scope import ResultRules

@@ -11,14 +11,8 @@ from crew_plugin.engine.ports import Outcome
 from crew_plugin.errors import EngineError, Fenced, UnknownName
 from crew_plugin.host import EngineCapability, ToolContext, ToolOutput, ToolSpec
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import (
-    Effect,
-    MessageKind,
-    MessageRecord,
-    NewRun,
-    ReceiptOutcome,
-    ToolCallState,
-)
+from crew_plugin.models.mail import MessageKind, MessageRecord, ReceiptOutcome
+from crew_plugin.models.records import Effect, NewRun, ToolCallState
 from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session.ladder import GRACE

@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from crew_plugin.errors import NotAllowed, UnknownName
-from crew_plugin.models.records import MessageKind, MessageState, TranscriptEntry
+from crew_plugin.models.mail import MessageKind, MessageState
+from crew_plugin.models.records import TranscriptEntry
 from crew_plugin.models.spec import StepSpec
 from crew_plugin.models.states import AttemptState, TaskState
 from crew_plugin.session.mail import MAX_HOPS, RATE_MESSAGES, RATE_SECONDS, MailRoom

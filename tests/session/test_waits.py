@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from crew_plugin.errors import NotAllowed
-from crew_plugin.models.records import MessageKind, MessageState
+from crew_plugin.models.mail import MessageKind, MessageState
 from crew_plugin.models.spec import StepSpec
 from crew_plugin.session.mail import Mailbox, MailRoom
 from crew_plugin.session.waits import Waited

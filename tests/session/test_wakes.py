@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from crew_plugin.engine.ports import AttemptContext
-from crew_plugin.models.records import MessageKind, MessageRecord, MessageState, ReceiptOutcome
+from crew_plugin.models.mail import MessageKind, MessageRecord, MessageState, ReceiptOutcome
 from crew_plugin.models.spec import StepSpec
 from crew_plugin.session.mail import MailPolicy
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, Script, ToolUse

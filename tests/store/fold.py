@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from crew_plugin.models.records import (
-    DeliveryState,
-    EventRecord,
-    MessageState,
-)
+from crew_plugin.models.mail import MessageState
+from crew_plugin.models.records import DeliveryState, EventRecord
 from crew_plugin.models.states import RUN_TERMINAL, AttemptState, RunState, TaskState
 from crew_plugin.store.port import RunStore
 

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageKind, MessageState
 from crew_plugin.models.records import (
     ControlVerb,
     Effect,
     Lease,
-    MessageKind,
-    MessageState,
     NewEvent,
     NewResult,
     NewRun,

@@ -16,16 +16,9 @@ from hypothesis.stateful import (
 
 from crew_plugin.errors import CrewError
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageKind, MessageState
 from crew_plugin.models.questions import NewQuestion, QuestionState
-from crew_plugin.models.records import (
-    ControlVerb,
-    GaveUp,
-    Lease,
-    MessageKind,
-    MessageState,
-    NewResult,
-    Usage,
-)
+from crew_plugin.models.records import ControlVerb, GaveUp, Lease, NewResult, Usage
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 from crew_plugin.project import find_project
 from crew_plugin.store.liveness import current_owner

@@ -7,7 +7,7 @@ import pytest
 
 from crew_plugin.errors import UnknownName
 from crew_plugin.host import ToolContext, ToolError
-from crew_plugin.models.records import Receipt, ReceiptOutcome
+from crew_plugin.models.mail import Receipt, ReceiptOutcome
 from crew_plugin.session.mail import MailPolicy
 from crew_plugin.session.prompt import Peer
 from crew_plugin.session.waits import Waited

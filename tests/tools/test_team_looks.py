@@ -9,7 +9,8 @@ import pytest
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import CallerError, NotAllowed, NotConfirmed, UnknownName
-from crew_plugin.models.records import MessageKind, NewResult
+from crew_plugin.models.mail import MessageKind
+from crew_plugin.models.records import NewResult
 from crew_plugin.models.states import RunState
 from crew_plugin.testing.fake_runner import FakeAttempt, hangs
 from tests.tools.scripted import PARENT, Scripted, caller, team

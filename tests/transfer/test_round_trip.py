@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 from crew_plugin.cli.app import build_app
 from crew_plugin.errors import NotAllowed
 from crew_plugin.models.causes import CauseCode
-from crew_plugin.models.records import DeadLetterState, MessageKind, ParentRef
+from crew_plugin.models.mail import MessageKind
+from crew_plugin.models.records import DeadLetterState, ParentRef
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, RunState
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.transfer.export import dumped

@@ -12,6 +12,7 @@ from crew_plugin.models.events import EVENT_TYPES
 from crew_plugin.models.records import ArtifactRef, EventRecord, NewResult, Usage
 from crew_plugin.models.states import RunState
 from crew_plugin.store.sqlite import SqliteStore
+from crew_plugin.ui.shapes import TaskName
 from crew_plugin.ui.text import (
     answers_text,
     artifacts_text,
@@ -27,7 +28,7 @@ from crew_plugin.ui.text import (
     status_text,
     tokens_text,
 )
-from crew_plugin.ui.views import TaskName, result_views, run_rows, run_view, task_names
+from crew_plugin.ui.views import result_views, run_rows, run_view, task_names
 from tests.ui.runs import DEAD, Book, open_book, play, project_in
 
 NAMES = {"t1": TaskName(key="explore", agent="explorer")}

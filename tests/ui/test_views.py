@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from crew_plugin.errors import UnknownName
-from crew_plugin.models.records import MessageKind, NewResult, Usage
+from crew_plugin.models.mail import MessageKind
+from crew_plugin.models.records import NewResult, Usage
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.ui.views import LOST, result_views, run_document, run_rows, run_view, task_names, tool_target

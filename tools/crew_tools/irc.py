@@ -5,7 +5,8 @@ from typing import Any, Final, cast
 
 from crew_plugin.errors import CallerError, InvalidValue
 from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
-from crew_plugin.models.records import Effect, Receipt, ReceiptOutcome
+from crew_plugin.models.mail import Receipt, ReceiptOutcome
+from crew_plugin.models.records import Effect
 from crew_plugin.session.mail import EVERYBODY, PARENT
 from crew_plugin.session.prompt import Peer, letter
 from crew_plugin.session.scope import Mail, SessionScope

@@ -14,7 +14,7 @@ from crew_plugin.store.follow import others
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
     from crew_plugin.store.port import RunStore
-    from crew_plugin.ui.views import TaskName
+    from crew_plugin.ui.shapes import TaskName
 
 __all__ = ["Progress"]
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.records import ArtifactRef, MessageRecord, ResultRecord
+from crew_plugin.models.mail import MessageRecord
+from crew_plugin.models.records import ArtifactRef, ResultRecord
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, TaskState
 from crew_plugin.store.port import RunStore
 from crew_plugin.ui.text import (

@@ -11,7 +11,7 @@ from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.records import DeadLetter
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.ui.deadletters import dead_letters_text
-from crew_plugin.ui.views import dead_letter_json
+from crew_plugin.ui.shapes import dead_letter_json
 from crew_tools.team.answer import quoted
 from crew_tools.team.confirm import Destructive, need_confirmation
 from crew_tools.team.launch import actor_of

@@ -9,14 +9,14 @@ from crew_plugin.errors import InvalidValue
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.store.liveness import current_owner
 from crew_plugin.ui.receipts import findings_text, mail_text
-from crew_plugin.ui.views import finding_json, mail_json
+from crew_plugin.ui.shapes import finding_json, mail_json
 from crew_tools.team.answer import LIMIT, quoted
 from crew_tools.team.launch import actor_of
 from crew_tools.team.runparams import OfRun
 
 if TYPE_CHECKING:
     from crew_plugin.crew import Crew
-    from crew_plugin.models.records import MessageRecord
+    from crew_plugin.models.mail import MessageRecord
 
 __all__ = ["PARAMETERS", "MailParams", "act"]
 

@@ -9,8 +9,8 @@ from crew_plugin.errors import CallerError
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.questions import QuestionRecord
 from crew_plugin.ui.questions import questions_text
+from crew_plugin.ui.shapes import question_json
 from crew_plugin.ui.text import one_line
-from crew_plugin.ui.views import question_json
 from crew_tools.params import Params
 from crew_tools.team.launch import actor_of
 
