@@ -12,19 +12,11 @@ from crew_plugin.errors import BodyRemoved, InvalidValue, UnknownName
 from crew_plugin.models.records import ArtifactRef, EventRecord, TranscriptEntry
 from crew_plugin.models.states import RunState
 from crew_plugin.store.port import RunStore
+from crew_plugin.ui.events import event_line, events_text
 from crew_plugin.ui.questions import questions_text
 from crew_plugin.ui.receipts import letters, mail_text
 from crew_plugin.ui.shapes import event_json, mail_json
-from crew_plugin.ui.text import (
-    artifacts_text,
-    attempts_text,
-    event_line,
-    events_text,
-    printable,
-    result_text,
-    runs_text,
-    status_text,
-)
+from crew_plugin.ui.text import artifacts_text, attempts_text, printable, result_text, runs_text, status_text
 from crew_plugin.ui.views import (
     DRY_RUN,
     LOST,

@@ -18,8 +18,9 @@ import anyio
 from crew_plugin.cli.pen import Pen
 from crew_plugin.errors import CrewError, StateUnwritable
 from crew_plugin.models.records import EventRecord
+from crew_plugin.ui.events import event_line
 from crew_plugin.ui.shapes import TaskName
-from crew_plugin.ui.text import event_line, printable
+from crew_plugin.ui.text import printable
 from crew_plugin.ui.views import RunView, run_view, task_names
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
 """Reading an imported run the way it will be read: what cannot be shown is not imported."""
 
 from crew_plugin.store.port import RunStore
+from crew_plugin.ui.events import event_line
 from crew_plugin.ui.shapes import event_json
-from crew_plugin.ui.text import event_line, result_text, status_text
+from crew_plugin.ui.text import result_text, status_text
 from crew_plugin.ui.views import result_views, run_document, run_view, task_names
 
 __all__ = ["read_back"]

@@ -14,7 +14,7 @@ from crew_plugin.models.records import EventRecord
 from crew_plugin.models.states import RunState
 from crew_plugin.store.port import RunStore
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
-from crew_plugin.ui.text import event_line
+from crew_plugin.ui.events import event_line
 from tests.hosts.bub_chat import team_script
 from tests.hosts.bub_terminal import BubHome, run_bub, scripted_model
 from tests.hosts.mcp_stage import configure, http, plain, running

@@ -12,12 +12,11 @@ from crew_plugin.models.events import EVENT_TYPES
 from crew_plugin.models.records import ArtifactRef, EventRecord, NewResult, Usage
 from crew_plugin.models.states import RunState
 from crew_plugin.store.sqlite import SqliteStore
+from crew_plugin.ui.events import event_line, events_text
 from crew_plugin.ui.shapes import TaskName
 from crew_plugin.ui.text import (
     answers_text,
     artifacts_text,
-    event_line,
-    events_text,
     fair_share,
     one_line,
     printable,

@@ -8,8 +8,8 @@ import anyio
 
 from crew_plugin.host import ToolContext
 from crew_plugin.models.records import EventRecord
+from crew_plugin.ui.events import event_line
 from crew_plugin.ui.shapes import TaskName
-from crew_plugin.ui.text import event_line
 from crew_plugin.ui.views import task_names
 
 if TYPE_CHECKING:

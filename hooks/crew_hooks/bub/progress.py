@@ -109,7 +109,7 @@ class Progress:
             await self.flush()
 
     async def _read_events(self) -> None:
-        from crew_plugin.ui.text import event_line
+        from crew_plugin.ui.events import event_line
 
         events, self._events = self._events, []
         for event in events:

@@ -7,7 +7,7 @@ from pydantic import Field
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.records import EventRecord
 from crew_plugin.store.port import RunStore
-from crew_plugin.ui.text import events_text
+from crew_plugin.ui.events import events_text
 from crew_plugin.ui.views import task_names
 from crew_tools.team.runparams import OfRun
 
