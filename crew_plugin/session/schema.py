@@ -23,6 +23,12 @@ _SHOWN_MISMATCHES: Final = 5
 _MESSAGE_LIMIT: Final = 300
 _LITERALS: Final = frozenset({"const", "default", "enum", "examples"})
 """Keywords whose values are data, not schemas."""
+_NAMED: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+"""Keywords that hold schemas by names, which may be those of keywords."""
+_PATTERNS: Final = frozenset({"pattern", "patternProperties"})
+_UNBOUNDED: Final = "unevaluatedProperties"
+"""jsonschema matches the patterns beside it with Python's own `re`, which nothing can stop."""
+_REFERENCES: Final = frozenset({"$ref", "$dynamicRef"})
 _PROBES: Final[tuple[Any, ...]] = (None, {}, [], "", 0)
 _LONGEST_CHAIN: Final = 16
 """So many references are followed from one to the next."""
@@ -103,6 +109,14 @@ class SchemaChecker:
             return sorted(self._validator.iter_errors(value), key=lambda error: len(error.absolute_path))
         except RecursionError:
             return Mismatch(path="data", text="data: nested too deeply to be checked")
+        except TimeoutError:
+            return Mismatch(
+                path="data", text="data: a text in it takes too long to match a pattern of the schema"
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a keyword stumbles over is a submit that misfits
+            return Mismatch(
+                path="data", text=f"data: it cannot be checked: {_shortened(str(error) or repr(error))}"
+            )
 
     @property
     def _top(self) -> Mapping[str, Any]:
@@ -160,33 +174,26 @@ def _as_json_schema(schema: Mapping[str, Any], form: "SchemaForm") -> Mapping[st
 def _compiled(schema: Mapping[str, Any]) -> "Validator":
     from jsonschema import Draft202012Validator, FormatChecker, SchemaError
     from jsonschema.validators import validator_for
-    from referencing import Registry, Resource
-    from referencing.exceptions import CannotDetermineSpecification, Unresolvable
-    from referencing.jsonschema import DRAFT202012
+    from referencing import Registry
 
-    kind = validator_for(schema, default=Draft202012Validator)
+    from crew_plugin.session.keywords import bounded
+
     try:
+        kind = validator_for(schema, default=Draft202012Validator)
         kind.check_schema(dict(schema))
+        _check_texts(schema)
     except SchemaError as error:
         raise InvalidPlan("a result schema", [f"{error.json_path}: {_shortened(error.message)}"]) from error
     except RecursionError as error:
         raise InvalidPlan("a result schema", ["it is nested too deeply"]) from error
-    # An explicit registry: nothing is ever fetched to resolve a reference.
-    registry: Registry[Any] = Registry()
-    try:
-        resource = Resource.from_contents(schema, default_specification=DRAFT202012)
-        resolver = resource.id() or ""
-        known = registry.with_resource(resolver, resource).crawl()
-        for reference in _references(schema):
-            known.resolver(resolver).lookup(reference)
-    except (Unresolvable, CannotDetermineSpecification) as error:
-        raise InvalidPlan(
-            "a result schema", [f"{_shortened(str(error))}; a schema must be complete in itself"]
-        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        # Such as a `$schema` that is a number: nothing that says of itself what is wrong.
+        raise InvalidPlan("a result schema", [f"it is none: {_shortened(str(error))}"]) from error
     # Only our own format is checked: in a JSON Schema `format` is a remark.
     formats = FormatChecker(formats=())
     formats.checks(TIMESTAMP)(is_timestamp)
-    validator = kind(dict(schema), registry=registry, format_checker=formats)
+    # An explicit registry: nothing is ever fetched to resolve a reference.
+    validator = bounded(kind)(dict(schema), registry=Registry(), format_checker=formats)
     try:
         for probe in _PROBES:
             validator.is_valid(probe)
@@ -195,16 +202,56 @@ def _compiled(schema: Mapping[str, Any]) -> "Validator":
     return validator
 
 
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for key, value in cast("Mapping[str, Any]", node).items():
-            if key == "$ref" and isinstance(value, str):
-                yield value
-            elif key not in _LITERALS:
-                yield from _references(value)
-    elif isinstance(node, list):
+def _check_texts(schema: Mapping[str, Any]) -> None:
+    """Return if every reference leads somewhere and every pattern can be used. Raises `InvalidPlan`."""
+    import regex
+    from referencing import Registry, Resource
+    from referencing.exceptions import CannotDetermineSpecification, Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    from crew_plugin.session.keywords import compiled
+
+    registry: Registry[Any] = Registry()
+    found = list(_texts(schema))
+    try:
+        resource = Resource.from_contents(schema, default_specification=DRAFT202012)
+        base = resource.id() or ""
+        resolver = registry.with_resource(base, resource).crawl().resolver(base)
+        for keyword, value in found:
+            if keyword in _REFERENCES:
+                resolver.lookup(value)
+            elif keyword in _PATTERNS:
+                compiled(value)
+    except (Unresolvable, CannotDetermineSpecification) as error:
+        told = f"{_shortened(str(error))}; a schema must be complete in itself"
+        raise InvalidPlan("a result schema", [told]) from error
+    except regex.error as error:
+        raise InvalidPlan(
+            "a result schema", [f"a pattern in it is none: {_shortened(str(error))}"]
+        ) from error
+    if {_UNBOUNDED, "patternProperties"} <= {keyword for keyword, _ in found}:
+        told = f"{_UNBOUNDED} beside patternProperties cannot be checked in bounded time"
+        raise InvalidPlan("a result schema", [told])
+
+
+def _texts(node: Any) -> Iterator[tuple[str, str]]:
+    """Each reference and each pattern of a schema, and what cannot be bounded, with its keyword."""
+    if isinstance(node, list):
         for item in cast("list[object]", node):
-            yield from _references(item)
+            yield from _texts(item)
+    if not isinstance(node, Mapping):
+        return
+    for key, value in cast("Mapping[str, Any]", node).items():
+        if isinstance(value, str) and (key in _REFERENCES or key == "pattern"):
+            yield key, value
+        elif key in _NAMED and isinstance(value, Mapping):
+            schemas = cast("Mapping[str, Any]", value)
+            yield from ((key, name) for name in schemas if key == "patternProperties")
+            yield from _texts(list(schemas.values()))
+        elif key not in _LITERALS:
+            if key == _UNBOUNDED:
+                yield key, ""
+            yield from _texts(value)
 
 
 def _path(json_path: str) -> str:

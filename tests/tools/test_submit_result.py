@@ -90,6 +90,8 @@ async def test_hollow_data_under_a_schema_is_told_what_it_lacks() -> None:
         ({"summary": "x", "artifacts": {"a": {"b": 1}}}, "`artifacts['a']` must be text; got an object"),
         ({"summary": "x", "data": {"n": 1}, "error": "no"}, "exclude each other"),
         ({}, "nothing in it"),
+        ({"summary": "x", "data": {"rates": [1.5, float("nan")]}}, "NaN or Infinity"),
+        ({"summary": "x", "data": float("-inf")}, "NaN or Infinity"),
     ],
 )
 async def test_a_wrong_value_is_told_what_is_right(arguments: dict[str, Any], told: str) -> None:

@@ -1,6 +1,7 @@
 """`submit_result`: how a session hands in its result and ends."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -168,6 +169,8 @@ def _problem(arguments: Mapping[str, Any]) -> str | None:
         return f"`type` must be a list of short names, or left out; got {_kind(arguments['type'])}."
     if len(names) > _MOST_LABELS:
         return f"`type` names {len(names)} parts; one call may hold {_MOST_LABELS}."
+    if not _is_finite(arguments.get("data")):
+        return "`data` holds NaN or Infinity, which JSON does not know. Write null, or the number as text."
     artifacts = arguments.get("artifacts")
     if _unset(artifacts):
         return None
@@ -177,6 +180,20 @@ def _problem(arguments: Mapping[str, Any]) -> str | None:
         if body is not None and not isinstance(body, str):
             return f"`artifacts[{name!r}]` must be text; got {_kind(body)}. JSON belongs into `data`."
     return None
+
+
+def _is_finite(data: object) -> bool:
+    """Whether every number in it is one. Walked without recursion: a model may nest as it likes."""
+    left = [data]
+    while left:
+        value = left.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        if isinstance(value, Mapping):
+            left += cast("Mapping[str, object]", value).values()
+        elif isinstance(value, list):
+            left += cast("list[object]", value)
+    return True
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str | None:

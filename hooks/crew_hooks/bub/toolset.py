@@ -260,7 +260,7 @@ class Toolset:
 def _parsed(text: str) -> object:
     try:
         return json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {MALFORMED: text}
 
 

@@ -418,7 +418,7 @@ def as_object(text: str) -> str:
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text or "{}"), dict)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested without end is as unreadable as no JSON at all
         return False
 
 
