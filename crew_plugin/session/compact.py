@@ -66,16 +66,20 @@ def chars_per_token(chars: int, tokens: int) -> float:
     return min(8.0, max(1.0, chars / tokens)) if tokens else _USUAL_CHARS
 
 
-def cut(entries: Sequence[TranscriptEntry], room: int, *, task: TranscriptEntry | None = None) -> Cut:
+def cut(
+    entries: Sequence[TranscriptEntry], room: int, *, task: TranscriptEntry | None = None, untaken: int = 0
+) -> Cut:
     """The conversation with the newest steps that fit into `room` characters.
 
+    The last `untaken` texts that were said to the session have met no model call yet, although an answer
+    may stand after them: they are kept, at the end.
     `task` is kept beside the first message, where a session goes on with an earlier one for a new
     task. The newest step stays in any case; a result in it that is too long keeps both ends.
     """
     told = [entry for entry in entries if entry.role in _TOLD]
     before = sum(map(size_of, told))
     first, rest = told[:1], told[1:]
-    steps, unseen = _steps(rest)
+    steps, unseen = _steps(rest, untaken)
     room -= sum(map(size_of, [*first, *unseen]))
     kept: list[list[TranscriptEntry]] = []
     for step in reversed(steps):
@@ -148,23 +152,28 @@ def note(made: Cut, *, whole: str, files: Sequence[str], sections: Sequence[str]
 
 
 def _steps(
-    entries: Sequence[TranscriptEntry],
+    entries: Sequence[TranscriptEntry], untaken: int
 ) -> tuple[list[list[TranscriptEntry]], list[TranscriptEntry]]:
     """The steps of a conversation, each an answer with the results of its calls and what was said
-    to it after; and what was said since the last answer, which no model has seen."""
+    to it after; and what no model has seen: the last `untaken` texts, and those since the last answer."""
     steps: list[list[TranscriptEntry]] = []
     opening: list[TranscriptEntry] = []
-    for entry in entries:
+    texts = [place for place, entry in enumerate(entries) if entry.role == "user"]
+    late = set(texts[-untaken:] if untaken else ())
+    for place, entry in enumerate(entries):
+        if place in late:
+            continue
         if entry.role == "assistant":
             steps.append([entry])
         elif steps:
             steps[-1].append(entry)
         else:
             opening.append(entry)
+    kept = [entries[place] for place in sorted(late)]
     if not steps:
-        return [], opening
+        return [], [*opening, *kept]
     last = steps[-1]
-    unseen = [entry for entry in last if entry.role == "user"]
+    unseen = [*(entry for entry in last if entry.role == "user"), *kept]
     steps[-1] = [entry for entry in last if entry.role != "user"]
     if opening:
         steps.insert(0, opening)

@@ -343,6 +343,11 @@ class Course:
         """The session is going to wait for so long, and is none the less alive."""
         self.deadlines.alive(anyio.current_time(), pause=seconds)
 
+    @property
+    def untaken_texts(self) -> int:
+        """How many of the texts it was given, the last ones, no model has seen."""
+        return len(self._given)
+
     def untaken(self) -> tuple[str, ...]:
         """The messages in texts that no model has seen. They stand in the transcript, so the prompt
         of the next engine session brings them along."""

@@ -31,9 +31,11 @@ class Memory:
         """The model took it."""
         self._overflows = 0
 
-    def compact(self, transcript: Sequence[TranscriptEntry], *, window: int, tokens: int, fixed: int) -> Cut:
+    def compact(
+        self, transcript: Sequence[TranscriptEntry], *, window: int, tokens: int, fixed: int, untaken: int = 0
+    ) -> Cut:
         """Shorten it. `tokens` is how long it was when it was last counted, 0 if never; `fixed`
-        characters are sent beside it with every call."""
+        characters are sent beside it with every call; so many texts are `untaken` by a model call."""
         said = self.said(transcript)
         chars = sum(map(size_of, said))
         room = room_for(window, chars_per_token(chars + fixed, tokens), fixed, max(0, self._overflows - 1))
@@ -41,7 +43,7 @@ class Memory:
             # The model holds less than was thought: whatever that was, half of this is less.
             room = min(room, chars // 2)
         task = next((entry for entry in transcript if entry.role == "user"), None)
-        made = cut(said, room, task=task)
+        made = cut(said, room, task=task, untaken=untaken)
         self._base = made.kept
         self._after = transcript[-1].seq if transcript else 0
         return made

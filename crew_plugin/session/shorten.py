@@ -18,7 +18,13 @@ async def shortened(
     """The reopening with the shorter history and the text that says what became of the rest."""
     context, tally = course.context, course.tally
     whole = document(course.memory.said(transcript))
-    made = course.memory.compact(transcript, window=tally.window, tokens=tally.context, fixed=_fixed(spec))
+    made = course.memory.compact(
+        transcript,
+        window=tally.window,
+        tokens=tally.context,
+        fixed=_fixed(spec),
+        untaken=course.untaken_texts,
+    )
     tally.compacted()
     number = tally.counts.compactions
     name = f"{context.task.key}/conversation-{context.attempt.number}-{number}.txt"

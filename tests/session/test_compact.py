@@ -38,6 +38,15 @@ def test_the_first_message_and_what_was_not_seen_yet_stay_word_for_word() -> Non
     assert made.after < made.before
 
 
+def test_a_text_that_came_while_an_answer_was_under_way_is_not_cut_with_the_step_before_it() -> None:
+    task, steer = _user("THE TASK"), _user("STEER: stop and do the other thing")
+    entries = [task, *_read(1, 100), steer, *_read(2, 5_000), *_read(3, 100)]
+    made = cut(entries, 1_000, untaken=1)
+    assert made.kept[-1] is steer
+    assert [entry.content[:2] for entry in made.kept if entry.role == "tool"] == ["3:"]
+    assert steer not in cut(entries, 1_000).kept, "one that a model has seen goes with its step"
+
+
 def test_a_newest_result_that_is_too_long_keeps_whole_lines_of_both_ends_and_says_so() -> None:
     lines = "\n".join(f"line {number}" for number in range(10_000))
     made = cut([_user("task"), _says("", ("c", "grep", "{}")), _result("c", lines)], 4_000)
