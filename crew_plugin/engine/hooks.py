@@ -94,6 +94,8 @@ class Hooks:
         self._manager = manager
         self._seconds = seconds
         self._threads = _Threads()
+        self._calls: set[asyncio.Task[tuple[object, BaseException | None]]] = set()
+        """Calls that are under way, and those that were left alone."""
 
     def decides(self, name: HookName) -> bool:
         """Whether anybody implements this hook who is to be waited for."""
@@ -153,11 +155,7 @@ class Hooks:
     ) -> "_Called":
         begun = time.perf_counter()
         try:
-            said: object = None
-            with anyio.move_on_after(seconds) as limit:
-                said = await self._said(impl, event)
-            if limit.cancelled_caught:
-                raise _Late(f"took longer than {seconds:g} s")
+            said = await self._within(seconds, impl, event)
             verdict = _fit(name, said, event) if blocking else _heard(said)
             outcome = _outcome(verdict)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
@@ -179,6 +177,31 @@ class Hooks:
         task_id: str | None = getattr(event, "task_id", None)
         noted = NewEvent(type="hook.executed", actor="supervisor", task_id=task_id, data=data)
         return _Called(verdict, noted)
+
+    async def _within(self, seconds: float, impl: pluggy.HookImpl, event: Telling) -> object:
+        """What the hook says in time. Raises `_Late`, and what the hook raised. One that is late is
+        cancelled once and left alone: a scope around it would wait until it heeds that, or spin."""
+
+        async def heard() -> tuple[object, BaseException | None]:
+            try:
+                return await self._said(impl, event), None
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - raised where it is waited for
+                return None, error
+
+        call = asyncio.create_task(heard(), name=f"hook of {impl.plugin_name}")
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        try:
+            await asyncio.wait({call}, timeout=seconds)
+        finally:
+            late = not call.done()
+            call.cancel()
+        if late:
+            raise _Late(f"took longer than {seconds:g} s")
+        said, error = call.result()
+        if error is not None:
+            raise error
+        return said
 
     async def _said(self, impl: pluggy.HookImpl, event: Telling) -> object:
         arguments = {"event": event} if "event" in impl.argnames else {}

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from crew_plugin.engine.cancel import CancelOutcome
@@ -181,6 +182,31 @@ async def test_a_hook_that_awaits_for_ever_refuses_at_its_deadline() -> None:
     with anyio.fail_after(5):
         answer = await hooks_of(Slow(), seconds=0.01).ask("before_run_start", STARTING)
     assert answer.refusal is not None
+
+
+async def test_a_hook_that_ignores_its_cancellation_refuses_at_its_deadline_and_is_left_alone() -> None:
+    enough = asyncio.Event()
+    cancelled = 0
+
+    class Stubborn:
+        @hookimpl
+        async def before_run_start(self, event: RunStarting) -> Verdict:
+            nonlocal cancelled
+            while not enough.is_set():
+                try:
+                    await enough.wait()
+                except asyncio.CancelledError:
+                    cancelled += 1
+            return Verdict()
+
+    with anyio.fail_after(5):
+        answer = await hooks_of(Stubborn(), seconds=0.01).ask("before_run_start", STARTING)
+        await anyio.sleep(0.05)
+    enough.set()
+    await anyio.lowlevel.checkpoint()
+    assert answer.refusal is not None
+    assert answer.events[0].data["outcome"] == "timed_out"
+    assert cancelled == 1, "asking again and again would keep the loop busy"
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), StopIteration(), TimeoutError()])

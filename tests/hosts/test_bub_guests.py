@@ -1,6 +1,7 @@
 """Other plugins of Bub inside sessions of ours: heard, told who the session is, and never its end."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -101,6 +102,29 @@ async def test_a_plugin_that_hangs_costs_one_deadline_for_each_hook_and_ends_no_
     told = acted(events)
     assert sorted(event.hook for event in told) == sorted(SEEN_LIVE - {*SYNC})  # once, over eleven steps
     assert {event.outcome for event in told} == {"timed_out"}
+
+
+async def test_a_plugin_that_ignores_its_cancellation_costs_one_deadline_too(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    enough = asyncio.Event()
+
+    async def ignores(name: str) -> None:
+        while not enough.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await enough.wait()
+
+    play = Play(*[LOOK] * 3, Reply(text="ok"))
+    async with (
+        hosted(play, misbehaving(ASYNC, ignores), hook_seconds=0.05) as host,
+        host.engine.open(spec_of(host, tools=(tool("look"),))) as session,
+    ):
+        try:
+            events = await look_once(session)
+        finally:
+            enough.set()
+    assert events[-1] == TurnEnded(text="ok")
+    assert {event.outcome for event in acted(events)} == {"timed_out"}
 
 
 async def test_a_selector_of_the_history_that_raises_is_replaced_by_bubs(

@@ -13,7 +13,7 @@ Our own hooks for the conversations of Bub's user are not called for sessions.
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,14 @@ _SAVE_SECONDS: Final = 1.0
 _FAILED: Final = object()
 _MCP: Final = "bub_mcp."
 _OURS: Final = "crew_hooks."
+
+
+_CALLS: Final[set["asyncio.Task[Any]"]] = set()
+"""Calls of plugins under way, and those that were left alone: a task that nobody holds may vanish."""
+
+
+class _Late(Exception):
+    """A plugin did not answer in time."""
 
 
 class Guest(Protocol):
@@ -200,24 +208,46 @@ class Bridge:
 
     async def _guarded(self, hook: str, impl: Any, call: Callable[[], Any]) -> Any:
         begun = time.monotonic()
-        limit: asyncio.Timeout | None = None
         try:
             answer = call()
             if inspect.isawaitable(answer):
-                limit = asyncio.timeout(self._seconds)
-                async with limit:
-                    answer = await answer
+                answer = await self._within(answer)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            if limit is not None and limit.expired():
+            if isinstance(error, _Late):
                 self._leave_out(hook, impl)
             else:
                 self._fault(hook, impl, f"{error!r}")
             return _FAILED
         self._measure(hook, impl, begun)
         return answer
+
+    async def _within(self, answer: Awaitable[Any]) -> Any:
+        """The answer, if it comes in time. Raises `_Late`, and what the hook raised. One that is late is
+        cancelled once and left alone, whether it heeds that or not."""
+
+        async def heard() -> tuple[Any, BaseException | None]:
+            try:
+                return await answer, None
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - raised where it is waited for
+                return None, error
+
+        call = asyncio.create_task(heard(), name="crew asks a plugin")
+        _CALLS.add(call)
+        call.add_done_callback(_CALLS.discard)
+        try:
+            await asyncio.wait({call}, timeout=self._seconds)
+        finally:
+            late = not call.done()
+            call.cancel()
+        if late:
+            raise _Late
+        said, error = call.result()
+        if error is not None:
+            raise error
+        return said
 
     def _measure(self, hook: str, impl: Any, begun: float) -> None:
         """A plain function cannot be stopped, but it need not hold everybody up again."""
