@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-__all__ = ["PREFIX", "Access", "matches", "server_prefix", "tool_name"]
+__all__ = ["PREFIX", "Access", "matches", "server_prefix", "spellings", "tool_name"]
 
 PREFIX: Final = "mcp__"
 _LONGEST: Final = 64
@@ -27,6 +27,12 @@ def tool_name(server: str, tool: str) -> str:
         return whole
     mark = blake2b(whole.encode(), digest_size=_HASHED // 2).hexdigest()
     return f"{whole[: _LONGEST - _HASHED - 1]}_{mark}"
+
+
+def spellings(server: str, tool: str) -> tuple[str, str]:
+    """What the name of a tool would be if nothing were cut, and if nothing were replaced either: whoever
+    denies it may know it so."""
+    return server_prefix(server) + _FOREIGN.sub("_", tool), f"{PREFIX}{server}__{tool}"
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -53,13 +59,13 @@ class Access:
     allow: tuple[str, ...]
     deny: tuple[str, ...] = ()
 
-    def permits(self, name: str) -> bool:
+    def permits(self, name: str, *spellings: str) -> bool:
         """Whether the tool with this name may be used."""
-        return any(matches(one, name) for one in self.allow) and not self.denies(name)
+        return any(matches(one, name) for one in self.allow) and not self.denies(name, *spellings)
 
-    def denies(self, name: str) -> bool:
-        """Whether the tool is taken away whatever allows it."""
-        return any(matches(one, name) for one in self.deny)
+    def denies(self, name: str, *spellings: str) -> bool:
+        """Whether the tool is taken away whatever allows it, under its name or another spelling."""
+        return any(matches(one, each) for one in self.deny for each in (name, *spellings))
 
     def concerns(self, server: str) -> bool:
         """Whether any tool of this server could be allowed, before the server was ever asked."""

@@ -12,7 +12,7 @@ from crew_plugin.host import ServerReport, ToolContext, ToolError, ToolOutput, T
 from crew_plugin.mcp.connection import Connection
 from crew_plugin.mcp.content import Keep, RemoteTool, render
 from crew_plugin.mcp.link import Connector, Link, LinkNote, LinkState, NotConnected
-from crew_plugin.mcp.names import Access, server_prefix, tool_name
+from crew_plugin.mcp.names import Access, server_prefix, spellings, tool_name
 from crew_plugin.mcp.protocol import Refused, Unsent
 from crew_plugin.mcp.servers import OwnServer
 from crew_plugin.models.records import Effect
@@ -246,14 +246,18 @@ class SessionTools:
         )
 
     def _report(self, bond: _Bond, found: Mapping[str, tuple[_Bond, RemoteTool]]) -> ServerReport:
-        names = [name for name, _ in _tools_of(bond)]
+        tools = _tools_of(bond)
+        names = [name for name, _ in tools]
+        denied = [
+            name for name, tool in tools if self._access.denies(name, *spellings(bond.link.server, tool.name))
+        ]
         return ServerReport(
             name=bond.link.server,
             own=bond.own,
             state=str(bond.link.state),
             reason=bond.link.reason,
             tools=tuple(name for name in dict.fromkeys(names) if name in found),
-            denied=tuple(name for name in dict.fromkeys(names) if self._access.denies(name)),
+            denied=tuple(dict.fromkeys(denied)),
             offered=len(names),
         )
 
@@ -261,7 +265,7 @@ class SessionTools:
         found: dict[str, tuple[_Bond, RemoteTool]] = {}
         for bond in self._bonds:
             for name, tool in _tools_of(bond):
-                if self._access.permits(name):
+                if self._access.permits(name, *spellings(bond.link.server, tool.name)):
                     found.setdefault(name, (bond, tool))
         return found
 

@@ -16,6 +16,7 @@ from crew_plugin.host import (
     ToolProgress,
     ToolStarted,
 )
+from crew_plugin.mcp import link
 from crew_plugin.mcp.proxy import McpTimes
 from crew_plugin.models.causes import Cause, CauseCode
 from tests.hosts.bub_engine import Host, until
@@ -427,3 +428,19 @@ async def test_a_server_over_http_that_refuses_is_told(
     (note,) = (event for event in events if isinstance(event, ServerNoted))
     assert note.state == "failed"
     assert status in note.text
+
+
+async def test_a_server_that_stops_telling_its_tools_leaves_no_process_behind_with_each_try(
+    hosted: Hosted, spec_of: SpecOf, bub_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = tmp_path / "plain"
+    configure(bub_home, {"plain": plain(where, "hang_second_list")})
+    monkeypatch.setattr(link, "_COOL_SECONDS", 0.0)
+    async with hosted(Caller(), MCPPlugin) as host:
+        engine = BubEngine(host.framework, mcp=McpTimes(connect_seconds=1))
+        async with engine.running():
+            for _ in range(3):
+                async with engine.open(spec_of(host, host_tools=ALL)):
+                    pass
+                assert running(where) == []
+    assert len(pids(where)) > 1, "it was tried again"

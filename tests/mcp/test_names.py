@@ -2,7 +2,7 @@
 
 import pytest
 
-from crew_plugin.mcp.names import Access, matches, tool_name
+from crew_plugin.mcp.names import Access, matches, spellings, tool_name
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,14 @@ def test_a_pattern_fits_the_whole_name_and_star_is_any_text(pattern: str, name: 
 def test_denied_is_denied_whatever_allows_it() -> None:
     access = Access(allow=("mcp__a__*", "mcp__a__drop"), deny=("*drop*",))
     assert access.within(["mcp__a__read", "mcp__a__drop", "mcp__b__read"]) == ("mcp__a__read",)
+
+
+@pytest.mark.parametrize("pattern", ["mcp__my.server__*_delete", "mcp__my_server__*_delete", "*_delete"])
+def test_a_tool_is_denied_under_every_spelling_of_its_name(pattern: str) -> None:
+    tool = "x" * 80 + "_delete"
+    access = Access(allow=("mcp__my_server__*",), deny=(pattern,))
+    assert not access.permits(tool_name("my.server", tool), *spellings("my.server", tool))
+    assert access.permits(tool_name("my.server", "read"), *spellings("my.server", "read"))
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,12 @@ class _BubConnector:
         compat.on_end(client, connection.end)
         try:
             await connection.refresh()
-        except (Unsent, Refused, ConnectionError) as error:
+        except BaseException as error:
+            # Also if it took too long: a client that nobody has keeps its server's process.
             await connection.close()
-            raise NotConnected(str(error)) from error
+            if isinstance(error, Unsent | Refused | ConnectionError):
+                raise NotConnected(str(error)) from error
+            raise
         return connection
 
     async def _new(self, servers: compat.BubServers) -> Any:

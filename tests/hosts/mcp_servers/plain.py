@@ -34,6 +34,7 @@ class Server:
 
     def __init__(self, send: Callable[[Message], None]) -> None:
         self.send = send
+        self.lists = 0
         self.tools: dict[str, Message] = {
             "add": {"annotations": READ_ONLY},
             "write": {},
@@ -68,6 +69,9 @@ class Server:
                 "serverInfo": {"name": "plain", "version": "1"},
             }
         elif method == "tools/list":
+            self.lists += 1
+            if MODE == "hang_second_list" and self.lists > 1:
+                return None
             result = {
                 "tools": [
                     {"name": name, "description": f"Does {name}.", "inputSchema": {"type": "object"}, **more}

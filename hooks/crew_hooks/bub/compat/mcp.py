@@ -101,7 +101,9 @@ class BubServers:
             # Bub stopped its servers meanwhile, and nobody would stop this one.
             await _close(state.client)
             return
-        channel._servers[name] = state
+        before, channel._servers[name] = channel._servers.get(name), state
+        if before is not None and before.client is not state.client:
+            await _close(before.client)
 
     async def close(self, name: str, client: Any) -> None:
         """Close a client, and forget it if it is the server's newest."""
