@@ -95,6 +95,10 @@ class MailRoom:
         """Whether the session of this mailbox is going to be opened again."""
         return (box.run_id, box.key) in self._waking
 
+    def speaks(self, run_id: str, key: str) -> bool:
+        """Whether this task has a session here, or is going to have one again."""
+        return (run_id, key) in self._boxes or (run_id, key) in self._waking
+
     def forget(self, box: "Mailbox", reason: str) -> None:
         """The session of this mailbox is over."""
         if self._boxes.get((box.run_id, box.key)) is not box:
@@ -265,6 +269,8 @@ class Mailbox:
         try:
             try:
                 with anyio.move_on_after(seconds):
+                    for peer, ended in await self._ended(peers):
+                        wait.gone(peer, ended)
                     await wait.over.wait()
                 wait.end(f"no answer came within {seconds:g} s")
             finally:
@@ -277,6 +283,18 @@ class Mailbox:
             raise
         self._answers += wait.answers
         return Waited(answers=tuple(wait.answers), reason=wait.reason)
+
+    async def _ended(self, peers: tuple[str, ...]) -> list[tuple[str, str]]:
+        """Those of these tasks that have ended, and how, but for those whose session is open again or
+        going to be. Looked at when the wait has begun: what ends later ends the wait."""
+        tasks = await self._tasks()
+        return [
+            (peer, f"{peer} has ended ({tasks[peer].state})")
+            for peer in peers
+            if peer in tasks
+            and tasks[peer].state in TASK_TERMINAL
+            and not self.room.speaks(self.run_id, peer)
+        ]
 
     async def peers(self) -> tuple[Peer, ...]:
         """The other tasks of the run."""
@@ -420,15 +438,19 @@ class Mailbox:
                 raise UnknownName("task in this run", key, [*others, EVERYBODY, PARENT])
         if EVERYBODY not in to:
             return tuple(dict.fromkeys(to))
-        live = tuple(key for key in others if tasks[key].state not in TASK_TERMINAL)
-        if not live:
+        live = [key for key in others if tasks[key].state not in TASK_TERMINAL]
+        named = [key for key in to if key != EVERYBODY]
+        if not live and not named:
             raise NotAllowed("no other task of this run is running or yet to start")
-        return live
+        return tuple(dict.fromkeys([*live, *named]))
 
     async def _send_one(
         self, key: str, task: TaskRecord | None, text: str, reply_within: float | None
     ) -> Receipt:
-        hops = self._heard[key] + 1 if key in self._heard else 0
+        hops = self._heard.get(key, -1) + 1
+        if key in self.answered and key not in OUTSIDE:
+            # Of whomever it heard: a ring of sessions is an echo as much as a pair.
+            hops = max(self._heard.values(), default=-1) + 1
         refused = self._refusal(key, hops)
         starts_later = task is not None and task.state is TaskState.QUEUED
         lasts = reply_within is not None and not starts_later

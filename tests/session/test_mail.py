@@ -168,6 +168,7 @@ async def test_everybody_means_those_who_can_still_read(make_stage: Any) -> None
     )
     box = MailRoom(stage.writer).box(stage.run.id, "alice")
     assert [receipt.to for receipt in await box.send(("all",), "hello")] == ["bob"]
+    assert [receipt.to for receipt in await box.send(("all", "parent"), "hello")] == ["bob", "parent"]
 
 
 async def test_unknown_peers_and_oneself_are_refused_before_anything_is_sent(make_stage: Any) -> None:
@@ -202,6 +203,27 @@ async def test_an_echo_between_two_sessions_is_stopped(make_stage: Any) -> None:
     assert "without other work in between" in receipt.reason
     boxes[other].worked()
     assert [each.outcome for each in await boxes[other].send((sender,), "found a bug")] == ["injected"]
+
+
+async def test_an_echo_around_a_ring_of_sessions_is_stopped(make_stage: Any) -> None:
+    names = ("alice", "bob", "carol")
+    stage = await make_stage(steps(*names))
+    room = MailRoom(stage.writer)
+    boxes = {key: room.box(stage.run.id, key) for key in names}
+
+    async def take_it(text: str, message_id: str) -> bool:
+        return True
+
+    for box in boxes.values():
+        box.deliver = take_it
+    outcomes: list[str] = []
+    for place in range(MAX_HOPS + 5):  # in the first round each writes to somebody for the first time
+        [receipt] = await boxes[names[place % 3]].send((names[(place + 1) % 3],), "pass it on")
+        outcomes.append(receipt.outcome)
+    assert set(outcomes[: MAX_HOPS + 1]) == {"injected"}
+    assert "failed" in outcomes
+    [receipt] = await boxes["alice"].send(("parent",), "we go round in circles")
+    assert receipt.outcome == "queued"
 
 
 async def test_too_many_messages_to_one_task_are_refused_for_a_while(make_stage: Any) -> None:

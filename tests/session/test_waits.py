@@ -10,6 +10,7 @@ import pytest
 from crew_plugin.errors import NotAllowed
 from crew_plugin.models.mail import MessageKind, MessageState
 from crew_plugin.models.spec import StepSpec
+from crew_plugin.models.states import TaskState
 from crew_plugin.session.mail import Mailbox, MailRoom
 from crew_plugin.session.waits import Waited
 
@@ -50,7 +51,9 @@ class Room:
 
 @pytest.fixture
 async def room(make_stage: Any) -> Room:
-    steps = [StepSpec(id=key, role=key, agent="worker", task="Do it.") for key in ("alice", "bob", "carol")]
+    steps = [
+        StepSpec(id=key, role=key, agent="worker", task="Do it.") for key in ("alice", "bob", "carol", "dave")
+    ]
     made = Room(await make_stage(tuple(steps)))
     await made.open("alice", "bob", "carol")
     return made
@@ -154,3 +157,16 @@ async def test_waiting_is_a_sign_of_life_for_as_long_as_it_may_take(room: Room) 
     room.boxes["alice"].pause = told.append
     await room.boxes["alice"].await_reply(("bob",), 0.01)
     assert told == [0.01]
+
+
+async def test_who_has_ended_already_is_not_waited_for(room: Room) -> None:
+    dave = await room.stage.writer.read(lambda store: store.load_task(room.stage.run.id, "dave"))
+    await room.stage.writer.run(
+        lambda store: store.transition_task(room.stage.lease, dave.id, TaskState.CANCELLED, actor="operator")
+    )
+    async with waiting(room, "alice", "dave", seconds=600) as found:
+        pass
+    assert found[0].reason == "dave will not answer: dave has ended (cancelled)"
+    async with waiting(room, "alice", "dave", "carol") as found:
+        await room.say("carol", "alice")
+    assert [message.sender for message in found[0].answers] == ["carol"]
