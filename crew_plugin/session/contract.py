@@ -171,7 +171,9 @@ class ResultContract:
                 path="error",
             )
         if submission.error:
-            return self._take(submission, submission.data, ())
+            # What it handed in before it gave up is no result, and is not lost with it.
+            parts = self._sections.with_rest(None, None) if self._sections.labels else None
+            return self._take(submission, parts, ("partial",) if self._sections.labels else ())
         return self._whole(submission)
 
     def refuse(self, problem: str, *, path: str = "", written: str = "") -> Rejected | Ended:

@@ -53,7 +53,10 @@ RESULT_LIMIT: Final = 4_000
 _LEAST: Final = 240
 _FOLD: Final = "    "
 _LEAST_FOLD: Final = 20
-_FLAGS: Final = {"overridden": "note: the data does not fit the schema that was asked for (flag: overridden)"}
+_FLAGS: Final = {
+    "overridden": "note: the data does not fit the schema that was asked for (flag: overridden)",
+    "partial": "note: the data is what was handed in by parts before the error (flag: partial)",
+}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SPACE = re.compile(r"\s+")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -10,7 +11,7 @@ from crew_plugin.crew import Crew
 from crew_plugin.engine.plan import ParallelTask, plan_parallel
 from crew_plugin.engine.resume import plan_resume
 from crew_plugin.errors import CallerError
-from crew_plugin.host import ToolContext
+from crew_plugin.host import ToolContext, ToolError
 from crew_plugin.models.mail import MessageKind, MessageState
 from crew_plugin.models.records import RunRecord
 from crew_plugin.models.states import RunState
@@ -223,7 +224,11 @@ async def test_a_model_goes_on_with_an_agent_and_reads_what_agents_wrote_to_it(
         with anyio.fail_after(WAIT):
             first = await start.execute({"prompt": "say hello", "subagent_type": "talks"}, context)
             agent_id = first.details["agent_id"]
-            second = await start.execute({"prompt": "and again", "resume": agent_id}, context)
+            again: dict[str, Any] = {"prompt": "and again", "resume": agent_id}
+            other = {"runtime": "scaffold", "schema": {"type": "object"}, "model": "openai:other"}
+            with pytest.raises(ToolError, match="leave out model, runtime, schema, subagent_type"):
+                await start.execute({**again, **other, "subagent_type": "executor"}, context)
+            second = await start.execute({**again, "subagent_type": "talks", "model": None}, context)
     assert "parent: queued; it is shown with the run's results." in first.text
     assert "messages of tasks to you (1):\n[talks]\n| hello number 1" in first.text
     assert "| hello number 2" in second.text

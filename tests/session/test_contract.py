@@ -6,7 +6,7 @@ import pytest
 
 from crew_plugin.errors import InvalidPlan
 from crew_plugin.models.causes import CauseCode
-from crew_plugin.session.contract import Accepted, Ended, Rejected, ResultContract, Submission
+from crew_plugin.session.contract import Accepted, Ended, Kept, Rejected, ResultContract, Submission
 from crew_plugin.session.schema import check_schema
 
 SCHEMA: dict[str, Any] = {
@@ -166,3 +166,14 @@ def test_data_nested_without_end_is_sent_back_and_not_a_crash() -> None:
     assert isinstance(verdict, Rejected)
     while nested:  # unwound by hand: freeing it recursively is slow
         nested = nested[0]
+
+
+def test_parts_that_were_handed_in_before_an_error_are_not_lost_with_it() -> None:
+    contract = ResultContract(SCHEMA)
+    part = Submission(summary=None, data=[{"line": 3}], labels=("findings",))
+    assert isinstance(contract.accept(part), Kept)
+    verdict = contract.accept(Submission(summary="half of it", error="the disk is gone"))
+    assert isinstance(verdict, Accepted)
+    assert verdict.result.error == "the disk is gone"
+    assert verdict.result.data == GOOD
+    assert verdict.result.flags == ("partial",)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import AliasChoices, Field
 
+from crew_plugin.errors import CallerError
 from crew_plugin.host import ToolContext, ToolOutput
 from crew_plugin.models.spec import RuntimeMode
 from crew_tools.params import Parsed, Skills, parse
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from crew_plugin.models.spec import RunSpec
 
 __all__ = ["DESCRIPTION", "NAME", "PARAMETERS", "call"]
+
+_CHANGING = frozenset({"model", "skill", "max_turns", "runtime", "result_schema", "schema_mode"})
+"""What makes an agent another one than it was."""
 
 NAME = "crew_agent"
 DESCRIPTION = """\
@@ -40,7 +44,7 @@ class StartParams(OfResult):
         default=None,
         validation_alias=AliasChoices("resume", "resume_id"),
         description="Go on with an ended agent: its agent_id, or RUN/TASK of a team's run. It remembers its "
-        "conversation; prompt is its new task. Agent, model and skills stay as they were.",
+        "conversation; prompt is its new task. Everything else of it stays as it was.",
     )
     subagent_type: str = Field(
         default="executor",
@@ -72,6 +76,7 @@ async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext)
     params = parsed.params
     if params.resume is not None:
         spec = await resumed(crew, params.resume, None, params.prompt)
+        _refuse_others(params, spec)
         return await _launched(crew, spec, context, parsed)
     catalog = await crew.catalog()
     cwd = await folder_inside(crew, None)
@@ -94,6 +99,19 @@ async def call(crew: "Crew", arguments: Mapping[str, Any], context: ToolContext)
         )
 
     return await _launched(crew, await planned_by(plan), context, parsed)
+
+
+def _refuse_others(params: StartParams, spec: "RunSpec") -> None:
+    """Whoever goes on with an agent goes on with it as it was: what would change it must not seem to."""
+    wanted = {name for name in params.model_fields_set & _CHANGING if getattr(params, name) is not None}
+    if "subagent_type" in params.model_fields_set and params.subagent_type != spec.steps[0].agent:
+        wanted.add("subagent_type")
+    if wanted:
+        names = ", ".join(sorted("schema" if name == "result_schema" else name for name in wanted))
+        raise CallerError(
+            f"resume goes on with the agent {spec.steps[0].agent!r} as it was; leave out {names}, or start a "
+            "new agent without resume"
+        )
 
 
 async def _launched(
