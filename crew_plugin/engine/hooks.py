@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, cast
 import anyio
 import pluggy
 
+from crew_plugin.engine.intime import Late, in_time
 from crew_plugin.errors import CrewError
 from crew_plugin.hookspecs import (
     CHANGEABLE,
@@ -72,10 +73,6 @@ class _Unfit(CrewError):
     """What a hook returned cannot be used."""
 
 
-class _Late(CrewError):
-    """A hook did not come back in time."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What the deciding implementations of a hook said, and the events that tell of their calls."""
@@ -94,8 +91,6 @@ class Hooks:
         self._manager = manager
         self._seconds = seconds
         self._threads = _Threads()
-        self._calls: set[asyncio.Task[tuple[object, BaseException | None]]] = set()
-        """Calls that are under way, and those that were left alone."""
 
     def decides(self, name: HookName) -> bool:
         """Whether anybody implements this hook who is to be waited for."""
@@ -155,7 +150,7 @@ class Hooks:
     ) -> "_Called":
         begun = time.perf_counter()
         try:
-            said = await self._within(seconds, impl, event)
+            said = await in_time(self._said(impl, event), seconds, name=f"hook of {impl.plugin_name}")
             verdict = _fit(name, said, event) if blocking else _heard(said)
             outcome = _outcome(verdict)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
@@ -177,31 +172,6 @@ class Hooks:
         task_id: str | None = getattr(event, "task_id", None)
         noted = NewEvent(type="hook.executed", actor="supervisor", task_id=task_id, data=data)
         return _Called(verdict, noted)
-
-    async def _within(self, seconds: float, impl: pluggy.HookImpl, event: Telling) -> object:
-        """What the hook says in time. Raises `_Late`, and what the hook raised. One that is late is
-        cancelled once and left alone: a scope around it would wait until it heeds that, or spin."""
-
-        async def heard() -> tuple[object, BaseException | None]:
-            try:
-                return await self._said(impl, event), None
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - raised where it is waited for
-                return None, error
-
-        call = asyncio.create_task(heard(), name=f"hook of {impl.plugin_name}")
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-        try:
-            await asyncio.wait({call}, timeout=seconds)
-        finally:
-            late = not call.done()
-            call.cancel()
-        if late:
-            raise _Late(f"took longer than {seconds:g} s")
-        said, error = call.result()
-        if error is not None:
-            raise error
-        return said
 
     async def _said(self, impl: pluggy.HookImpl, event: Telling) -> object:
         arguments = {"event": event} if "event" in impl.argnames else {}
@@ -277,7 +247,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _fault(error: BaseException) -> tuple[str, str]:
-    if isinstance(error, _Late):
+    if isinstance(error, Late):
         return "timed_out", str(error)
     if isinstance(error, _Unfit):
         return "unfit", str(error)

@@ -13,7 +13,7 @@ Our own hooks for the conversations of Bub's user are not called for sessions.
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from bub.turn import TurnState
 from loguru import logger
 
 from crew_hooks.bub.compat import BUILTIN
+from crew_plugin.engine.intime import Late, in_time
 from crew_plugin.host import PluginActed
 
 __all__ = ["IDENTITY", "Bridge", "Guest"]
@@ -40,14 +41,6 @@ _SAVE_SECONDS: Final = 1.0
 _FAILED: Final = object()
 _MCP: Final = "bub_mcp."
 _OURS: Final = "crew_hooks."
-
-
-_CALLS: Final[set["asyncio.Task[Any]"]] = set()
-"""Calls of plugins under way, and those that were left alone: a task that nobody holds may vanish."""
-
-
-class _Late(Exception):
-    """A plugin did not answer in time."""
 
 
 class Guest(Protocol):
@@ -211,43 +204,18 @@ class Bridge:
         try:
             answer = call()
             if inspect.isawaitable(answer):
-                answer = await self._within(answer)
+                answer = await in_time(answer, self._seconds, name="crew asks a plugin")
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            if isinstance(error, _Late):
+            if isinstance(error, Late):
                 self._leave_out(hook, impl)
             else:
                 self._fault(hook, impl, f"{error!r}")
             return _FAILED
         self._measure(hook, impl, begun)
         return answer
-
-    async def _within(self, answer: Awaitable[Any]) -> Any:
-        """The answer, if it comes in time. Raises `_Late`, and what the hook raised. One that is late is
-        cancelled once and left alone, whether it heeds that or not."""
-
-        async def heard() -> tuple[Any, BaseException | None]:
-            try:
-                return await answer, None
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - raised where it is waited for
-                return None, error
-
-        call = asyncio.create_task(heard(), name="crew asks a plugin")
-        _CALLS.add(call)
-        call.add_done_callback(_CALLS.discard)
-        try:
-            await asyncio.wait({call}, timeout=self._seconds)
-        finally:
-            late = not call.done()
-            call.cancel()
-        if late:
-            raise _Late
-        said, error = call.result()
-        if error is not None:
-            raise error
-        return said
 
     def _measure(self, hook: str, impl: Any, begun: float) -> None:
         """A plain function cannot be stopped, but it need not hold everybody up again."""
