@@ -20,6 +20,7 @@ from crew_plugin.engine.hooks import Hooks
 from crew_plugin.engine.ports import Outcome, TaskRunner
 from crew_plugin.engine.requests import Requests
 from crew_plugin.engine.retry import changed_spec, keys_in
+from crew_plugin.engine.returns import Returns
 from crew_plugin.engine.runhooks import CANCEL_SECONDS, RunHooks
 from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, settle_attempt, view_of
 from crew_plugin.engine.shares import tags_of
@@ -122,6 +123,7 @@ class Driver:
         self._work: dict[str, Work] = {}
         self._last: dict[str, LastAttempt] = {}
         self._due: dict[str, float] = {}
+        self._returns = Returns()
         self._views: dict[str, tuple[object, TaskView]] = {}
         """How the tasks looked last, and what that was made of: most have not changed since."""
         self._deadline: float | None = None
@@ -476,6 +478,8 @@ class Driver:
         if writes:
             for record in await self._writer.run(lambda store: [write(store) for write in writes]):
                 self._note_task(record)
+            assert self._contact is not None
+            self._returns.hand_over(group, self._contact.hand_over)
         return False
 
     def _write_for(self, action: Cancel | Skip | Retry, lease: Lease) -> Write:
@@ -492,11 +496,22 @@ class Driver:
             # Its attempt is open, and nobody works on it.
             self._resumes.discard(task.key)
             self._dormant.pop(task.key, None)
-            return partial(_end_idle, lease=lease, task=task, stop=Stop(cause=action.cause, actor=actor))
+            stop = Stop(cause=action.cause, actor=actor)
+            return self._ending(task, to, partial(_end_idle, lease=lease, task=task, stop=stop))
         gave_up = action.gave_up if isinstance(action, Cancel) else None
-        return lambda store: store.transition_task(
-            lease, task.id, to, actor=actor, cause=action.cause, gave_up=gave_up
+        return self._ending(
+            task,
+            to,
+            lambda store: store.transition_task(
+                lease, task.id, to, actor=actor, cause=action.cause, gave_up=gave_up
+            ),
         )
+
+    def _ending(self, task: TaskRecord, to: TaskState, end: Write) -> Write:
+        """The end of a task without a session. While the run goes on, who wrote to it is told."""
+        if self._requests.stop is not None:
+            return end
+        return self._returns.before(end, task, f"{task.key} is not tried any more ({to})")
 
     async def _start(self, key: str, group: anyio.abc.TaskGroup, context: RunContext) -> None:
         """Give the task a slot. Yields, so that the first session begins before the last is thought of."""

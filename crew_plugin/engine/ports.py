@@ -31,6 +31,8 @@ class AttemptContext:
     answer."""
     goes_on: bool = False
     """The attempt was begun by a process that is gone: go on with its own conversation."""
+    again: "Callable[[Outcome], bool] | None" = None
+    """Whether another attempt would follow by itself if this one ended so."""
     wake: "Callable[[str], str | None] | None" = None
     """Has the ended session of the task with this key opened again to read its mail
     (`TaskRunner.follow_up`, in the scope of the run). Returns why not, None if it will be."""

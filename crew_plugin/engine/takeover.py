@@ -134,7 +134,6 @@ def _start_again(
     store: RunStore, lease: Lease, task: TaskRecord, attempt: AttemptRecord, taken: TakenOver
 ) -> None:
     _cut_off(store, task)
-    store.return_messages(lease, task.key)
     outcome = Outcome(state=AttemptState.LOST, cause=_LOST, retryable=True)
     settle_attempt(store, lease, attempt.id, outcome, stop=None, sequel=lambda _task, _last: AGAIN)
     taken.last[task.key] = _AGAIN

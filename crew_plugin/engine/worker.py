@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 
 from crew_plugin.engine.ports import AttemptContext, Outcome, TaskRunner
+from crew_plugin.engine.returns import bury_mail
 from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, settle_attempt
 from crew_plugin.engine.snapshot import LastAttempt, Sequel
@@ -25,7 +26,7 @@ from crew_plugin.models.records import (
     TaskRecord,
 )
 from crew_plugin.models.spec import RunSpec, StepSpec
-from crew_plugin.models.states import AttemptState, TaskState
+from crew_plugin.models.states import TASK_TERMINAL, AttemptState, TaskState
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
@@ -92,6 +93,8 @@ class Work:
     settled: bool = False
     goes_on: bool = False
     """The task's open attempt is taken up again instead of beginning one."""
+    _kept_mail: bool = False
+    """Its session left its unread mail to another attempt."""
     _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     _over: anyio.Event = field(default_factory=anyio.Event)
 
@@ -178,7 +181,7 @@ class Work:
                 def put_off(by: float) -> None:
                     limit.deadline += by
 
-                return await self.context.runner.run(replace(context, put_off=put_off))
+                return await self.context.runner.run(replace(context, put_off=put_off, again=self._followed))
         except Fenced:
             raise
         except Exception as error:
@@ -190,21 +193,30 @@ class Work:
         message = f"the session did not end within {seconds:g} s, its own limit notwithstanding"
         return Outcome(state=AttemptState.FAILED, cause=Cause(code=CauseCode.WALL_LIMIT, message=message))
 
+    def _followed(self, outcome: Outcome) -> bool:
+        """Whether another attempt would follow by itself if this one ended so."""
+        last = LastAttempt(
+            state=outcome.state, cause=outcome.cause, retryable=outcome.retryable, acted=outcome.acted
+        )
+        self._kept_mail = self.stop is None and self.books.sequel(self.task, last).again
+        return self._kept_mail
+
     async def _settle(self, outcome: Outcome) -> None:
         if self.settled or self.attempt is None:
             return
         self.settled = True
         attempt_id = self.attempt.id
-        settled = await self._write(
-            lambda store: settle_attempt(
-                store,
-                self.context.lease,
-                attempt_id,
-                outcome,
-                stop=self.stop,
-                sequel=self.books.sequel,
+
+        def settle(store: RunStore) -> Settled:
+            settled = settle_attempt(
+                store, self.context.lease, attempt_id, outcome, stop=self.stop, sequel=self.books.sequel
             )
-        )
+            if self._kept_mail and settled.task.state in TASK_TERMINAL:
+                # It was stopped just now, and there is no other attempt.
+                bury_mail(store, settled.task, f"{settled.task.key} was not tried again")
+            return settled
+
+        settled = await self._write(settle)
         if settled.result is not None:
             self.context.hooks.tell("task_result", _of_result(settled.result, settled.task))
         self.books.note(settled)

@@ -81,7 +81,9 @@ class Course:
         self.ladder = Ladder(limit=self.limits.steps, reminders=rules.reminders, steps=before.steps)
         self.record = Record(context, writer)
         self.journal = Journal(self.record, context.lease, before.id)
-        self.box = room.box(context.run.id, context.task.key, wake=context.wake)
+        self.box = room.box(
+            context.run.id, context.task.key, attempt_id=context.attempt.id, wake=context.wake
+        )
         self.box.pause = self.wait
         self.tally = Tally(table, model=before.model_asked, before=before.counts)
         self.memory = Memory()
@@ -120,7 +122,9 @@ class Course:
         """Calls without an end: the tool, and when it began."""
         self._told: Closing | None = None
         self._given: deque[tuple[str, ...]] = deque()
-        """For each text the session was given and no model has seen: the messages in it."""
+        """For each text the session was given and has not sent yet: the messages in it."""
+        self._asked: list[tuple[str, ...]] = []
+        """The same for those in a model call that has not been answered."""
 
     @property
     def over(self) -> bool:
@@ -333,11 +337,19 @@ class Course:
             self.record.event("session.note", {"text": f"warned: it has used {what}"})
 
     def taken(self, count: int) -> None:
-        """Texts became part of a model call: the messages in them are read."""
+        """Texts became part of a model call."""
         for _ in range(min(count, len(self._given))):
-            for message_id in self._given.popleft():
+            messages = self._given.popleft()
+            self._asked.append(messages)
+            for message_id in messages:
                 self.box.seen(message_id)
-                self.record.read(message_id)
+
+    def answered(self) -> None:
+        """The model answered: the messages in what it was asked are read. A call that fails has read
+        none."""
+        for messages in self._asked:
+            self.record.read(*messages)
+        self._asked.clear()
 
     def wait(self, seconds: float) -> None:
         """The session is going to wait for so long, and is none the less alive."""
@@ -345,13 +357,19 @@ class Course:
 
     @property
     def untaken_texts(self) -> int:
-        """How many of the texts it was given, the last ones, no model has seen."""
-        return len(self._given)
+        """How many of the texts it was given, the last ones, no model has answered."""
+        return len(self._asked) + len(self._given)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether it was given a text that no model call has begun with."""
+        return bool(self._given)
 
     def untaken(self) -> tuple[str, ...]:
-        """The messages in texts that no model has seen. They stand in the transcript, so the prompt
+        """The messages in texts that no model has answered. They stand in the transcript, so the prompt
         of the next engine session brings them along."""
-        messages = tuple(message for given in self._given for message in given)
+        messages = tuple(message for given in (*self._asked, *self._given) for message in given)
+        self._asked.clear()
         self._given.clear()
         return messages
 

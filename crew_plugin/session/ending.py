@@ -11,7 +11,6 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ArtifactRef, ResultRecord, SectionRecord
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session.contract import Submission
-from crew_plugin.session.record import Entry
 from crew_plugin.session.sections import Section, joined
 from crew_plugin.store.port import RunStore
 
@@ -47,8 +46,8 @@ class Ending:
 class Left:
     """What the store holds of a session after its last write."""
 
-    result: ResultRecord | None
-    text: ArtifactRef | None
+    result: ResultRecord | None = None
+    text: ArtifactRef | None = None
 
 
 def ending_of(error: Exception) -> Ending:
@@ -65,29 +64,21 @@ def ending_of(error: Exception) -> Ending:
     return Ending(cause=Cause.of_defect("a defect ended the session", error))
 
 
-def last_write(
-    store: RunStore,
-    context: AttemptContext,
-    ending: Ending | None,
-    text: str,
-    entries: Sequence[Entry],
-) -> Left:
-    """Write what is left to be written, and keep what a session without a result said last.
+def last_write(store: RunStore, context: AttemptContext, ending: Ending | None, text: str) -> Left:
+    """Keep what a session without a result said last.
 
     A result that was on its way to the disk when the session was stopped is found here.
     """
-    for entry in entries:
-        entry(store)
     attempt = store.load_attempt(context.attempt.id)
     if attempt.result_id is not None:
-        return Left(result=store.load_result(attempt.result_id), text=None)
+        return Left(result=store.load_result(attempt.result_id))
     key, run_id, task_id = context.task.key, context.run.id, context.task.id
     parts = store.list_sections(context.attempt.id)
     if parts:
         kept_too = ending.kept if ending is not None else None
         partial = partial_text(store, parts, text, kept_too).encode("utf-8", "replace")
         kept = store.put_artifact(run_id, f"{key}/partial.md", partial, task_id=task_id)
-        return Left(result=None, text=kept)
+        return Left(text=kept)
     if ending is not None and ending.kept is not None:
         body = json.dumps(asdict(ending.kept), ensure_ascii=False, indent=1, default=str)
         kept = store.put_artifact(
@@ -97,11 +88,11 @@ def last_write(
             task_id=task_id,
             media_type="application/json",
         )
-        return Left(result=None, text=kept)
+        return Left(text=kept)
     if not text.strip():
-        return Left(result=None, text=None)
+        return Left()
     kept = store.put_artifact(run_id, f"{key}/last-text.md", text.encode("utf-8", "replace"), task_id=task_id)
-    return Left(result=None, text=kept)
+    return Left(text=kept)
 
 
 def partial_text(

@@ -110,9 +110,13 @@ class FollowUp:
         self._room = room
         self._record = Record(context, writer)
         self._journal = Journal(self._record, context.lease, context.attempt.id)
-        self._box = room.box(context.run.id, context.task.key, wake=context.wake, woken=True)
+        self._box = room.box(
+            context.run.id, context.task.key, attempt_id=context.attempt.id, wake=context.wake, woken=True
+        )
         self._session: Session | None = None
         self._given: list[tuple[str, ...]] = []
+        self._asked: list[str] = []
+        """Messages in a model call that has not been answered."""
         self._steps = 0
         self._usage = Usage()
         self._last_text = ""
@@ -276,6 +280,8 @@ class FollowUp:
 
     def _answered(self, event: ModelAnswered) -> bool:
         self._steps += 1
+        self._record.read(*self._asked)
+        self._asked.clear()
         usage = replace(event.usage, cost=self._table.cost_of(event.usage, event.model, self._model))
         self._usage += usage
         if event.text.strip():
@@ -312,13 +318,17 @@ class FollowUp:
         messages = await self._box.after_turn()
         if messages:
             await self._say(session, "\n\n".join(letter(message) for message in messages), messages)
+        elif self._given:
+            # It came just as the turn had ended: only another one sends it.
+            await self._say(session, words.came_late(), ())
+            return True
         return bool(messages)
 
     def _taken(self, count: int) -> None:
         for _ in range(min(count, len(self._given))):
             for message_id in self._given.pop(0):
                 self._box.seen(message_id)
-                self._record.read(message_id)
+                self._asked.append(message_id)
 
     # --- the end ---
 

@@ -184,7 +184,11 @@ class Hold:
         await session.end_jobs()
         self._note("given_up", [job.id for job in jobs])
         flags = (*accepted.result.flags, GIVEN_UP) if jobs else accepted.result.flags
-        return Accepted(result=replace(accepted.result, flags=flags))
+        given_up = Accepted(result=replace(accepted.result, flags=flags))
+        if self._held_in(session) is not None:
+            # It may have to wait once more, for a message that came meanwhile.
+            self._waiting = _Waiting(accepted=given_up, session=session)
+        return given_up
 
     def _take_untold(self) -> list[JobEnded]:
         taken = list(self._untold.values())

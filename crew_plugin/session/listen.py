@@ -127,6 +127,7 @@ class Listener:
         course = self._course
         calls = course.record.calls(event.tool_calls, course.ladder.steps + 1)
         usage = course.tally.answered(event.usage, event.model, len(calls))
+        course.answered()
         self._queued = False
         course.usage += usage
         course.memory.answered()
@@ -154,11 +155,20 @@ class Listener:
         """Give what was to wait for this moment, else ask for the result. True if it is over."""
         course = self._course
         messages = await course.box.after_turn()
-        if not messages:
-            waits = await self._stand_by()
-            return await self._follow(course.ladder.turn_ended()) if waits is None else waits
-        text = "\n\n".join(letter(message) for message in messages)
-        await course.say(self._session, text, *(message.id for message in messages))
+        if messages:
+            text = "\n\n".join(letter(message) for message in messages)
+            await course.say(self._session, text, *(message.id for message in messages))
+            return False
+        if await self._goes_on():
+            return False
+        waits = await self._stand_by()
+        return await self._follow(course.ladder.turn_ended()) if waits is None else waits
+
+    async def _goes_on(self) -> bool:
+        """Whether a text came just as the turn had ended, which only another one sends."""
+        if self._course.unsent:
+            await self._course.say(self._session, words.came_late())
+            return True
         return False
 
     def _note_prose(self, text: str, calls: list[str]) -> None:
@@ -193,6 +203,8 @@ class Listener:
         """The wait for jobs took too long. True if the session is over."""
         course = self._course
         accepted = await course.jobs.expired(self._session)
+        if await self._goes_on():
+            return False
         if accepted is None or course.gate is None:
             return await self._follow(course.ladder.turn_ended())
         await course.gate.settle(accepted)

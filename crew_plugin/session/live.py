@@ -17,7 +17,7 @@ from crew_plugin.session import words
 from crew_plugin.session.asking import Asking
 from crew_plugin.session.contract import ResultContract
 from crew_plugin.session.course import Course, Reopening
-from crew_plugin.session.ending import Ending, ending_of, last_write, outcome_of
+from crew_plugin.session.ending import Ending, Left, ending_of, last_write, outcome_of
 from crew_plugin.session.equip import Equipment
 from crew_plugin.session.gate import Gate
 from crew_plugin.session.guard import Guard
@@ -28,6 +28,7 @@ from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepar
 from crew_plugin.session.record import usage_data
 from crew_plugin.session.scope import ResultRules, SessionScope, Toolbox
 from crew_plugin.session.shorten import shortened
+from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 
 __all__ = ["LiveSession"]
@@ -62,6 +63,7 @@ class LiveSession:
         self._rules = rules
         self._course = Course(context, engine=engine, writer=writer, room=room, rules=rules, table=table)
         self._talking = anyio.CancelScope()
+        self._course.box.retried = self._retried
         self._guard = Guard(self._course, self._talking)
         self._listener: Listener | None = None
 
@@ -300,7 +302,8 @@ class LiveSession:
         """Write down the end, and say what it is."""
         course = self._course
         ending, record = course.last_ending(), course.record
-        closes_mail = course.box.close(self._closed_because())
+        again = self._retried()
+        closes_mail = course.box.close(self._closed_because(), again=again)
         if course.fenced is not None:
             return Outcome(state=AttemptState.FAILED)
         course.cut_off("the session ended" if ending is None else ending.cause.message)
@@ -308,11 +311,17 @@ class LiveSession:
             record.entry("note", f"The session ended: {ending.cause.message}")
         course.progress()
         record.event("session.closed", {"steps": course.ladder.steps, "usage": usage_data(course.usage)})
-        entries = [record.rest(), closes_mail]
+        rest = record.rest()
+
+        def write(store: RunStore) -> Left:
+            rest(store)
+            left = last_write(store, self._context, ending, course.last_words)
+            if not again or left.result is not None:
+                closes_mail(store)
+            return left
+
         try:
-            left = await self._writer.run(
-                lambda store: last_write(store, self._context, ending, course.last_words, entries)
-            )
+            left = await self._writer.run(write)
         except Fenced as error:
             course.fenced = error
             return Outcome(state=AttemptState.FAILED)
@@ -320,6 +329,14 @@ class LiveSession:
             return Outcome(state=AttemptState.FAILED, cause=(ending or ending_of(error)).cause)
         await course.box.tell_senders()
         return outcome_of(ending, left, touched_the_world=course.journal.touched_the_world)
+
+    def _retried(self) -> bool:
+        """Whether another attempt follows, which finds in its prompt what this one was told."""
+        ending = self._course.last_ending()
+        if ending is None or self._course.fenced is not None or self._context.again is None:
+            return False
+        outcome = outcome_of(ending, Left(), touched_the_world=self._course.journal.touched_the_world)
+        return self._context.again(outcome)
 
     def _closed_because(self) -> str:
         ending = self._course.ending

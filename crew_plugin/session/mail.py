@@ -7,13 +7,13 @@ write all the time by a rate limit.
 """
 
 import time
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 
+from crew_plugin.engine.returns import return_mail
 from crew_plugin.errors import NotAllowed, UnknownName
 from crew_plugin.models.clock import steady_time
 from crew_plugin.models.mail import OUTSIDE, MessageKind, MessageRecord, MessageState, Receipt, ReceiptOutcome
@@ -21,6 +21,7 @@ from crew_plugin.models.records import TaskRecord
 from crew_plugin.models.states import TASK_TERMINAL, TaskState
 from crew_plugin.session.material import peers_of
 from crew_plugin.session.prompt import Peer, letter
+from crew_plugin.session.traffic import RATE_MESSAGES, RATE_SECONDS, Traffic
 from crew_plugin.session.waits import Wait, Waited, Waits
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
@@ -31,12 +32,10 @@ EVERYBODY: Final = "all"
 PARENT: Final = "parent"
 MAX_HOPS: Final = 6
 """So many answers to answers, without other work in between, and the next one is refused."""
-RATE_MESSAGES: Final = 10
-RATE_SECONDS: Final = 60.0
-"""At most so many messages from one task to another in so many seconds."""
 MESSAGE_BYTES: Final = 64_000
 
 _ENDING: Final = "its session is just ending"
+_AGAIN: Final = "the task is tried again; the next attempt finds this in its prompt"
 
 Deliver = Callable[[str, str], Awaitable[bool]]
 """Gives a text and the id of its message to an open session; False if it takes nothing more."""
@@ -75,52 +74,52 @@ class MailRoom:
         self.policy = policy or MailPolicy()
         self.waits = Waits()
         self._writer = writer
-        self._clock = clock
         self._boxes: dict[tuple[str, str], Mailbox] = {}
-        self._over: dict[tuple[str, str], str] = {}
-        self._waking: set[tuple[str, str]] = set()
-        """Sessions that are about to be opened again."""
-        self._wakes: Counter[tuple[str, str]] = Counter()
-        self._sent: dict[tuple[str, str, str], deque[float]] = {}
+        self._traffic = Traffic(clock)
 
-    def box(self, run_id: str, key: str, *, wake: Wake | None = None, woken: bool = False) -> "Mailbox":
+    def box(
+        self,
+        run_id: str,
+        key: str,
+        *,
+        attempt_id: str | None = None,
+        wake: Wake | None = None,
+        woken: bool = False,
+    ) -> "Mailbox":
         """The mailbox of a task whose session begins, or is woken. It must be closed."""
-        box = Mailbox(room=self, writer=self._writer, run_id=run_id, key=key, wake=wake, woken=woken)
+        box = Mailbox(
+            room=self,
+            writer=self._writer,
+            run_id=run_id,
+            key=key,
+            attempt_id=attempt_id,
+            wake=wake,
+            woken=woken,
+        )
         self._boxes[run_id, key] = box
-        self._over.pop((run_id, key), None)
-        self._waking.discard((run_id, key))
+        self._traffic.opened(run_id, key)
         return box
 
-    def waking(self, box: "Mailbox") -> bool:
-        """Whether the session of this mailbox is going to be opened again."""
-        return (box.run_id, box.key) in self._waking
+    def waking(self, run_id: str, key: str) -> bool:
+        """Whether the session of this task is going to be opened again."""
+        return self._traffic.waking(run_id, key)
 
     def speaks(self, run_id: str, key: str) -> bool:
         """Whether this task has a session here, or is going to have one again."""
-        return (run_id, key) in self._boxes or (run_id, key) in self._waking
+        return (run_id, key) in self._boxes or self.waking(run_id, key)
 
-    def forget(self, box: "Mailbox", reason: str) -> None:
-        """The session of this mailbox is over."""
+    def forget(self, box: "Mailbox", reason: str, *, again: bool = False) -> None:
+        """The session of this mailbox is over; with `again` its task is tried again."""
         if self._boxes.get((box.run_id, box.key)) is not box:
             return
         del self._boxes[box.run_id, box.key]
-        self._over[box.run_id, box.key] = reason
+        if not again:
+            self._traffic.ended(box.run_id, box.key, box.attempt_id, reason)
         self.waits.ended(box.run_id, box.key, reason)
-        if all(run_id != box.run_id for run_id, _ in self._boxes):
-            # Nobody is left who could send; whoever comes later finds the tasks' states in the store.
-            self._over = {place: why for place, why in self._over.items() if place[0] != box.run_id}
-            self._sent = {pair: times for pair, times in self._sent.items() if pair[0] != box.run_id}
 
     def admits(self, run_id: str, sender: str, recipient: str) -> bool:
         """Count a message of this pair; False if there were too many lately."""
-        now = self._clock()
-        times = self._sent.setdefault((run_id, sender, recipient), deque())
-        while times and times[0] <= now - RATE_SECONDS:
-            times.popleft()
-        if len(times) >= RATE_MESSAGES:
-            return False
-        times.append(now)
-        return True
+        return self._traffic.admits(run_id, sender, recipient)
 
     async def hand_over(self, message: MessageRecord, *, wake: Wake | None = None) -> Receipt:
         """Hand a message that was written down to its recipient, or wake it. Never waits for it."""
@@ -133,13 +132,16 @@ class MailRoom:
         if box is None or box.leaving:
             return await self._hand_to_ended(message, wake)
         if box.deliver is None:
+            # Its session is just being opened, or opened again: that is done with this in hand.
             box.knock()
-            outcome = ReceiptOutcome.WOKEN if box.woken else ReceiptOutcome.QUEUED
+            outcome = ReceiptOutcome.WOKEN if box.woken else ReceiptOutcome.INJECTED
             return Receipt(to=key, outcome=outcome)
         if message.kind is MessageKind.FOLLOW_UP:
             return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason="it sees it when its turn ends")
         if await box.collect():
             return Receipt(to=key, outcome=ReceiptOutcome.INJECTED)
+        if box.retried():
+            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason=_AGAIN)
         return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason=_ENDING)
 
     async def bury(self, message_ids: Iterable[str], reason: str) -> None:
@@ -156,9 +158,10 @@ class MailRoom:
         """To a task without a session: one yet to begin finds it, an ended one is woken."""
         run_id, key = message.run_id, message.recipient
         task = await self._writer.read(lambda store: store.load_task(run_id, key))
-        over = self._over.get((run_id, key))
-        if task.state not in TASK_TERMINAL and over is None:
-            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED)
+        over = self._traffic.over(run_id, key, task.attempt_id)
+        if task.state is TaskState.QUEUED or (task.state not in TASK_TERMINAL and over is None):
+            reason = _AGAIN if task.attempts else ""
+            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason=reason)
         if task.state not in TASK_TERMINAL:
             await self.bury([message.id], f"{_ENDING}: {over}")
             return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason=_ENDING)
@@ -179,17 +182,16 @@ class MailRoom:
     def wake(self, run_id: str, key: str, wake: Wake) -> str | None:
         """Have an ended session opened again, once for all who want it, within the limits. Returns
         why not."""
-        place = (run_id, key)
-        if place in self._waking:
+        if self.waking(run_id, key):
             return wake(key)
-        if self._wakes[place] >= self.policy.wakes_session:
+        of_task, of_run = self._traffic.wakes(run_id, key)
+        if of_task >= self.policy.wakes_session:
             return f"{key} has ended and was woken {self.policy.wakes_session} times, which is the limit"
-        if sum(self._wakes[each] for each in self._wakes if each[0] == run_id) >= self.policy.wakes_run:
+        if of_run >= self.policy.wakes_run:
             return f"{key} has ended, and {self.policy.wakes_run} wakes in one run are the limit"
         refused = wake(key)
         if refused is None:
-            self._waking.add(place)
-            self._wakes[place] += 1
+            self._traffic.woken(run_id, key)
         return refused
 
 
@@ -201,6 +203,7 @@ class Mailbox:
     writer: StoreWriter
     run_id: str
     key: str
+    attempt_id: str | None = None
     wake: Wake | None = None
     woken: bool = False
     """It is the further conversation of a session that had ended."""
@@ -210,6 +213,8 @@ class Mailbox:
     """Set while the session is open."""
     pause: Callable[[float], None] | None = None
     """Told for how long the session is going to wait, which is no sign that it hangs."""
+    retried: Callable[[], bool] = field(default=lambda: False)
+    """Whether the session has come to an end that another attempt at its task follows."""
     spoken_to: Callable[[str], None] | None = None
     """Told of whoever outside of the run wrote to the open session."""
     answered: set[str] = field(default_factory=set[str])
@@ -331,7 +336,7 @@ class Mailbox:
 
     async def collect(self) -> bool:
         """Deliver what waits to the open session, an answer to whoever waits for it. False if the
-        session took not all of it; what it did not take is dead then."""
+        session took not all of it; what it did not take is dead then, or left to the next attempt."""
         messages = await self.writer.run(
             lambda store: store.take_messages(self.run_id, self.key, without=[MessageKind.FOLLOW_UP])
         )
@@ -340,7 +345,8 @@ class Mailbox:
             if self._wait is not None and self._wait.takes(message):
                 continue
             if self.deliver is None or not await self.deliver(letter(message), message.id):
-                await self.room.bury([left.id for left in messages[place:]], _ENDING)
+                if not self.retried():
+                    await self.room.bury([left.id for left in messages[place:]], _ENDING)
                 return False
             self._unseen.add(message.id)
             if self.spoken_to is not None and message.sender in OUTSIDE:
@@ -368,23 +374,28 @@ class Mailbox:
         """The session did something other than writing messages: no echo."""
         self._heard.clear()
 
-    def close(self, reason: str, *, told: Collection[str] = frozenset[str]()) -> Callable[[RunStore], None]:
+    def close(
+        self, reason: str, *, told: Collection[str] = frozenset[str](), again: bool = False
+    ) -> Callable[[RunStore], None]:
         """The session is over. Returns what writes down that its unread mail is dead; what people
-        wanted said after its turn is left. Then `tell_senders`, but for those who were `told`."""
+        wanted said after its turn is left. Then `tell_senders`, but for those who were `told`. With
+        `again` the task gets another attempt, which is for the mail: what is returned need not be
+        written."""
         self.deliver = None
-        self.room.forget(self, reason)
+        self.room.forget(self, reason, again=again)
 
         def write(store: RunStore) -> None:
+            dead: list[MessageRecord] = []
             for message in store.list_messages(self.run_id, unread_by=self.key):
-                if message.state is MessageState.ACCEPTED and self.room.waking(self):
+                if message.state is MessageState.ACCEPTED and self.room.waking(self.run_id, self.key):
                     continue
                 if message.kind is MessageKind.FOLLOW_UP and self.wake is not None:
                     self._late = True
                     continue
                 store.settle_message(message.id, MessageState.DEAD, reason=reason)
-                known = message.sender in OUTSIDE or message.sender in told
-                if message.kind is MessageKind.MESSAGE and not known:
-                    self._returned.append(self._return(store, message, reason))
+                if message.sender not in told:
+                    dead.append(message)
+            self._returned += return_mail(store, dead, reason)
 
         return write
 
@@ -398,17 +409,6 @@ class Mailbox:
         if refused is not None:
             left = await self.writer.read(lambda store: store.list_messages(self.run_id, unread_by=self.key))
             await self.room.bury([message.id for message in left], refused)
-
-    def _return(self, store: RunStore, message: MessageRecord, reason: str) -> MessageRecord:
-        return store.send_message(
-            self.run_id,
-            sender=self.key,
-            recipient=message.sender,
-            kind=MessageKind.RELAY,
-            body=f"It did not read your message any more: {reason}.",
-            hops=message.hops + 1,
-            reply_to=message.id,
-        )
 
     async def _settle_wait(self, wait: Wait) -> None:
         """A question that nobody took in time is asked no longer."""

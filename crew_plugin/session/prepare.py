@@ -9,7 +9,7 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CallerError
-from crew_plugin.models.mail import MessageRecord
+from crew_plugin.models.mail import MessageKind, MessageRecord, MessageState
 from crew_plugin.models.records import ArtifactRef, Effect, SectionRecord, TranscriptEntry
 from crew_plugin.session import words
 from crew_plugin.session.compact import Cut, cut
@@ -21,6 +21,7 @@ from crew_plugin.session.material import handed_on, peers_of, project_instructio
 from crew_plugin.session.prompt import (
     GOAL_LIMIT,
     SHOWN_PEERS,
+    SHOWN_TOLD,
     TASK_LIMIT,
     Prompt,
     PromptInputs,
@@ -79,6 +80,7 @@ async def prepare(
         peers, tasks = store.list_peers(context.run.id, context.task.key, limit=SHOWN_PEERS)
         mail = tuple(store.take_messages(context.run.id, context.task.key))
         past = _past(store, context)
+        told = _told_before(store, context)
         inputs = PromptInputs(
             run_id=context.run.id,
             spec=context.spec,
@@ -94,6 +96,8 @@ async def prepare(
             peers=peers_of(peers, keep_seconds=box.policy.keep_seconds),
             more_peers=tasks - len(peers),
             mail=mail,
+            told_before=told[-SHOWN_TOLD:],
+            more_told=max(0, len(told) - SHOWN_TOLD),
             continued=words.resumed(left_out=past.left_out) if past else "",
         )
         prompt = build_prompt(inputs)
@@ -159,6 +163,19 @@ def _past(store: RunStore, context: AttemptContext) -> Cut | None:
         raise CallerError(f"there is no transcript of the session {context.step.continues}")
     store.append_transcript(context.lease, context.attempt.session_id, past.kept)
     return past
+
+
+def _told_before(store: RunStore, context: AttemptContext) -> list[MessageRecord]:
+    """What an earlier attempt at the task was told: this one knows nothing of its conversation."""
+    if context.attempt.number == 1:
+        return []
+    return [
+        message
+        for message in store.list_messages(context.run.id)
+        if message.recipient == context.task.key
+        and message.state is MessageState.READ
+        and message.kind is not MessageKind.RELAY
+    ]
 
 
 def _kept(store: RunStore, context: AttemptContext, name: str, text: str, limit: int) -> str:

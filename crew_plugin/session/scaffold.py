@@ -40,7 +40,7 @@ class ScaffoldRunner:
 
     async def run(self, context: AttemptContext) -> Outcome:
         """Build the prompt of one attempt and keep it."""
-        box = self._room.box(context.run.id, context.task.key)
+        box = self._room.box(context.run.id, context.task.key, attempt_id=context.attempt.id)
         tools = dict.fromkeys([*_ALWAYS, *context.spec.agents[context.step.agent].tools])
         try:
             await contract_of(context)

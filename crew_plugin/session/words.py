@@ -8,6 +8,7 @@ from crew_plugin.host import Job, JobEnded
 __all__ = [
     "broken_off",
     "budget_notice",
+    "came_late",
     "held",
     "interrupted",
     "last_call",
@@ -118,6 +119,11 @@ def interrupted(why: str, text: str) -> str:
         f"Your turn was stopped: {why}. What was under way did not come to its end, and processes that "
         f"you had started were ended; look how far they got before you rely on them.{said}"
     )
+
+
+def came_late() -> str:
+    """What starts another turn after a message that came when one had just ended."""
+    return "The message above came as your turn ended. Take it into account, then go on or end your turn."
 
 
 def woken(state: str, mail: str, *, left_out: int) -> str:

@@ -212,7 +212,8 @@ class Attempts(Questions, Retries):
     ) -> TaskRecord:
         """End an attempt and, unless `task_state` is None (another attempt is due), its task,
         with the matching event. `COMPLETED` needs an accepted result without error. A task that
-        fails becomes a dead letter if it was given up."""
+        fails becomes a dead letter if it was given up. Mail that an attempt has not read is for the
+        next one."""
         with self._change():
             self._fence(lease)
             attempt = self._attempt_of(lease, attempt_id)
@@ -248,6 +249,7 @@ class Attempts(Questions, Retries):
                 )
             if task_state is not None:
                 return self._end_task(lease, task, task_state, actor, cause, attempt=attempt, gave_up=gave_up)
+            self._return_mail(lease, task.key)
             if task.state == TaskState.WAITING:
                 # Its session is gone and with it the question: another attempt is due.
                 self._execute("UPDATE task SET state = ? WHERE id = ?", (TaskState.RUNNING, task.id))

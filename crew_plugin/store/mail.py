@@ -103,19 +103,7 @@ class Mail(Runs):
         after all: whoever comes next takes it."""
         with self._change():
             self._fence(lease)
-            rows = self._all(
-                "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ? ORDER BY n",
-                (lease.run_id, recipient, MessageState.DELIVERED),
-            )
-            for row in rows:
-                if row["id"] in kept:
-                    continue
-                self._execute(
-                    "UPDATE message SET state = ?, delivered_at = NULL WHERE id = ?",
-                    (MessageState.ACCEPTED, row["id"]),
-                )
-                data = {"message_id": row["id"]}
-                self._append(lease.run_id, lease.epoch, "message.returned", recipient, data=data)
+            self._return_mail(lease, recipient, kept)
 
     def replay_message(self, message_id: str, *, actor: str) -> MessageRecord:
         """A message that was delivered and never read is `accepted` again."""

@@ -201,7 +201,8 @@ class RunStore(Protocol):
         """End an attempt and, unless `task_state` is None (another attempt is due), its task,
         with the matching event. `COMPLETED` is refused with `IllegalTransition` when no accepted
         result without error exists for this attempt. A task that fails becomes a dead letter in the
-        same transaction if it was given up, with `task.given_up`."""
+        same transaction if it was given up, with `task.given_up`. If another attempt is due, mail that
+        this one was given and has not read is `accepted` again, for that one."""
         ...
 
     def transition_task(

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from crew_plugin.errors import IllegalTransition, InvalidPlan, InvalidValue, LeaseHeld, UnknownName
 from crew_plugin.models.causes import Cause
@@ -260,6 +260,21 @@ class Runs(Outbox):
         )
         for row in rows:
             self._kill_message(run_id, epoch, row["id"], reason)
+
+    def _return_mail(self, lease: Lease, recipient: str, kept: Collection[str] = ()) -> None:
+        rows = self._all(
+            "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ? ORDER BY n",
+            (lease.run_id, recipient, MessageState.DELIVERED),
+        )
+        for row in rows:
+            if row["id"] in kept:
+                continue
+            self._execute(
+                "UPDATE message SET state = ?, delivered_at = NULL WHERE id = ?",
+                (MessageState.ACCEPTED, row["id"]),
+            )
+            data = {"message_id": row["id"]}
+            self._append(lease.run_id, lease.epoch, "message.returned", recipient, data=data)
 
     def _kill_message(self, run_id: str, epoch: int, message_id: str, reason: str) -> None:
         self._execute(

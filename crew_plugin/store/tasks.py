@@ -161,8 +161,9 @@ class Tasks(DeadLetters):
         )
         if gave_up is not None and to is TaskState.FAILED:
             self._give_up(lease, task, task.attempt_id, gave_up, cause, actor)
-        if not task.attempts:
-            self._bury_mail(lease.run_id, lease.epoch, f"{task.key} never started ({to})", task.key)
+        if attempt is None:
+            never = "was not tried again" if task.attempts else "never started"
+            self._bury_mail(lease.run_id, lease.epoch, f"{task.key} {never} ({to})", task.key)
         return _task(row)
 
     def hold_task(self, lease: Lease, task_id: str, reason: str, *, actor: str) -> TaskRecord:

@@ -268,7 +268,7 @@ class FakeSession:
                 self._pending.clear()
             reply = await self._ask()
             calls = self._answered(reply)
-            if not calls:
+            if not calls and not self._pending:
                 self._emit(TurnEnded(text=reply.text))
                 return False
             for call, use in calls:

@@ -439,6 +439,39 @@ class RunStoreContract:
 
         assert [message.body for message in store.take_messages(lease.run_id, "one")] == ["lost"]
 
+    def test_mail_that_an_attempt_has_not_read_is_for_the_next_one(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        read, given, waits = (
+            store.send_message(
+                lease.run_id, sender="parent", recipient="one", kind=MessageKind.STEER, body=text
+            ).id
+            for text in ("read", "given", "waits")
+        )
+        store.settle_message(read, MessageState.READ)
+        store.take_messages(lease.run_id, "one")
+        store.return_messages(lease, "one", kept={given})
+
+        store.end_attempt(lease, attempt.id, AttemptState.FAILED, task_state=None, actor="supervisor")
+
+        states = [store.load_message(each).state for each in (read, given, waits)]
+        assert states == [MessageState.READ, MessageState.ACCEPTED, MessageState.ACCEPTED]
+        returned = [event for event in store.tail(lease.run_id) if event.type == "message.returned"]
+        assert [event.data["message_id"] for event in returned] == [waits, given]
+
+    def test_mail_for_a_task_that_is_not_tried_again_is_dead(self, store: RunStore) -> None:
+        lease = running(store)
+        attempt = start(store, lease)
+        store.end_attempt(lease, attempt.id, AttemptState.FAILED, task_state=None, actor="supervisor")
+        message = store.send_message(
+            lease.run_id, sender="two", recipient="one", kind=MessageKind.MESSAGE, body="hello"
+        )
+
+        store.transition_task(lease, attempt.task_id, TaskState.CANCELLED, actor="operator")
+
+        dead = store.load_message(message.id)
+        assert (dead.state, dead.reason) == (MessageState.DEAD, "one was not tried again (cancelled)")
+
     def test_results_of_a_run_that_nobody_waits_for_any_more_are_owed(self, store: RunStore) -> None:
         run = store.create_run(new_run(parent=PARENT), [new_task("one"), new_task("two")], actor="cli")
         lease = store.claim(run.id, current_owner())

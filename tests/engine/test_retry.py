@@ -4,13 +4,18 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.retry import Again
+from crew_plugin.engine.snapshot import RetryPolicy
+from crew_plugin.engine.steer import Order, Say
 from crew_plugin.errors import CallerError, Fenced, InvalidValue, NotAllowed
+from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageKind, MessageState
 from crew_plugin.models.records import Lease, ParentRef
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.project import Project
 from crew_plugin.store.liveness import current_owner
-from crew_plugin.testing.fake_runner import fails, gate, in_turn, submits
+from crew_plugin.testing.fake_runner import FakeAttempt, fails, gate, in_turn, submits
 from tests.engine.bench import Bench, open_bench, spec_of, step
 
 pytestmark = pytest.mark.anyio
@@ -124,3 +129,42 @@ async def test_whoever_drove_the_run_before_it_was_opened_again_is_fenced(projec
             await bench.writer.run(lambda store: store.append_events(old, run.id, []))
         with anyio.fail_after(20):
             assert (await bench.supervisor.execute(run.id)).state is RunState.COMPLETED
+
+
+async def test_who_wrote_to_a_task_that_is_stopped_between_two_attempts_is_told(project: Project) -> None:
+    failed = anyio.Event()
+
+    async def breaks(attempt: FakeAttempt) -> Outcome:
+        failed.set()
+        return await fails(retryable=True)(attempt)
+
+    async def writes(attempt: FakeAttempt) -> Outcome:
+        while not attempt.steers:
+            await anyio.lowlevel.checkpoint()
+        return await submits("; ".join(attempt.steers))(attempt)
+
+    async with open_bench(project, {"a": breaks, "b": writes}, retry=RetryPolicy(base=60.0)) as bench:
+        run = await bench.submit(spec_of(step("a"), step("b")), background=True)
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(20):
+            await failed.wait()
+            while not await bench.events(run.id, "task.retry_due"):
+                await anyio.lowlevel.checkpoint()
+            sent = await bench.writer.run(
+                lambda store: store.send_message(
+                    run.id, sender="b", recipient="a", kind=MessageKind.MESSAGE, body="which port?"
+                )
+            )
+            order = Order(run_id=run.id, say=Say.STEER, actor="operator", task="a", text="use 8080")
+            steered = await bench.supervisor.order(order)
+            enough = Cause(code=CauseCode.CALLER_CANCELLED, message="enough")
+            await bench.supervisor.cancel(run.id, cause=enough, actor="operator", task="a")
+            await bench.supervisor.wait(run.id, None)
+        assert (steered.receipt.outcome, "between two attempts" in steered.receipt.reason) == ("queued", True)
+        (result,) = await bench.writer.read(lambda store: store.list_results(run.id))
+        assert "It did not read your message any more: a is not tried any more (cancelled)" in result.summary
+        states = await bench.writer.read(
+            lambda store: [(each.id, each.state) for each in store.list_messages(run.id)]
+        )
+        assert dict(states)[sent.id] is MessageState.DEAD
+        assert dict(states)[steered.message_id or ""] is MessageState.DEAD

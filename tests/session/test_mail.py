@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from crew_plugin.errors import NotAllowed, UnknownName
@@ -12,9 +14,11 @@ from crew_plugin.models.mail import MessageKind, MessageState
 from crew_plugin.models.records import TranscriptEntry
 from crew_plugin.models.spec import StepSpec
 from crew_plugin.models.states import AttemptState, TaskState
-from crew_plugin.session.mail import MAX_HOPS, RATE_MESSAGES, RATE_SECONDS, MailRoom
+from crew_plugin.session.mail import MAX_HOPS, MailRoom
+from crew_plugin.session.traffic import RATE_MESSAGES, RATE_SECONDS
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
 from crew_plugin.testing.fake_engine import FakeEngine
+from crew_tools.irc import irc_tool
 
 pytestmark = pytest.mark.anyio
 
@@ -131,8 +135,9 @@ async def test_mail_that_was_never_read_is_dead_when_its_session_ends(make_stage
     stage = await make_stage(steps("alice", "bob"))
     room = MailRoom(stage.writer)
     alice, bob = room.box(stage.run.id, "alice"), room.box(stage.run.id, "bob")
+    await stage.attempt("bob")
     [receipt] = await alice.send(("bob",), "too early")
-    assert receipt.outcome == "queued"
+    assert receipt.outcome == "injected"
     await stage.writer.run(bob.close("the session of bob ended: it was aborted"))
     message, relay = await stage.writer.read(lambda store: store.list_messages(stage.run.id))
     assert message.state is MessageState.DEAD
@@ -157,6 +162,55 @@ async def test_a_message_to_a_session_that_is_just_ending_fails(make_stage: Any)
     [receipt] = await alice.send(("bob",), "hello")
     assert (receipt.outcome, receipt.reason) == ("missed", "its session is just ending")
     assert await states(stage) == [("alice", "bob", MessageState.DEAD)]
+    bob.retried = lambda: True
+    [receipt] = await alice.send(("bob",), "hello again")
+    assert (receipt.outcome, "the next attempt" in receipt.reason) == ("queued", True)
+    assert (await states(stage))[1:] == [("alice", "bob", MessageState.DELIVERED)]
+
+
+async def test_a_message_to_who_has_just_ended_is_missed_also_if_nobody_else_works(make_stage: Any) -> None:
+    stage = await make_stage(steps("bob"))
+    runner = stage.runner(FakeEngine(script=lambda _: use("submit_result", summary="ok")))
+    context = await stage.attempt("bob")
+    with anyio.fail_after(20):
+        await runner.run(context)
+    # Its session is gone, and the end of its attempt is not written down yet.
+    message = await stage.writer.run(
+        lambda store: store.send_message(
+            stage.run.id, sender="operator", recipient="bob", kind=MessageKind.STEER, body="?"
+        )
+    )
+    receipt = await runner.deliver(context, message.id)
+    assert (receipt.outcome, receipt.reason) == ("missed", "its session is just ending")
+    assert await states(stage) == [("operator", "bob", MessageState.DEAD)]
+
+
+async def test_an_answer_of_a_peer_whose_session_is_just_opened_again_is_waited_for(make_stage: Any) -> None:
+    stage = await make_stage(steps("alice", "bob"))
+    room = MailRoom(stage.writer)
+    alice, bob = room.box(stage.run.id, "alice"), room.box(stage.run.id, "bob")
+    for key in ("alice", "bob"):
+        await stage.attempt(key)
+
+    async def take_it(text: str, message_id: str) -> bool:
+        return True
+
+    await alice.open(take_it)
+    answers: list[Any] = []
+    tool = irc_tool(SimpleNamespace(mail=alice))  # type: ignore[arg-type]
+
+    async def ask() -> None:
+        arguments = {"op": "send", "to": "bob", "message": "which port?", "await_reply": True}
+        answers.append(await tool.execute(arguments, None))  # type: ignore[arg-type]
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            while not await states(stage):
+                await anyio.lowlevel.checkpoint()
+            await bob.open(take_it)
+            await bob.send(("alice",), "port 8080")
+    assert "port 8080" in answers[0].text
 
 
 async def test_everybody_means_those_who_can_still_read(make_stage: Any) -> None:
