@@ -125,6 +125,8 @@ class Course:
         """For each text the session was given and has not sent yet: the messages in it."""
         self._asked: list[tuple[str, ...]] = []
         """The same for those in a model call that has not been answered."""
+        self._returned: list[str] = []
+        """Messages in results of calls that no model call has been answered with."""
 
     @property
     def over(self) -> bool:
@@ -344,12 +346,17 @@ class Course:
             for message_id in messages:
                 self.box.seen(message_id)
 
+    def returned(self) -> None:
+        """A call returned mail as its result."""
+        self._returned += [message.id for message in self.box.returned()]
+
     def answered(self) -> None:
         """The model answered: the messages in what it was asked are read. A call that fails has read
         none."""
-        for messages in self._asked:
+        for messages in (*self._asked, self._returned):
             self.record.read(*messages)
         self._asked.clear()
+        self._returned.clear()
 
     def wait(self, seconds: float) -> None:
         """The session is going to wait for so long, and is none the less alive."""
@@ -368,7 +375,9 @@ class Course:
     def untaken(self) -> tuple[str, ...]:
         """The messages in texts that no model has answered. They stand in the transcript, so the prompt
         of the next engine session brings them along."""
-        messages = tuple(message for given in (*self._asked, *self._given) for message in given)
+        given = (self._returned, *self._asked, *self._given)
+        messages = tuple(message for each in given for message in each)
+        self._returned.clear()
         self._asked.clear()
         self._given.clear()
         return messages

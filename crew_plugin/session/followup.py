@@ -306,7 +306,7 @@ class FollowUp:
     def _tool_ended(self, event: ToolEnded) -> None:
         self._record.entry("tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok})
         if event.name == _IRC:
-            self._record.read(*(message.id for message in self._box.returned()))
+            self._asked += [message.id for message in self._box.returned()]
         self._record.event(
             "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
         )

@@ -218,7 +218,7 @@ class Listener:
             "tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok}
         )
         if event.name == _IRC:
-            course.record.read(*(message.id for message in course.box.returned()))
+            course.returned()
         course.record.event(
             "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
         )

@@ -15,7 +15,7 @@ from crew_plugin.host import ToolContext, ToolError
 from crew_plugin.models.mail import MessageKind, MessageState
 from crew_plugin.models.records import RunRecord
 from crew_plugin.models.states import RunState
-from crew_plugin.testing.conversation import Conversation, Reply, Script, ToolUse
+from crew_plugin.testing.conversation import Conversation, Fault, Reply, Script, ToolUse
 from crew_tools.crew_agent import tools
 from tests.hosts.bub_terminal import BubHome
 from tests.hosts.test_bub_crew import hosted
@@ -60,6 +60,37 @@ async def carried_out(crew: Crew, *goals: str, chained: bool = False) -> RunReco
 
 async def summaries(crew: Crew, run: RunRecord) -> list[str]:
     return [each.summary for each in await crew.writer.read(lambda store: store.list_results(run.id))]
+
+
+@pytest.mark.usefixtures("either_runtime")
+async def test_an_agent_whose_provider_fails_is_told_again_what_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken: list[str] = []
+
+    def asks(conversation: Conversation) -> Reply:
+        if conversation.find("port 8080") and not broken:
+            broken.append("once")
+            return Reply(fault=Fault.SERVER_ERROR)
+        if not conversation.find("port 8080"):
+            return use("irc", op="wait", to="t2", seconds=20)
+        return use("submit_result", summary=conversation.last_user)
+
+    def answers(conversation: Conversation) -> Reply:
+        if not conversation.tool_results:
+            return use("irc", op="send", to="t1", message="port 8080")
+        return use("submit_result", summary="told t1")
+
+    script = by_task(t1=asks, t2=answers)
+    async with hosted(home_of(tmp_path), monkeypatch, script, model_retries=0) as crew:
+        run = await carried_out(crew, "ask", "answer")
+        attempts = await crew.writer.read(lambda store: [task.attempts for task in store.load_tasks(run.id)])
+        [message] = await crew.writer.read(lambda store: store.list_messages(run.id))
+        assert run.state is RunState.COMPLETED
+        prompt, _ = await summaries(crew, run)
+    assert attempts == [2, 1]
+    assert "port 8080" in prompt
+    assert message.state is MessageState.READ
 
 
 @pytest.mark.usefixtures("either_runtime")
