@@ -21,7 +21,7 @@ from crew_plugin.engine.ports import Outcome, TaskRunner
 from crew_plugin.engine.requests import Requests
 from crew_plugin.engine.retry import changed_spec, keys_in
 from crew_plugin.engine.returns import Returns
-from crew_plugin.engine.runhooks import CANCEL_SECONDS, RunHooks
+from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, settle_attempt, view_of
 from crew_plugin.engine.shares import tags_of
 from crew_plugin.engine.slots import Slots, is_shared
@@ -43,8 +43,8 @@ from crew_plugin.engine.snapshot import (
 from crew_plugin.engine.takeover import TakenOver, TakeOver, take_stock
 from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
-from crew_plugin.errors import CrewError, Fenced, IllegalTransition, NotAllowed, StateUnwritable
-from crew_plugin.hookspecs import ConversationChanging, Retrying, RunEnded
+from crew_plugin.errors import CrewError, Fenced, IllegalTransition, StateUnwritable
+from crew_plugin.hookspecs import ConversationChanging, RunEnded
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, Lease, Owner, RunRecord, TaskRecord
 from crew_plugin.models.spec import RunSpec
@@ -106,8 +106,10 @@ class Driver:
         self._spec = spec
         self._runner = runner
         self._steps = {step.id: step for step in spec.steps}
-        self._tags = {step.id: tags_of(spec, step) for step in spec.steps}
-        self._shared = {key: tuple(filter(is_shared, tags)) for key, tags in self._tags.items()}
+        self._tags: dict[str, frozenset[str]] = {}
+        self._shared: dict[str, tuple[str, ...]] = {}
+        for key in self._steps:
+            self._tag(key)
         self._needs = any(step.resources for step in spec.steps)
         self._requests = Requests(writer=means.writer, width=spec.width, most=means.most, retry=self._retry)
         self._hooks = RunHooks(means.hooks, means.writer, run.id)
@@ -174,12 +176,6 @@ class Driver:
         lease, payload = self._lease, control.payload
         assert lease is not None
         keys = keys_in(control)
-        event = Retrying(run_id=lease.run_id, keys=keys, actor=control.actor)
-        refusal, told = await self._means.hooks.allow("before_retry", event, most=CANCEL_SECONDS)
-        if told:
-            await self._writer.run(lambda store: store.append_events(lease, lease.run_id, told))
-        if refusal is not None:
-            raise NotAllowed(f"a hook refused it: {refusal}")
 
         def write(store: RunStore) -> tuple[RunRecord, list[TaskRecord]]:
             plan = store.load_run(lease.run_id).spec
@@ -188,13 +184,20 @@ class Driver:
             return store.load_run(lease.run_id), tasks
 
         self.run, tasks = await self._writer.run(write)
-        self._steps.update({step.id: step for step in RunSpec.model_validate_json(self.run.spec).steps})
+        self._spec = RunSpec.model_validate_json(self.run.spec)
+        self._steps.update({step.id: step for step in self._spec.steps})
         for task in tasks:
+            self._tag(task.key)
             self._last.pop(task.key, None)
             self._due.pop(task.key, None)
             self._requests.task_stops.pop(task.key, None)
             self._note_task(task)
         return f"queued again: {', '.join(task.key for task in tasks)}"
+
+    def _tag(self, key: str) -> None:
+        """By what the session of a task is counted; a retry may have given it another model."""
+        self._tags[key] = tags_of(self._spec, self._steps[key])
+        self._shared[key] = tuple(filter(is_shared, self._tags[key]))
 
     def note(self, settled: Settled) -> None:
         """An attempt's end was written down."""
@@ -525,16 +528,17 @@ class Driver:
         self._resumes.discard(key)
         self._work[key] = work
         self._due.pop(key, None)
-        self._means.slots.take(self._tags[key])
-        group.start_soon(self._work_on, work)
+        tags = self._tags[key]
+        self._means.slots.take(tags)
+        group.start_soon(self._work_on, work, tags)
         await anyio.lowlevel.checkpoint()
 
-    async def _work_on(self, work: Work) -> None:
+    async def _work_on(self, work: Work, tags: frozenset[str]) -> None:
         try:
             await work.run()
         finally:
             del self._work[work.task.key]
-            self._means.slots.give_back(self._tags[work.task.key])
+            self._means.slots.give_back(tags)
             self.wake()
 
     def _note_task(self, task: TaskRecord, summary: str = "") -> None:

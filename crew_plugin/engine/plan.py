@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crew_plugin.config.settings import Settings
-from crew_plugin.engine.shares import Said, lowest, policy, tag_limits, tags_of
+from crew_plugin.engine.shares import PROVIDER, Said, lowest, policy, tag_limits, tags_of
 from crew_plugin.errors import CallerError, InvalidPlan, InvalidValue, UnknownName
 from crew_plugin.models.spec import (
     AgentSpec,
@@ -380,6 +380,8 @@ class _Draft:
         limits, notes = tag_limits(
             set_at_once, files.tags(), (tag for step in spec.steps for tag in tags_of(spec, step))
         )
+        # A retry may ask another provider.
+        others = {tag: most for tag, most in set_at_once.items() if tag.startswith(PROVIDER)}
         fail_fast, policy_why = policy(
             [
                 ("the caller", self.on_failure),
@@ -390,7 +392,7 @@ class _Draft:
         return spec.model_copy(
             update={
                 "width": max(1, allowed or most),
-                "tag_limits": limits,
+                "tag_limits": {**others, **limits},
                 "fail_fast": fail_fast,
                 "limit_notes": (why, *notes, policy_why),
             }

@@ -11,14 +11,15 @@ import anyio.abc
 
 from crew_plugin.engine.cancel import cause_of_request
 from crew_plugin.engine.hooks import Answer, Asking, HookName, Hooks, Telling
+from crew_plugin.engine.retry import keys_in
 from crew_plugin.errors import StaleView
-from crew_plugin.hookspecs import Cancelling, SessionClosed, SessionOpened
+from crew_plugin.hookspecs import Cancelling, Retrying, SessionClosed, SessionOpened
 from crew_plugin.models.records import ControlRecord, ControlVerb, EventRecord, Lease, TaskRecord
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["CANCEL_SECONDS", "RunHooks"]
+__all__ = ["RunHooks"]
 
-CANCEL_SECONDS: Final = 3.0
+ANSWER_SECONDS: Final = 3.0
 """How long a request to cancel or to retry may be held up: whoever asked waits for an answer."""
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class RunHooks:
         if self._hooks.watched(name):
             await self._tell(name, event)
 
-    # --- cancelling ---
+    # --- what others ask ---
 
     def hold(
         self,
@@ -83,32 +84,47 @@ class RunHooks:
     ) -> bool:
         """Whether this request waits for hooks; `then` is called with it if they allow it. The
         next request does not wait meanwhile."""
-        if control.verb is not ControlVerb.CANCEL or control.payload.get("force"):
+        asks = self._asks(control, tasks)
+        if asks is None:
             return False
+        name, event = asks
+        if not self.decides(name):
+            if control.id not in self._held:
+                self._held.add(control.id)
+                self.tell(name, event)
+            return False
+        # Before the group is open the request stays where it is written down, and is found again.
+        if self._group is not None and control.id not in self._held:
+            self._held.add(control.id)
+            self._group.start_soon(self._ask_first, control, name, event, then)
+        return True
+
+    def _asks(
+        self, control: ControlRecord, tasks: Mapping[str, TaskRecord]
+    ) -> tuple[HookName, Cancelling | Retrying] | None:
+        """Which hook has a say in this request, and what it is told."""
+        if control.verb is ControlVerb.RETRY:
+            return "before_retry", Retrying(run_id=self._run_id, keys=keys_in(control), actor=control.actor)
+        if control.verb is not ControlVerb.CANCEL or control.payload.get("force"):
+            return None
         task = next((task for task in tasks.values() if task.id == control.task_id), None)
-        event = Cancelling(
+        return "before_cancel", Cancelling(
             run_id=self._run_id,
             task_id=control.task_id,
             key=None if task is None else task.key,
             actor=control.actor,
             reason=cause_of_request(control).message,
         )
-        if not self.decides("before_cancel"):
-            if control.id not in self._held:
-                self._held.add(control.id)
-                self.tell("before_cancel", event)
-            return False
-        # Before the group is open the request stays where it is written down, and is found again.
-        if self._group is not None and control.id not in self._held:
-            self._held.add(control.id)
-            self._group.start_soon(self._ask_to_cancel, control, event, then)
-        return True
 
-    async def _ask_to_cancel(
-        self, control: ControlRecord, event: Cancelling, then: Callable[[ControlRecord], Awaitable[object]]
+    async def _ask_first(
+        self,
+        control: ControlRecord,
+        name: HookName,
+        event: Cancelling | Retrying,
+        then: Callable[[ControlRecord], Awaitable[object]],
     ) -> None:
-        self.tell("before_cancel", event)
-        answer = await self._hooks.ask("before_cancel", event, most=CANCEL_SECONDS)
+        self.tell(name, event)
+        answer = await self._hooks.ask(name, event, most=ANSWER_SECONDS)
         await self._note(answer)
         if answer.refusal is None:
             await then(control)
@@ -120,7 +136,7 @@ class RunHooks:
                 lambda store: store.answer_control(lease, control.id, refused=reason, actor="supervisor")
             )
         except StaleView:
-            logger.debug("the run had ended before a hook refused to cancel it")
+            logger.debug("the run had ended before a hook refused the request")
 
     # --- telling ---
 

@@ -6,11 +6,16 @@ say fewer, and whoever starts the run may say fewer still. Nobody can say more t
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from crew_plugin.engine.snapshot import RESOURCE
 from crew_plugin.models.spec import RunSpec, StepSpec
 
-__all__ = ["Said", "lowest", "policy", "provider_of", "tag_limits", "tags_of"]
+__all__ = ["PROVIDER", "Said", "lowest", "policy", "provider_of", "tag_limits", "tags_of"]
+
+
+PROVIDER: Final = "provider:"
+"""What the tag of a provider begins with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,7 @@ def tags_of(spec: RunSpec, step: StepSpec) -> frozenset[str]:
             f"role:{step.role}",
             f"agent:{step.agent}",
             f"team:{spec.team}",
-            f"provider:{provider_of(step.model)}",
+            PROVIDER + provider_of(step.model),
             *(RESOURCE + name for name in step.resources),
         }
     )

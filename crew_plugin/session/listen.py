@@ -308,6 +308,9 @@ class Listener:
         reopening = course.force(closing)
         if course.can_go_on:
             course.reopening = reopening
+            await course.about_to_stop("turn", closing.cause)
+            if course.over:
+                course.reopening = None  # a result under way arrived meanwhile
             return
         course.restrict(self._session)
         await course.steer(reopening.text)

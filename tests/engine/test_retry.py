@@ -9,13 +9,15 @@ from crew_plugin.engine.retry import Again
 from crew_plugin.engine.snapshot import RetryPolicy
 from crew_plugin.engine.steer import Order, Say
 from crew_plugin.errors import CallerError, Fenced, InvalidValue, NotAllowed
+from crew_plugin.hookspecs import Retrying, hookimpl
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.mail import MessageKind, MessageState
-from crew_plugin.models.records import Lease, ParentRef
+from crew_plugin.models.records import ControlVerb, Lease, ParentRef
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.project import Project
 from crew_plugin.store.liveness import current_owner
-from crew_plugin.testing.fake_runner import FakeAttempt, fails, gate, in_turn, submits
+from crew_plugin.store.port import RunStore
+from crew_plugin.testing.fake_runner import FakeAttempt, fails, gate, hangs, in_turn, submits
 from tests.engine.bench import Bench, open_bench, spec_of, step
 
 pytestmark = pytest.mark.anyio
@@ -168,3 +170,68 @@ async def test_who_wrote_to_a_task_that_is_stopped_between_two_attempts_is_told(
         )
         assert dict(states)[sent.id] is MessageState.DEAD
         assert dict(states)[steered.message_id or ""] is MessageState.DEAD
+
+
+async def test_a_task_that_is_retried_with_another_model_counts_for_its_provider(project: Project) -> None:
+    opened = anyio.Event()
+    scripts = {
+        "a": in_turn(fails(), submits("a")),
+        "b": in_turn(fails(), gate(opened, submits("b"))),
+        "slow": gate(opened, submits()),
+    }
+    async with open_bench(project, scripts) as bench:
+        spec = spec_of(step("a"), step("b"), step("slow"))
+        spec = spec.model_copy(update={"tag_limits": {"provider:other": 1}})
+        run = await bench.submit(spec, background=True)
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(20):
+            while list((await bench.states(run.id)).values()).count(TaskState.FAILED) < 2:
+                await anyio.lowlevel.checkpoint()
+            for key in ("b", "a"):
+                again = Again(run=run.id, actor="operator", tasks=(key,), model="other:big", force=True)
+                await bench.supervisor.retry(again)
+                while key == "b" and (await bench.states(run.id))["b"] is not TaskState.RUNNING:
+                    await anyio.lowlevel.checkpoint()
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            assert (await bench.states(run.id))["a"] is TaskState.QUEUED
+            opened.set()
+            assert (await bench.supervisor.wait(run.id, None)).state is RunState.COMPLETED
+    assert bench.runner.order[-1] == "a"
+
+
+class Ponders:
+    """Takes its time over every retry."""
+
+    def __init__(self) -> None:
+        self.asked = anyio.Event()
+
+    @hookimpl
+    async def before_retry(self, event: Retrying) -> None:
+        self.asked.set()
+        await anyio.sleep_forever()
+
+
+async def test_a_hook_that_ponders_a_retry_keeps_nobody_from_cancelling(project: Project) -> None:
+    ponders = Ponders()
+    scripts = {"a": fails(), "slow": hangs()}
+    async with open_bench(project, scripts, plugins=(ponders,)) as bench:
+        run = await bench.submit(spec_of(step("a"), step("slow")), background=True)
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(20):
+            await stands(bench, run.id, TaskState.FAILED)
+
+            # As another process asks: by what it writes down.
+            def write(store: RunStore) -> None:
+                store.request_control(run.id, ControlVerb.RETRY, actor="x", payload={"tasks": ["a"]})
+
+            await bench.writer.run(write)
+            await ponders.asked.wait()
+            payload = {"code": CauseCode.CALLER_CANCELLED, "message": "enough"}
+            await bench.writer.run(
+                lambda store: store.request_control(run.id, ControlVerb.CANCEL, actor="y", payload=payload)
+            )
+            while not (await bench.events(run.id, "run.cancelled")):
+                await anyio.lowlevel.checkpoint()
+        events = await bench.events(run.id, "run.cancelled", "hook.executed")
+    assert events[0].type == "run.cancelled"

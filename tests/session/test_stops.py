@@ -236,6 +236,10 @@ async def test_a_session_is_told_of_its_budget_and_made_to_hand_in_when_it_is_ha
     assert unanswered(second.messages) == []
     [hit] = await stage.events("session.limit_reached")
     assert hit.data == {"limit": "requests", "value": 4}
+    # Why a turn is stopped is written down before it is.
+    stopping, reopened = await stage.events("session.stopping", "session.reopened")
+    assert (stopping.type, stopping.cause.code) == ("session.stopping", CauseCode.REQUEST_LIMIT)
+    assert reopened.seq > stopping.seq
 
 
 async def test_a_budget_that_is_ignored_ends_the_session_five_requests_later(make_stage: Any) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from crew_hooks.bub.guard import roster
+from crew_hooks.bub.guard import active_runs, roster
 from crew_plugin.cli.app import build_app
 from crew_plugin.models.records import NewResult, ParentRef
 from crew_plugin.models.states import RUN_TERMINAL, RunState
 from crew_plugin.store.port import RunStore
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.ui.views import run_rows
-from tests.ui.runs import open_book, project_in
+from tests.ui.runs import DEAD, open_book, project_in
 
 pytestmark = pytest.mark.bub
 
@@ -142,3 +142,11 @@ def test_a_host_reads_no_more_than_it_needs(
         before = work()
         look(store)
         assert work() - before < MOST
+
+
+def test_a_run_that_goes_on_is_found_behind_many_that_were_lost(tmp_path: Path) -> None:
+    with closing(SqliteStore.open(project_in(tmp_path))) as store:
+        alive = open_book(store, parent=PARENT).run.id
+        for _ in range(60):
+            open_book(store, parent=PARENT, owner=DEAD)
+        assert active_runs(store, PARENT) == (alive,)

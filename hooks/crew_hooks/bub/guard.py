@@ -19,6 +19,7 @@ __all__ = ["HANDOFF_TOOLS", "active_runs", "roster", "told_of", "with_note", "wi
 HANDOFF_TOOLS: Final = frozenset({"tape_handoff", "tape.handoff"})
 
 _RUNS: Final = 10
+_ALL: Final = 10_000
 _ARTIFACTS: Final = 80
 _ROSTER: Final = 4_000
 """Characters of the lines about runs."""
@@ -39,7 +40,7 @@ _TAIL: Final = (
 
 def active_runs(store: "RunStore", parent: "ParentRef") -> tuple[str, ...]:
     """The runs of this parent that are not over and whose supervisor lives."""
-    return tuple(row.id for row in _active(store, parent, limit=50) if not row.over)
+    return tuple(row.id for row in _active(store, parent, limit=_ALL) if not row.over)
 
 
 def told_of(messages: Sequence[Mapping[str, Any]]) -> Callable[[str], bool]:
