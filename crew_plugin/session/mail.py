@@ -35,7 +35,7 @@ MAX_HOPS: Final = 6
 MESSAGE_BYTES: Final = 64_000
 
 _ENDING: Final = "its session is just ending"
-_AGAIN: Final = "the task is tried again; the next attempt finds this in its prompt"
+_NEXT: Final = "the task's next session finds this in its prompt"
 
 Deliver = Callable[[str, str], Awaitable[bool]]
 """Gives a text and the id of its message to an open session; False if it takes nothing more."""
@@ -141,7 +141,7 @@ class MailRoom:
         if await box.collect():
             return Receipt(to=key, outcome=ReceiptOutcome.INJECTED)
         if box.retried():
-            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason=_AGAIN)
+            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason=_NEXT)
         return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason=_ENDING)
 
     async def bury(self, message_ids: Iterable[str], reason: str) -> None:
@@ -160,7 +160,7 @@ class MailRoom:
         task = await self._writer.read(lambda store: store.load_task(run_id, key))
         over = self._traffic.over(run_id, key, task.attempt_id)
         if task.state is TaskState.QUEUED or (task.state not in TASK_TERMINAL and over is None):
-            reason = _AGAIN if task.attempts else ""
+            reason = _NEXT if task.attempts else ""
             return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason=reason)
         if task.state not in TASK_TERMINAL:
             await self.bury([message.id], f"{_ENDING}: {over}")

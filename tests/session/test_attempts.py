@@ -120,7 +120,7 @@ async def test_mail_between_two_attempts_waits_for_the_next_one(play: Play) -> N
     for sender, kind in (("operator", MessageKind.STEER), ("alice", MessageKind.MESSAGE)):
         await play.say(sender, f"from {sender}", kind)
     assert [receipt.outcome for receipt in play.receipts] == ["queued", "queued"]
-    assert "the next attempt finds this in its prompt" in play.receipts[0].reason
+    assert "next session finds this in its prompt" in play.receipts[0].reason
     await play.follow()
     await play.attempt(DONE)
     assert "from operator" in play.prompts[-1]

@@ -164,7 +164,7 @@ async def test_a_message_to_a_session_that_is_just_ending_fails(make_stage: Any)
     assert await states(stage) == [("alice", "bob", MessageState.DEAD)]
     bob.retried = lambda: True
     [receipt] = await alice.send(("bob",), "hello again")
-    assert (receipt.outcome, "the next attempt" in receipt.reason) == ("queued", True)
+    assert (receipt.outcome, "next session" in receipt.reason) == ("queued", True)
     assert (await states(stage))[1:] == [("alice", "bob", MessageState.DELIVERED)]
 
 
