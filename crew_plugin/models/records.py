@@ -381,7 +381,8 @@ class NewResult:
     """Name to text."""
     error: str | None = None
     flags: tuple[str, ...] = ()
-    """`overridden`: accepted although it does not fit the schema. `unchecked`: no schema."""
+    """`overridden`: accepted although it does not fit the schema. `unchecked`: no schema. `partial`,
+    `merged`, `replaced`: what became of parts. `jobs_ended`: work in the background was given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import NewResult
 from crew_plugin.models.spec import SchemaForm, SchemaMode
 from crew_plugin.session.schema import Mismatch, SchemaChecker
-from crew_plugin.session.sections import Section, Sections, meant_by
+from crew_plugin.session.sections import Section, Sections, Whole, meant_by
 
 __all__ = [
     "EMPTY_SUBMITS",
@@ -172,8 +172,8 @@ class ResultContract:
             )
         if submission.error:
             # What it handed in before it gave up is no result, and is not lost with it.
-            parts = self._sections.with_rest(None, None) if self._sections.labels else None
-            return self._take(submission, parts, ("partial",) if self._sections.labels else ())
+            flags = ("partial",) if self._sections.labels else ()
+            return self._take(submission, self._sections.whole(), flags)
         return self._whole(submission)
 
     def refuse(self, problem: str, *, path: str = "", written: str = "") -> Rejected | Ended:
@@ -198,18 +198,16 @@ class ResultContract:
     # --- the whole ---
 
     def _whole(self, submission: Submission) -> Verdict:
-        label, given = submission.label, submission.data
+        wholes = self._sections.wholes(submission.label, submission.data)
         if self._checker is None:
-            return self._take(submission, self._sections.with_rest(label, given), ("unchecked",))
-        data, mismatch = self._fitting(given, self._checker)
-        if self._sections.labels or label in self._checker.labels:
-            # The parts complete what came last; whatever fits more of the two is meant.
-            joined, wrong = self._fitting(self._sections.with_rest(label, given), self._checker)
-            if wrong is None or mismatch is not None:
-                data, mismatch = joined, wrong
-        if mismatch is None:
-            return self._take(submission, data, ())
-        return self._reject_misfit(submission, data, mismatch)
+            return self._take(submission, wholes[0].data, ("unchecked", *wholes[0].flags))
+        misfits: list[tuple[Whole, Mismatch]] = []
+        for whole in wholes:
+            data, mismatch = self._fitting(whole.data, self._checker)
+            if mismatch is None:
+                return self._take(submission, data, whole.flags)
+            misfits.append((replace(whole, data=data), mismatch))
+        return self._reject_misfit(submission, *misfits[0])
 
     def _take(self, submission: Submission, data: Any, flags: tuple[str, ...]) -> Accepted:
         self._calm()
@@ -264,9 +262,11 @@ class ResultContract:
             f"one more ends your session without a result). {_WAYS_OUT}"
         )
 
-    def _reject_misfit(self, submission: Submission, data: Any, mismatch: Mismatch) -> Verdict:
+    def _reject_misfit(self, submission: Submission, whole: Whole, mismatch: Mismatch) -> Verdict:
         verdict = self._count_misfit(submission, mismatch)
-        return self._take(submission, data, ("overridden",)) if verdict is None else verdict
+        if verdict is not None:
+            return verdict
+        return self._take(submission, whole.data, ("overridden", *whole.flags))
 
     def _count_misfit(self, submission: Submission, mismatch: Mismatch) -> Rejected | Ended | None:
         """What follows from one more submit that does not fit; None if it is taken all the same."""

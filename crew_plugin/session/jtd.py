@@ -124,7 +124,24 @@ class _Translation:
                 self._places[name]: self._node(one, _at("$.definitions", name))
                 for name, one in self._definitions.items()
             }
+            self._check_rings()
         return made
+
+    def _check_rings(self) -> None:
+        """Return if no definition is but another name for itself."""
+        ends: set[str] = set()
+        for first in self._definitions:
+            chain: dict[str, None] = {}
+            name: str | None = first
+            while name is not None and name not in ends:
+                if name in chain:
+                    ring = " -> ".join([*list(chain)[list(chain).index(name) :], name])
+                    raise BadDefinition(
+                        f"{_at('$.definitions', name)}: it refers to itself without end ({ring})"
+                    )
+                chain[name] = None
+                name = self._definitions[name].get("ref")
+            ends |= chain.keys()
 
     def _node(self, schema: object, path: str, tag: str | None = None) -> dict[str, Any]:
         """One schema. `tag` is the discriminator of the mapping that it stands in."""

@@ -1,16 +1,22 @@
-"""Keywords of JSON Schema that jsonschema checks without a limit, checked within one.
+"""Keywords of JSON Schema that jsonschema checks without a limit, or not exactly, checked here.
 
 Python's own `re` can take longer than the universe for thirty characters, and holds up every thread
 meanwhile; comparing each element with each other takes minutes for a few thousand. `regex` lets the other
-threads go on and gives up in time; what is equal has the same text.
+threads go on and gives up in time; what is equal has the same text. Floats cannot be divided exactly: they
+stand for the decimals that were written.
 """
 
-import json
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import attrs
 import regex
 from jsonschema import ValidationError, validators
+
+from crew_plugin.session.schema import canonical
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -18,20 +24,38 @@ if TYPE_CHECKING:
 __all__ = ["MATCH_SECONDS", "bounded", "compiled"]
 
 _extend: Final = cast("Any", validators).extend  # without types
+_validator_for: Final = cast("Any", validators).validator_for
 MATCH_SECONDS: Final = 1.0
 """How long one text may be matched against one pattern."""
 
 
+@cache
 def bounded(kind: "type[Validator]") -> "type[Validator]":
-    """The validator with our own patterns and `uniqueItems`. Raises `TimeoutError` while it checks."""
+    """The validator with our own keywords. Raises `TimeoutError` while it checks."""
     ours = {
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
+        "multipleOf": _multiple_of,
+        "divisibleBy": _multiple_of,
     }
     known = {key: check for key, check in ours.items() if key in kind.VALIDATORS}
-    return cast("type[Validator]", _extend(kind, known))
+    made = _extend(kind, known)
+    fields = [(field.alias, field.name) for field in attrs.fields(made) if field.init]
+
+    def evolve(self: Any, **changes: Any) -> Any:
+        # jsonschema's own takes its plain validator wherever a `$schema` stands, such as at the top of a
+        # schema that refers to itself.
+        changes.setdefault("schema", self.schema)
+        found = _validator_for(changes["schema"], default=made)
+        for alias, name in fields:
+            if alias not in changes:
+                changes[alias] = getattr(self, name)
+        return (made if found is made else bounded(found))(**changes)
+
+    made.evolve = evolve
+    return cast("type[Validator]", made)
 
 
 def compiled(pattern: str) -> "regex.Pattern[str]":
@@ -84,19 +108,27 @@ def _unique_items(
         return
     seen: set[str] = set()
     for place, item in enumerate(cast("list[object]", instance)):
-        text = json.dumps(_plain(item), sort_keys=True)
+        text = canonical(item)
         if text in seen:
             yield ValidationError(f"has non-unique elements: number {place} is there already")
             return
         seen.add(text)
 
 
-def _plain(value: object) -> object:
-    """The same with one form for numbers that JSON Schema calls equal: 1 and 1.0."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in cast("dict[str, object]", value).items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in cast("list[object]", value)]
-    return value
+def _multiple_of(
+    validator: "Validator", step: float, instance: Any, _: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "number") and not _is_multiple(instance, step):
+        yield ValidationError(f"{instance!r} is not a multiple of {step!r}")
+
+
+def _is_multiple(number: float, step: float) -> bool:
+    """Whether the decimal that is written for a number is one of the other's: 19.99 is one of 0.01."""
+    try:
+        # Not the remainder of decimals: they have 28 digits, and fractions have all.
+        exact, of = (
+            Fraction(Decimal(repr(one)) if isinstance(one, float) else one) for one in (number, step)
+        )
+    except (OverflowError, ValueError):
+        return False  # infinite, or none
+    return exact % of == 0

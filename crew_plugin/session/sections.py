@@ -3,11 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from crew_plugin.session.schema import Mismatch, SchemaChecker
+from crew_plugin.session.schema import Mismatch, SchemaChecker, canonical
 
-__all__ = ["Section", "Sections", "joined", "meant_by"]
+__all__ = ["MERGED", "REPLACED", "Section", "Sections", "Whole", "joined", "meant_by"]
+
+MERGED: Final = "merged"
+"""Flags a result with items that its last call did not have, and the parts before it had."""
+REPLACED: Final = "replaced"
+"""Flags a result whose last call took the place of parts that said something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,15 @@ class Section:
     value: Any
     adds: bool
     """It goes on with a list; otherwise it takes the place of what had its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """What the parts and the last call may mean together."""
+
+    data: Any
+    flags: tuple[str, ...] = ()
+    """Where the two say different things: what was made of that."""
 
 
 def meant_by(text: str) -> Any:
@@ -83,20 +97,51 @@ class Sections:
         """Add a part."""
         self._kept.append(section)
 
-    def with_rest(self, label: str | None, data: Any) -> Any:
-        """The whole: the parts, and what the last call brings along with them.
+    def whole(self) -> Any:
+        """The parts alone; None if there are none."""
+        return joined(self._kept, as_list=self._as_list)
+
+    def wholes(self, label: str | None, data: Any) -> list[Whole]:
+        """What may be meant by the last call, the likeliest first.
 
         `data` under a name that a part may have is one more part. Otherwise it is a whole, in which
-        the parts fill what it leaves out.
+        the parts fill what it leaves out. If none of that fits, it is meant without the parts.
         """
+        meant: list[Whole] = []
         if label is not None and data is not None and self._may_be(label):
-            return joined([*self._kept, self._part(label, data)[0]], as_list=self._as_list)
-        whole = joined(self._kept, as_list=self._as_list)
-        if data is None or whole is None:
-            return whole if data is None else data
-        if isinstance(whole, dict) and isinstance(data, dict):
-            return {**cast("dict[str, Any]", whole), **cast("dict[str, Any]", data)}
-        return data
+            last = self._part(label, data)[0]
+            meant.append(Whole(data=joined([*self._kept, last], as_list=self._as_list)))
+        meant.append(self._filled(data))
+        if self._kept and data is not None:
+            meant.append(Whole(data=data, flags=(REPLACED,)))
+        return meant
+
+    def _filled(self, data: Any) -> Whole:
+        """A whole with what the parts have beside it: lists grow, other values are replaced."""
+        kept = self.whole()
+        if data is None or kept is None:
+            return Whole(data=kept if data is None else data)
+        told = meant_by(data) if isinstance(data, str) else data
+        grown = _grown(kept, told)
+        if grown is not None:
+            return Whole(data=grown, flags=() if grown is told else (MERGED,))
+        if not isinstance(kept, dict) or not isinstance(told, dict):
+            return Whole(data=data, flags=(REPLACED,))
+        whole, flags = cast("dict[str, Any]", kept), dict[str, None]()
+        for label, last in cast("dict[str, object]", told).items():
+            before: object = whole.get(label, last)
+            whole[label] = last
+            grown = _grown(before, last) if self._grows(label) else None
+            if grown is not None:
+                whole[label] = grown
+                flags |= {} if grown is last else {MERGED: None}
+            elif before is not last and _key(last) != _key(before):
+                flags[REPLACED] = None
+        return Whole(data=whole, flags=tuple(flags))
+
+    def _grows(self, label: str) -> bool:
+        """Whether the last part of this name went on with a list."""
+        return next((part.adds for part in reversed(self._kept) if part.label == label), False)
 
     @property
     def _as_list(self) -> bool:
@@ -148,6 +193,25 @@ class Sections:
             wrong = (checker.misfit_of_part([item], 0) for item in _items(part.value))
             return next((one for one in wrong if one is not None), None)
         return checker.misfit_of_part(joined([part]), part.label)
+
+
+def _grown(kept: object, last: object) -> list[Any] | None:
+    """What was kept and is not in the last list, and then that; the last list itself if it has it all.
+    None if they are no lists."""
+    if not isinstance(kept, list) or not isinstance(last, list):
+        return None
+    items = cast("list[object]", last)
+    known = {_key(item) for item in items}
+    missing = [item for item in cast("list[object]", kept) if _key(item) not in known]
+    return [*missing, *items] if missing else items
+
+
+def _key(value: object) -> str:
+    """The same for what is equal. What is nested too deeply to be compared is equal to nothing."""
+    try:
+        return canonical(value)
+    except RecursionError:
+        return f"nested too deeply: {id(value)}"
 
 
 def _items(value: Any) -> list[Any]:

@@ -18,6 +18,8 @@ class ToolUse:
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    id: str | None = None
+    """None for one that no other call has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

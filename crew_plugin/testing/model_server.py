@@ -310,7 +310,7 @@ def _call(index: int, use: ToolUse, request: Mapping[str, Any], *, half: bool) -
     arguments = json.dumps(use.arguments, ensure_ascii=False)
     if half:
         arguments = arguments[: len(arguments) // 2]
-    ident = f"call_{len(request['messages'])}_{index}"
+    ident = f"call_{len(request['messages'])}_{index}" if use.id is None else use.id
     return {"id": ident, "type": "function", "function": {"name": use.name, "arguments": arguments}}
 
 

@@ -56,6 +56,8 @@ _LEAST_FOLD: Final = 20
 _FLAGS: Final = {
     "overridden": "note: the data does not fit the schema that was asked for (flag: overridden)",
     "partial": "note: the data is what was handed in by parts before the error (flag: partial)",
+    "merged": "note: the data has items of earlier parts that the last call lacked (flag: merged)",
+    "replaced": "note: the last call took the place of parts that said something else (flag: replaced)",
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SPACE = re.compile(r"\s+")

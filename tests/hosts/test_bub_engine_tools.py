@@ -11,11 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
-from crew_plugin.host import SessionSpec, ToolEnded, ToolStarted, TurnEnded
+from crew_plugin.host import ModelAnswered, SessionSpec, ToolEnded, ToolStarted, TurnEnded
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import Effect
 from crew_plugin.testing.conversation import Conversation, Reply, ToolUse
-from tests.hosts.bub_engine import Host, Play, turn, until
+from tests.hosts.bub_engine import Host, Play, tool, turn, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.bub, pytest.mark.both_engines]
 
@@ -39,6 +39,9 @@ class Journal:
 
     async def end(self, call_id: str, error: str | None, *, cancelled: bool = False) -> None:
         self.lines.append(f"end {call_id} {'cancelled' if cancelled else 'failed' if error else 'ok'}")
+
+    def skip(self) -> None:
+        self.lines.append("skipped")
 
 
 def calls(*uses: ToolUse) -> Play:
@@ -136,6 +139,44 @@ async def test_a_call_that_cannot_be_written_down_is_not_made(hosted: Hosted, sp
         assert "the disk is full" in results(host)[0]
         assert not (host.folder / "a").exists()
     assert events[-1] == TurnEnded(text="ok")
+
+
+async def test_an_argument_may_have_any_name_and_breaks_no_other_call(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    names = ("self", "tool", "arguments", "context", "args", "kwargs", "name", "call")
+    four = Reply(
+        calls=(
+            ToolUse(name="echo", arguments=dict.fromkeys(names, "x")),
+            use("write", path="a", content="x", self="me"),
+            use("write", path="b", content="x", context={}),
+            use("write", path="c", content="x"),
+        )
+    )
+    journal = Journal()
+    async with (
+        hosted(Play(four, Reply(text="ok"))) as host,
+        host.engine.open(
+            spec_of(
+                host,
+                tools=(tool("echo", lambda arguments: ",".join(sorted(arguments))),),
+                host_tools=("write",),
+                journal=journal,
+            )
+        ) as session,
+    ):
+        events = await turn(session, "go")
+        echoed, with_self, with_context, plain = results(host)
+        assert sorted(path.name for path in host.folder.iterdir()) == ["c"]
+    assert events[-1] == TurnEnded(text="ok")
+    assert sorted(event.ok for event in events if isinstance(event, ToolEnded)) == [False, False, True, True]
+    assert echoed == ",".join(sorted(names))
+    assert "no argument called 'self'" in with_self
+    assert "no argument called 'context'" in with_context
+    assert "Error" not in plain
+    assert sorted(journal.lines) == sorted(
+        ["begin write idempotent"] * 3 + ["end write failed"] * 2 + ["end write ok"]
+    )
 
 
 async def test_a_failing_command_shows_its_code_and_output(hosted: Hosted, spec_of: SpecOf) -> None:
@@ -250,3 +291,26 @@ async def test_a_cancelled_caller_still_ends_the_session_and_is_told(hosted: Hos
         with pytest.raises(asyncio.CancelledError):
             await task
         await gone(pid)
+
+
+async def test_calls_of_a_provider_that_repeats_its_ids_each_have_one_of_their_own(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    def same(*numbers: int, ident: str) -> Reply:
+        return Reply(calls=tuple(ToolUse(name="say", arguments={"n": n}, id=ident) for n in numbers))
+
+    play = Play(same(1, 2, ident="call_0"), same(3, ident="call_0"), same(4, 5, ident=""), Reply(text="ok"))
+    async with (
+        hosted(play) as host,
+        host.engine.open(
+            spec_of(host, tools=(tool("say", lambda arguments: str(arguments["n"])),))
+        ) as session,
+    ):
+        events = await turn(session, "count")
+    answered = [event.call_id for event in events if isinstance(event, ToolEnded)]
+    assert len(set(answered)) == 5
+    asked = [call.id for event in events if isinstance(event, ModelAnswered) for call in event.tool_calls]
+    assert asked == answered
+    messages = host.model.requests[-1].body["messages"]
+    told = [(each["tool_call_id"], each["content"]) for each in messages if each["role"] == "tool"]
+    assert told == list(zip(asked, "12345", strict=True))

@@ -65,6 +65,30 @@ async def test_a_session_with_history_shows_the_model_exactly_that_conversation(
     assert made == [("c1", "look", '{"path": "a"}'), ("c2", "look", '{"__not_json__": "no json"}')]
 
 
+async def test_calls_that_had_the_same_id_are_given_back_each_with_its_own_result(
+    hosted: Hosted, spec_of: SpecOf
+) -> None:
+    past = (
+        entry("user", "find it"),
+        entry("assistant", "", tool_calls=[call("call_0"), call("call_0"), call("")]),
+        entry("tool", "first", call_id="call_0", name="look"),
+        entry("tool", "second", call_id="call_0", name="look"),
+        entry("tool", "third", call_id="", name="look"),
+        entry("assistant", "", tool_calls=[call("call_0")]),
+        entry("tool", "fourth", call_id="call_0", name="look"),
+    )
+    async with (
+        hosted(lambda _: Reply(text="still in a")) as host,
+        host.engine.open(spec_of(host, history=past)) as session,
+    ):
+        await turn(session, "sure?")
+    messages = host.model.requests[0].body["messages"]
+    asked = [one["id"] for message in messages for one in message.get("tool_calls") or ()]
+    answered = [(one["tool_call_id"], one["content"]) for one in messages if one["role"] == "tool"]
+    assert len(set(asked)) == 4
+    assert answered == list(zip(asked, ("first", "second", "third", "fourth"), strict=True))
+
+
 async def test_a_session_is_opened_again_under_its_own_id(hosted: Hosted, spec_of: SpecOf) -> None:
     play = Play(
         Reply(calls=(ToolUse(name="look"),)),

@@ -99,6 +99,13 @@ def test_a_definition_takes_what_the_rfc_says_and_nothing_else(
         ({"type": "string", "enum": ["a"]}, "exclude each other"),
         ({"additionalProperties": True}, "needs properties"),
         ({"definitions": {"a": {"ref": "a"}}, "ref": "a"}, "without end"),
+        (
+            {
+                "definitions": {"a": {"ref": "b", "nullable": True}, "b": {"ref": "a"}},
+                "elements": {"ref": "a"},
+            },
+            "$.definitions.a: it refers to itself without end (a -> b -> a)",
+        ),
     ],
 )
 def test_a_malformed_definition_is_refused_with_its_place(schema: dict[str, Any], place: str) -> None:

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crew_plugin.models.causes import CauseCode
 from crew_plugin.session.contract import Accepted, Ended, Kept, Rejected, ResultContract, Submission
+from crew_plugin.session.schema import SchemaChecker
 
 SCHEMA = {
     "type": "object",
@@ -27,6 +30,19 @@ def part(label: str, data: Any) -> Submission:
 def data_of(verdict: object) -> Any:
     assert isinstance(verdict, Accepted), verdict
     return verdict.result.data
+
+
+def flags_of(verdict: object) -> tuple[str, ...]:
+    assert isinstance(verdict, Accepted), verdict
+    return verdict.result.flags
+
+
+def after(*parts: Submission, schema: Any = SCHEMA) -> ResultContract:
+    """A contract to which these parts were handed in."""
+    contract = ResultContract(schema)
+    for one in parts:
+        assert isinstance(contract.accept(one), Kept)
+    return contract
 
 
 def test_lists_grow_other_values_are_replaced_and_the_whole_is_checked_at_the_end() -> None:
@@ -165,3 +181,158 @@ def test_without_a_schema_any_name_is_kept() -> None:
         contract.accept(one)
     verdict = contract.accept(Submission(summary="all"))
     assert data_of(verdict) == {"log": ["a", "b"], "n": 2}
+
+
+# --- a last call that says something else than the parts ---
+
+
+@pytest.mark.parametrize(
+    ("last", "found", "flags"),
+    [
+        (["c", "d"], ["a", "b", "c", "d"], ("merged",)),
+        (["b", "c"], ["a", "b", "c"], ("merged",)),
+        ([], ["a", "b"], ("merged",)),
+        (["a", "b"], ["a", "b"], ()),
+        (["c", "b", "a"], ["c", "b", "a"], ()),
+    ],
+)
+def test_lists_grow_with_the_last_call_too_but_for_one_that_has_it_all(
+    last: list[str], found: list[str], flags: tuple[str, ...]
+) -> None:
+    contract = after(part("found", ["a"]), part("found", "b"))
+    verdict = contract.accept(Submission(data={"found": last, "score": 3}))
+    assert data_of(verdict) == {"found": found, "score": 3}
+    assert flags_of(verdict) == flags
+
+
+def test_a_last_call_that_comes_as_json_text_adds_to_lists_as_well() -> None:
+    verdict = after(part("found", ["a"])).accept(Submission(data='{"found": ["b"], "score": 3}'))
+    assert data_of(verdict) == {"found": ["a", "b"], "score": 3}
+    assert flags_of(verdict) == ("merged",)
+
+
+def test_a_whole_beside_a_plain_name_adds_to_lists_as_well() -> None:
+    last = Submission(label="score", data={"found": ["b"], "score": 3})
+    verdict = after(part("found", ["a"])).accept(last)
+    assert data_of(verdict) == {"found": ["a", "b"], "score": 3}
+    assert flags_of(verdict) == ("merged",)
+
+
+@pytest.mark.parametrize(
+    ("last", "flags"), [({"score": 4}, ("replaced",)), ({"score": 3}, ()), ({"score": 3.0}, ()), ({}, ())]
+)
+def test_a_value_that_takes_the_place_of_another_is_flagged(
+    last: dict[str, Any], flags: tuple[str, ...]
+) -> None:
+    contract = after(part("found", ["a", "b"]), part("score", 3))
+    verdict = contract.accept(Submission(summary="all", data=last))
+    assert data_of(verdict) == {"found": ["a", "b"], "score": 3, **last}
+    assert flags_of(verdict) == flags
+
+
+def test_what_the_parts_themselves_replace_is_not_flagged() -> None:
+    contract = after(part("found", ["a", "b"]), part("score", 1), part("score", 2))
+    verdict = contract.accept(Submission(label="score", data=3))
+    assert data_of(verdict) == {"found": ["a", "b"], "score": 3}
+    assert flags_of(verdict) == ()
+
+
+def test_equal_is_what_json_calls_so() -> None:
+    contract = after(part("log", [1, {"a": 1, "b": [2]}, True, "1"]), part("n", 0), schema=None)
+    verdict = contract.accept(Submission(data={"log": [1.0, {"b": [2.0], "a": 1}], "n": False}))
+    assert str(data_of(verdict)["log"]) == str([True, "1", 1.0, {"b": [2.0], "a": 1}])
+    assert flags_of(verdict) == ("unchecked", "merged", "replaced")
+
+
+def test_a_result_that_is_a_list_grows_with_the_last_call_too() -> None:
+    contract = after(part("x", [1, 2]), schema={"type": "array", "items": {"type": "integer"}})
+    verdict = contract.accept(Submission(data=[2, 3]))
+    assert data_of(verdict) == [1, 2, 3]
+    assert flags_of(verdict) == ("merged",)
+
+
+@pytest.mark.parametrize("last", ["the end", 3, ["b"]])
+def test_a_last_call_of_another_kind_takes_the_place_of_the_parts_and_is_flagged(last: Any) -> None:
+    verdict = after(part("log", ["a"]), schema=None).accept(Submission(data=last))
+    assert data_of(verdict) == last
+    assert flags_of(verdict) == ("unchecked", "replaced")
+
+
+def test_a_last_call_with_which_the_parts_do_not_fit_counts_without_them_and_is_flagged() -> None:
+    schema = {"properties": {"top": {"type": "array", "maxItems": 2}}, "additionalProperties": False}
+    verdict = after(part("top", ["a", "b"]), schema=schema).accept(Submission(data={"top": ["c"]}))
+    assert data_of(verdict) == {"top": ["c"]}
+    assert flags_of(verdict) == ("replaced",)
+
+
+def test_a_result_that_never_fitted_says_as_well_that_it_was_joined() -> None:
+    contract = after(part("found", ["a"]))
+    for _ in range(3):
+        assert isinstance(contract.accept(Submission(data={"found": ["b"]})), Rejected)
+    verdict = contract.accept(Submission(data={"found": ["b"]}))
+    assert data_of(verdict) == {"found": ["a", "b"]}
+    assert flags_of(verdict) == ("overridden", "merged")
+
+
+def test_items_nested_too_deeply_to_be_compared_are_kept() -> None:
+    deep: Any = []
+    for _ in range(5_000):
+        deep = [deep]
+    verdict = after(part("log", [deep, "a"]), schema=None).accept(
+        Submission(summary="all", data={"log": ["a"]})
+    )
+    assert data_of(verdict)["log"][0] is deep
+    assert flags_of(verdict) == ("unchecked", "merged")
+
+
+def test_thousands_of_items_are_told_apart_without_comparing_each_with_each() -> None:
+    class Counted(str):
+        __slots__ = ()
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counted.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    kept, last = ([Counted(f"{name}{number}") for number in range(5_000)] for name in ("kept", "last"))
+    verdict = after(part("log", kept), schema=None).accept(Submission(data={"log": last}))
+    assert len(data_of(verdict)["log"]) == 10_000
+    assert Counted.compared < 100_000
+
+
+items = st.lists(st.one_of(st.none(), st.booleans(), st.integers(0, 2), st.floats(0, 2), st.text(max_size=1)))
+
+
+def told_apart(values: list[Any]) -> set[tuple[bool, Any]]:
+    return {(isinstance(value, bool), value) for value in values}
+
+
+@given(st.lists(items, min_size=1, max_size=3), items)
+def test_nothing_that_was_handed_in_is_lost(parts: list[list[Any]], last: list[Any]) -> None:
+    contract = after(*(part("log", one) for one in parts), schema=None)
+    verdict = contract.accept(Submission(summary="all", data={"log": last}))
+    told = data_of(verdict)["log"]
+    kept = [item for one in parts for item in one]
+    assert told_apart(told) == told_apart(kept) | told_apart(last)
+    assert told[len(told) - len(last) :] == last
+    assert ("merged" in flags_of(verdict)) is (len(told) > len(last))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"anyOf": [{"type": "array"}, {"type": "null"}]},
+        {"oneOf": [{"type": "null"}, {"$ref": "#/$defs/names"}]},
+        {"type": ["array", "null"]},
+    ],
+)
+def test_a_list_that_may_be_missing_is_a_list(kind: dict[str, Any]) -> None:
+    schema = {"properties": {"names": kind}, "$defs": {"names": {"type": "array"}}}
+    assert SchemaChecker(schema).is_list("names")
+
+
+def test_what_may_be_something_else_than_a_list_is_none() -> None:
+    either = {"anyOf": [{"type": "array"}, {"type": "string"}]}
+    assert not SchemaChecker({"properties": {"names": either}}).is_list("names")

@@ -118,6 +118,17 @@ async def test_an_overridden_result_says_so() -> None:
     assert "does not fit" in (await gate.call(summary="done", data={"n": "one"})).text
 
 
+async def test_a_result_that_differs_from_its_parts_says_so() -> None:
+    gate = Gate()
+    await gate.call(type=["log"], data=["a"])
+    await gate.call(type=["n"], data=1)
+    output = await gate.call(data={"log": ["b"], "n": 2})
+    assert "items of your earlier parts" in output.text
+    assert "in place of earlier parts" in output.text
+    assert output.details["flags"] == ["unchecked", "merged", "replaced"]
+    assert gate.result.data == {"log": ["a", "b"], "n": 2}
+
+
 @pytest.mark.parametrize(
     "schema", [None, SCHEMA, {"type": "array"}, {"anyOf": [{}]}, {"type": ["string", "null"]}]
 )

@@ -9,6 +9,7 @@ from crew_plugin.host import ToolContext, ToolError, ToolOutput, ToolSpec
 from crew_plugin.models.records import Effect
 from crew_plugin.session.contract import Accepted, Ended, Held, Kept, Submission, Verdict
 from crew_plugin.session.scope import SessionScope
+from crew_plugin.session.sections import MERGED, REPLACED
 
 __all__ = ["submit_result_tool"]
 
@@ -30,9 +31,16 @@ _ARTIFACTS: Final = (
 )
 _TYPE: Final = (
     'Leave it out to hand in the result and end. A list with the name of a part, such as ["findings"], keeps '
-    "`data` as that part, and you go on: lists grow, anything else is replaced. A plain name ends your "
-    "session with that part as the last; without `data` the text of your turn is the summary."
+    "`data` as that part, and you go on: lists grow, with your last call too; anything else is replaced. A "
+    "plain name ends your session with that part as the last; without `data` the text of your turn is the "
+    "summary."
 )
+_TAKEN: Final = {
+    "overridden": "although its data does not fit the schema",
+    MERGED: "with the items of your earlier parts that it lacked",
+    REPLACED: "in place of earlier parts that said something else",
+}
+"""How a result with these flags was taken."""
 _AS_JSON: Final = 'Call it again with a complete JSON object, such as {"summary": "..."}.'
 _MOST_LABELS: Final = 50
 _LABEL_LENGTH: Final = 100
@@ -101,9 +109,8 @@ def _parameters(kind: str | None) -> dict[str, Any]:
 def _answer(verdict: Verdict) -> ToolOutput:
     if isinstance(verdict, Accepted):
         flags = verdict.result.flags
-        text = "Accepted. Your session ends here."
-        if "overridden" in flags:
-            text = "Accepted, although its data does not fit the schema. Your session ends here."
+        told = [text for flag, text in _TAKEN.items() if flag in flags]
+        text = f"{', '.join(['Accepted', *told])}. Your session ends here."
         return ToolOutput(text=text, details={"flags": list(flags)}, ends_session=True)
     if isinstance(verdict, Kept):
         labels = [section.label for section in verdict.sections]

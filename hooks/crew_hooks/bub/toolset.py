@@ -150,7 +150,7 @@ class Toolset:
         async def handler(**arguments: Any) -> str:
             return await self._call(tool, arguments)
 
-        return Tool(
+        return compat.OpenTool(
             name=tool.name,
             handler=handler,
             description=tool.description,

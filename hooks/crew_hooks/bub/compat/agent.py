@@ -30,11 +30,13 @@ from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.compat import OFFERED
 from crew_hooks.bub.compat.bridge import IDENTITY, Bridge
 from crew_hooks.bub.compat.runner import CrewRunner, ModelWatch, as_object
+from crew_plugin.host import ToolError
 from crew_plugin.session.history import Said
 
 __all__ = [
     "CrewAgent",
     "Inbox",
+    "OpenTool",
     "SessionEnvironment",
     "ShellEnd",
     "end_shells",
@@ -182,6 +184,7 @@ class CrewAgent(Agent):
         self, session_id: str, prompt: str, state: TurnState, model: str | None, said: Sequence[Said] = ()
     ) -> AsyncStreamEvents:
         """Begin the one turn of the session, after what was said before."""
+        self.runner.call_ids.know(call.id for one in said for call in one.calls)
         if said:
             tape = self.tape.session_tape(session_id, workspace_from_state(state))
             # First what Bub would put behind it: a tape is read from its last anchor on.
@@ -303,6 +306,13 @@ def with_environment(state: TurnState, environment: SessionEnvironment) -> TurnS
     return state
 
 
+class OpenTool(Tool):
+    """A tool whose arguments may have any name: Bub's own cannot be given one called `self`."""
+
+    def run(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.handler(*args, **kwargs)
+
+
 def offered_tool(name: str) -> Tool | None:
     """A tool that Bub offers to everyone."""
     return REGISTRY.get(name)
@@ -326,8 +336,12 @@ def _bubs_own() -> frozenset[str]:
 
 
 async def run_host_tool(tool: Tool, agent: CrewAgent, state: TurnState, arguments: Mapping[str, Any]) -> str:
-    """Call a tool of Bub for a session; returns what its model is to see."""
+    """Call a tool of Bub for a session; returns what its model is to see. Raises `ToolError` for an
+    argument whose name is taken."""
     values = dict(arguments)
+    for name in ("self", "context") if tool.context else ("self",):
+        if name in values:
+            raise ToolError(f"{tool.name} can take no argument called {name!r}; leave it out")
     if tool.context:
         values["context"] = ToolContext(tape=agent.tape, state=state)
     result = tool.run(**values)

@@ -4,7 +4,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -31,7 +31,7 @@ from crew_plugin.engine.provider_gate import Place, Refused, RequestGate, Urgenc
 from crew_plugin.errors import EngineError
 from crew_plugin.host import ModelAnswered, ToolCall
 from crew_plugin.models.records import Usage
-from crew_plugin.session.history import shortened_call
+from crew_plugin.session.history import CallIds, shortened_call
 
 if TYPE_CHECKING:
     from any_llm import AnyLLM
@@ -113,6 +113,8 @@ class CrewRunner(ModelRunner):
         self._answering_model = ""
         self._coming: ModelOutputAccumulator | None = None
         """The reply that is on its way."""
+        self.call_ids = CallIds()
+        """Whoever keeps something by the id of a call may rely on them."""
         self._shortened: dict[str, str] = {}
         """Arguments that are too long to be sent again with every request, and what is sent instead.
         Not by the id of their call: not every provider makes those up anew."""
@@ -285,11 +287,13 @@ class CrewRunner(ModelRunner):
 
     def _answer(self, call: "_Call", state: StreamState, output: ModelOutputAccumulator) -> ModelAnswered:
         calls = tuple(
-            ToolCall(id=made.id, name=made.function.name, arguments=made.function.arguments)
+            ToolCall(
+                id=self.call_ids.own(made.id), name=made.function.name, arguments=made.function.arguments
+            )
             for made in output.tool_calls
             if made.type == "function"
         )
-        _repair(output)
+        _repair(output, calls)
         for asked in calls:
             told = shortened_call(asked.arguments)
             if told is not asked.arguments:
@@ -390,24 +394,24 @@ def _forget(state: StreamState, output: ModelOutputAccumulator) -> None:
     output._stream_calls = _StreamCalls()
 
 
-def _repair(output: ModelOutputAccumulator) -> None:
-    """Make arguments that are no JSON object into one that says so.
+def _repair(output: ModelOutputAccumulator, calls: Sequence[ToolCall]) -> None:
+    """Let Bub have these calls, with arguments that are no JSON object made into one that says so.
 
     Bub ends the turn over such a call; the wrapper around our tools answers it instead.
     """
-    calls = output.tool_calls
-    repaired = [
-        ChatCompletionMessageFunctionToolCall(
-            id=call.id,
-            type="function",
-            function=Function(name=call.function.name, arguments=as_object(call.function.arguments)),
-        )
-        if call.type == "function" and not _is_object(call.function.arguments)
-        else call
-        for call in calls
-    ]
-    output._message_calls = cast("Any", repaired)
+    ours = iter(calls)
+    output._message_calls = cast("Any", [_as_told(call, ours) for call in output.tool_calls])
     output._stream_calls = {}
+
+
+def _as_told(made: Any, ours: Iterator[ToolCall]) -> Any:
+    if made.type != "function":
+        return made
+    call = next(ours)
+    if call.id == made.id and _is_object(call.arguments):
+        return made
+    function = Function(name=call.name, arguments=as_object(call.arguments))
+    return ChatCompletionMessageFunctionToolCall(id=call.id, type="function", function=function)
 
 
 def as_object(text: str) -> str:
