@@ -12,7 +12,11 @@ __all__ = ["Connection"]
 
 
 class Connection:
-    """Speaks through a session of `mcp` that somebody else owns and closes with `close`."""
+    """Speaks through a session of `mcp` that somebody else owns and closes with `close`.
+
+    Listens to the server from the start: that it has other tools may be said right after the first
+    list of them, before anybody has this connection.
+    """
 
     def __init__(self, session: object, *, close: Callable[[], Awaitable[None]]) -> None:
         self._session = session
@@ -21,6 +25,9 @@ class Connection:
         self.reason = ""
         """Why it ended, once it has."""
         self.tools: tuple[RemoteTool, ...] = ()
+        self._told: Callable[[], None] | None = None
+        self._outdated = False
+        protocol.on_message(session, self._heard)
 
     @property
     def alive(self) -> bool:
@@ -34,16 +41,21 @@ class Connection:
             self._over.set()
 
     def on_changed(self, told: Callable[[], None]) -> None:
-        """Have `told` called when the server says that it has other tools now."""
+        """Have `told` called when the server says that it has other tools now; at once if it said so
+        since they were read."""
+        self._told = told
+        if self._outdated:
+            told()
 
-        def heard(message: object) -> None:
-            if protocol.tools_changed(message):
-                told()
-
-        protocol.on_message(self._session, heard)
+    def _heard(self, message: object) -> None:
+        if protocol.tools_changed(message):
+            self._outdated = True
+            if self._told is not None:
+                self._told()
 
     async def refresh(self) -> None:
         """Read the list of tools anew. Raises what `protocol.list_tools` raises."""
+        self._outdated = False
         self.tools = await self._while_alive(protocol.list_tools(self._session))
 
     async def call(self, tool: str, arguments: Mapping[str, Any], progress: protocol.Progress) -> Answer:

@@ -6,7 +6,7 @@ by the next call. A server that dies again and again is left alone for a while, 
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -31,6 +31,9 @@ _WINDOW_SECONDS: Final = 600.0
 """So many losses in so long a time, and the server is given up for as long again."""
 _CLOSE_SECONDS: Final = 6.0
 _LIST_SECONDS: Final = 2.0
+_AGAIN_SECONDS: Final = 0.5
+"""Before tools are read once more, if reading them brought nothing: some servers say after every list
+that they have changed."""
 
 
 class NotConnected(Exception):
@@ -188,19 +191,22 @@ class Link:
         except Exception as error:  # noqa: BLE001 - becomes the reason that the server's users are told
             self.reason = f"{type(error).__name__}: {error}"
             return False
-        connection.on_changed(lambda: self._list_again(connection))
         self._connection, self.state, self.reason = connection, LinkState.CONNECTED, ""
         self.tools = connection.tools
+        self._stale = False
+        connection.on_changed(lambda: self._list_again(connection))
         if again:
             self._tell(LinkState.RECONNECTED, f"connected again, {len(connection.tools)} tools")
         return True
 
     def _list_again(self, connection: Connection) -> None:
         """Read the tools anew; what changes meanwhile is read once more."""
+        if connection is not self._connection:
+            return
         self._stale = True
         if self._relisting is None:
             self._relisting = anyio.Event()
-            self._group.start_soon(self._relist, connection, self._relisting)
+            self._group.start_soon(self._relist, self._relisting)
 
     async def listed(self) -> None:
         """Wait a moment for tools that are just being read anew, so that the next step has them."""
@@ -208,23 +214,36 @@ class Link:
             with anyio.move_on_after(_LIST_SECONDS):
                 await self._relisting.wait()
 
-    async def _relist(self, connection: Connection, done: anyio.Event) -> None:
+    async def _relist(self, done: anyio.Event) -> None:
         try:
-            while self._stale and connection is self._connection:
+            # Also after one that failed, and if there is another connection by now: that the tools
+            # changed may have been said meanwhile, and is not said again.
+            while self._stale and self._connection is not None:
                 self._stale = False
-                before = {tool.name for tool in self.tools}
-                with anyio.fail_after(self._connect_seconds):
-                    await connection.refresh()
-                self.tools = connection.tools
-                after = {tool.name for tool in self.tools}
-                self._tell(LinkState.TOOLS_CHANGED, _difference(before, after))
-        except (Unsent, ConnectionError) as error:
-            self.lost(connection, str(error))
-        except Exception as error:  # noqa: BLE001 - told to the server's users; the tools stay as they were
-            self._tell(LinkState.TOOLS_CHANGED, f"its tools changed but it does not list them: {error}")
+                if not await self._read_tools(self._connection) and self._stale:
+                    await anyio.sleep(_AGAIN_SECONDS)
         finally:
             self._relisting = None
             done.set()
+
+    async def _read_tools(self, connection: Connection) -> bool:
+        """Whether that brought anything new."""
+        try:
+            with anyio.fail_after(self._connect_seconds):
+                await connection.refresh()
+        except (Unsent, ConnectionError) as error:
+            self.lost(connection, str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - told to the server's users; the tools stay as they were
+            if connection is self._connection:
+                why = str(error) or f"no list within {self._connect_seconds:g} s"
+                self._tell(LinkState.TOOLS_CHANGED, f"its tools changed but it does not list them: {why}")
+            return False
+        if connection is not self._connection or connection.tools == self.tools:
+            return False
+        before, self.tools = self.tools, connection.tools
+        self._tell(LinkState.TOOLS_CHANGED, _difference(before, self.tools))
+        return True
 
     def _tell(self, state: LinkState, text: str) -> None:
         note = LinkNote(server=self.server, state=state, text=text)
@@ -232,7 +251,8 @@ class Link:
             told(note)
 
 
-def _difference(before: set[str], after: set[str]) -> str:
+def _difference(then: Sequence[RemoteTool], now: Sequence[RemoteTool]) -> str:
+    before, after = {tool.name for tool in then}, {tool.name for tool in now}
     new, gone = sorted(after - before), sorted(before - after)
     parts = [f"new: {', '.join(new)}"] if new else []
     parts += [f"gone: {', '.join(gone)}"] if gone else []

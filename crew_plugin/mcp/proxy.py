@@ -12,7 +12,7 @@ from crew_plugin.host import ServerReport, ToolContext, ToolError, ToolOutput, T
 from crew_plugin.mcp.connection import Connection
 from crew_plugin.mcp.content import Keep, RemoteTool, render
 from crew_plugin.mcp.link import Connector, Link, LinkNote, LinkState, NotConnected
-from crew_plugin.mcp.names import Access, server_prefix, spellings, tool_name
+from crew_plugin.mcp.names import Access, ServerAccess, server_prefix, tool_name
 from crew_plugin.mcp.protocol import Refused, Unsent
 from crew_plugin.mcp.servers import OwnServer
 from crew_plugin.models.records import Effect
@@ -119,10 +119,12 @@ class McpProxy:
     async def tools(self, access: Access, servers: "Sequence[McpServerSpec]", cwd: str) -> "SessionTools":
         """The tools that `access` allows, of the host's servers and of the agent's own. Waits for the
         servers that are concerned, each within its limit. Close what is returned."""
-        bonds, clashes = await self._concerned(access, servers, cwd)
+        there = await self._host.names() if access.allow or servers else ()
+        rights = ServerAccess(access, own=[spec.name for spec in servers], host=there)
+        bonds, clashes = self._concerned(rights, servers, there, cwd)
         for bond in bonds:
             bond.users += 1
-        tools = SessionTools(self, bonds, _widened(access, servers), clashes)
+        tools = SessionTools(self, bonds, rights, clashes)
         try:
             async with anyio.create_task_group() as group:
                 for bond in bonds:
@@ -154,21 +156,23 @@ class McpProxy:
         if not bond.users and bond.releases == releases:
             await bond.link.disconnect()
 
-    async def _concerned(
-        self, access: Access, servers: "Sequence[McpServerSpec]", cwd: str
+    def _concerned(
+        self, rights: ServerAccess, servers: "Sequence[McpServerSpec]", there: Sequence[str], cwd: str
     ) -> tuple[list[_Bond], list[LinkNote]]:
         bonds = [self._own(spec, cwd) for spec in servers]
-        taken = {server_prefix(spec.name): spec.name for spec in servers}
+        own = {server_prefix(spec.name): spec.name for spec in servers}
+        taken = dict(own)
         clashes: list[LinkNote] = []
-        if access.allow or servers:
-            for name in await self._host.names():
-                other = taken.setdefault(server_prefix(name), name)
-                if other is not name:
-                    whose = "the agent's own server" if other in {spec.name for spec in servers} else "server"
-                    text = f"the host's server {name!r} is hidden by {whose} {other!r} of the same name"
-                    clashes.append(LinkNote(server=name, state=LinkState.FAILED, text=text))
-                elif access.concerns(name):
-                    bonds.append(self._hosts(name))
+        for name in there:
+            prefix = server_prefix(name)
+            if prefix in taken:
+                whose = "the agent's own server" if prefix in own else "server"
+                text = f"the host's server {name!r} is hidden by {whose} {taken[prefix]!r} of the same name"
+                clashes.append(LinkNote(server=name, state=LinkState.FAILED, text=text))
+                continue
+            taken[prefix] = name
+            if rights.concerns(name):
+                bonds.append(self._hosts(name))
         return bonds, clashes
 
     def _own(self, spec: "McpServerSpec", cwd: str) -> _Bond:
@@ -200,11 +204,11 @@ class SessionTools:
     """The MCP tools of one session, as they are now."""
 
     def __init__(
-        self, proxy: McpProxy, bonds: Sequence[_Bond], access: Access, clashes: Sequence[LinkNote]
+        self, proxy: McpProxy, bonds: Sequence[_Bond], rights: ServerAccess, clashes: Sequence[LinkNote]
     ) -> None:
         self._proxy = proxy
         self._bonds = tuple(bonds)
-        self._access = access
+        self._rights = rights
         self._clashes = tuple(clashes)
         self._keep: Keep | None = None
         self._unlisten: list[Callable[[], None]] = []
@@ -248,36 +252,43 @@ class SessionTools:
     def _report(self, bond: _Bond, found: Mapping[str, tuple[_Bond, RemoteTool]]) -> ServerReport:
         tools = _tools_of(bond)
         names = [name for name, _ in tools]
-        denied = [
-            name for name, tool in tools if self._access.denies(name, *spellings(bond.link.server, tool.name))
-        ]
+        denied = [name for name, tool in tools if self._rights.denies(bond.link.server, tool.name)]
         return ServerReport(
             name=bond.link.server,
             own=bond.own,
             state=str(bond.link.state),
             reason=bond.link.reason,
-            tools=tuple(name for name in dict.fromkeys(names) if name in found),
+            tools=tuple(name for name in dict.fromkeys(names) if name in found and found[name][0] is bond),
             denied=tuple(dict.fromkeys(denied)),
             offered=len(names),
         )
 
     def _found(self) -> dict[str, tuple[_Bond, RemoteTool]]:
         found: dict[str, tuple[_Bond, RemoteTool]] = {}
-        for bond in self._bonds:
-            for name, tool in _tools_of(bond):
-                if self._access.permits(name, *spellings(bond.link.server, tool.name)):
-                    found.setdefault(name, (bond, tool))
+        for bond, tool in self._permitted():
+            found.setdefault(tool_name(bond.link.server, tool.name), (bond, tool))
         return found
+
+    def _permitted(self) -> Iterable[tuple[_Bond, RemoteTool]]:
+        for bond in self._bonds:
+            for tool in bond.link.tools:
+                if self._rights.permits(bond.link.server, tool.name):
+                    yield bond, tool
 
     def _doubles(self) -> Iterable[LinkNote]:
         """Tools that nobody can call, because another one has their name."""
-        for bond in self._bonds:
-            seen: dict[str, str] = {}
-            for name, tool in _tools_of(bond):
-                first = seen.setdefault(name, tool.name)
-                if first != tool.name:
-                    text = f"its tools {first!r} and {tool.name!r} are both called {name}: use the first"
-                    yield LinkNote(server=bond.link.server, state=LinkState.TOOLS_CHANGED, text=text)
+        seen: dict[str, tuple[_Bond, RemoteTool]] = {}
+        for bond, tool in self._permitted():
+            name = tool_name(bond.link.server, tool.name)
+            other, first = seen.setdefault(name, (bond, tool))
+            if other is not bond:
+                theirs = f"the tool {first.name!r} of {other.link.server!r}"
+                text = f"its tool {tool.name!r} and {theirs} are both called {name}: the latter is used"
+            elif first.name != tool.name:
+                text = f"its tools {first.name!r} and {tool.name!r} are both called {name}: use the first"
+            else:
+                continue
+            yield LinkNote(server=bond.link.server, state=LinkState.TOOLS_CHANGED, text=text)
 
     def _spec(self, name: str, bond: _Bond, tool: RemoteTool) -> ToolSpec:
         async def execute(arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
@@ -295,12 +306,13 @@ class SessionTools:
         self, name: str, bond: _Bond, original: str, arguments: Mapping[str, Any], context: ToolContext
     ) -> str:
         """Call over the connection that there is now. A call that got nowhere is made once more, and
-        so is a lost one if the server said that the tool changes nothing."""
-        link = bond.link
+        so is a lost one if the server said that the tool changes nothing. All of that within the one
+        limit of a call."""
+        link, deadline = bond.link, anyio.current_time() + bond.call_seconds
         for again in (False, True):
-            connection, tool = await self._ready(name, link, original)
+            connection, tool = await self._ready(name, bond, original, deadline)
             try:
-                with anyio.fail_after(bond.call_seconds):
+                with anyio.fail_after(deadline - anyio.current_time()):
                     answer = await connection.call(original, arguments, _shown(context))
             except TimeoutError as error:
                 raise ToolError(
@@ -323,15 +335,27 @@ class SessionTools:
                 raise ToolError(f"{name}: MCP server {link.server!r} refused the call: {error}") from error
             else:
                 text = await render(answer, name, self._keep)
-                await link.listed()
+                with anyio.CancelScope(deadline=deadline):  # there is an answer: it is given in any case
+                    await link.listed()
                 if answer.failed:
                     raise ToolError(f"{name} failed: {text}")
                 return text
         raise AssertionError("the second attempt returns or raises")
 
-    async def _ready(self, name: str, link: Link, original: str) -> tuple[Connection, RemoteTool]:
+    async def _ready(
+        self, name: str, bond: _Bond, original: str, deadline: float
+    ) -> tuple[Connection, RemoteTool]:
+        link = bond.link
         try:
-            connection = await link.ready()
+            # Who gives up here leaves the connecting to the link, which goes on for later calls.
+            with anyio.fail_after(deadline - anyio.current_time()):
+                connection = await link.ready()
+        except TimeoutError as error:
+            raise ToolError(
+                f"{name}: MCP server {link.server!r} was being reconnected and was not ready within the "
+                f"{bond.call_seconds:g} s of this call. Nothing was done. It is still being reconnected: "
+                "go on without it, or try again later"
+            ) from error
         except NotConnected as error:
             raise ToolError(_gone(name, link, str(error))) from error
         tool = next((tool for tool in connection.tools if tool.name == original), None)
@@ -343,12 +367,6 @@ class SessionTools:
 
 def _tools_of(bond: _Bond) -> list[tuple[str, RemoteTool]]:
     return [(tool_name(bond.link.server, tool.name), tool) for tool in bond.link.tools]
-
-
-def _widened(access: Access, servers: "Sequence[McpServerSpec]") -> Access:
-    """An agent may use all tools of its own servers, but for those that it denies itself."""
-    own = tuple(server_prefix(spec.name) + "*" for spec in servers)
-    return Access(allow=(*access.allow, *own), deny=access.deny)
 
 
 def _gone(name: str, link: Link, reason: str) -> str:

@@ -247,6 +247,23 @@ async def test_tools_that_come_and_go_are_honoured_at_the_next_step(
     assert not gone_now.ok
 
 
+async def test_tools_that_change_while_their_list_is_refused_are_read_once_more(
+    hosted: Hosted, spec_of: SpecOf, bub_home: Path, tmp_path: Path
+) -> None:
+    configure(bub_home, {"plain": plain(tmp_path / "plain", "refuse_once")})
+    async with (
+        hosted(Caller(), MCPPlugin) as host,
+        asyncio.timeout(30),
+        host.engine.open(spec_of(host, host_tools=ALL)) as session,
+    ):
+        events = await turn(session, "mcp__plain__grow")
+        while not any("new: extra" in event.text for event in events if isinstance(event, ServerNoted)):
+            events += await turn(session, "mcp__plain__write")
+        assert (await call(session, "mcp__plain__extra")).text == "called extra"
+    first, *_ = (event for event in events if isinstance(event, ServerNoted))
+    assert "does not list them: not now" in first.text
+
+
 async def test_two_tools_that_would_have_one_name_are_told(
     hosted: Hosted, spec_of: SpecOf, bub_home: Path, tmp_path: Path
 ) -> None:

@@ -160,6 +160,19 @@ async def test_it_is_connected_again_when_it_was_killed(
     assert running(folder) == []
 
 
+async def test_tools_that_change_right_after_its_first_list_are_read(
+    hosted: Hosted, spec_of: SpecOf, tmp_path: Path
+) -> None:
+    server = own(tmp_path / "own", mode="more_later")
+    async with (
+        hosted(Caller(), MCPPlugin) as host,
+        host.engine.open(spec_of(host, mcp_servers=(server,))) as session,
+    ):
+        await call(session, "mcp__mine__write")
+        assert (await call(session, "mcp__mine__extra")).text == "called extra"
+        assert "mcp__mine__add" not in host.model.requests[-1].conversation.tools
+
+
 async def test_one_over_http_is_reached_with_its_headers_and_again_after_a_restart(
     hosted: Hosted, spec_of: SpecOf, tmp_path: Path, free_port: int
 ) -> None:

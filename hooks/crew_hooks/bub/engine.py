@@ -131,7 +131,10 @@ class BubEngine:
                 found.append(name)
             else:
                 found += [one for one in there if matches(name, one)]
-        return tuple(name for name in dict.fromkeys((*found, *there)) if not access.denies(name))
+        # Which tools of servers are denied has been decided by server: the name does not tell.
+        return tuple(
+            name for name in dict.fromkeys((*found, *there)) if name in there or not access.denies(name)
+        )
 
     async def server_reports(
         self,

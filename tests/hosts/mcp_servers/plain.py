@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,10 @@ READ_ONLY = {"readOnlyHint": True}
 
 def text(said: str, **more: Any) -> Message:
     return {"content": [{"type": "text", "text": said}], **more}
+
+
+def answered(ident: int, result: Message) -> Message:
+    return {"jsonrpc": "2.0", "id": ident, "result": result}
 
 
 def encoded(body: bytes) -> str:
@@ -51,38 +56,61 @@ class Server:
         }
         if MODE == "odd":
             self.tools |= {"odd.name": {}, "odd_name": {}}
+        elif MODE == "gateway":
+            self.tools |= {"admin__add": {}}
 
     def answer(self, message: Message) -> Message | None:
         with (FOLDER / "messages.log").open("a", encoding="utf-8") as log:
             log.write(json.dumps(message) + "\n")
-        method, params = message.get("method"), message.get("params") or {}
+        method = message.get("method")
+        params: Message = message.get("params") or {}
         if "id" not in message:
             return None
         if f"hang_{method}".replace("/", "_") == MODE:
             return None
-        if MODE == "hang_again" and method == "initialize" and len(list(FOLDER.glob("*.pid"))) > 1:
-            return None
         if method == "initialize":
-            result: Message | None = {
-                "protocolVersion": "2025-06-18",
-                "capabilities": {"tools": {"listChanged": True}},
-                "serverInfo": {"name": "plain", "version": "1"},
-            }
+            result = self.started()
         elif method == "tools/list":
-            self.lists += 1
-            if MODE == "hang_second_list" and self.lists > 1:
-                return None
-            result = {
-                "tools": [
-                    {"name": name, "description": f"Does {name}.", "inputSchema": {"type": "object"}, **more}
-                    for name, more in self.tools.items()
-                ]
-            }
+            result = self.listed(message["id"])
         elif method == "tools/call":
             result = self.call(params["name"], params.get("arguments") or {}, params.get("_meta") or {})
         else:
             result = {}
-        return None if result is None else {"jsonrpc": "2.0", "id": message["id"], "result": result}
+        if result is None or "error" in result:
+            return result
+        return answered(message["id"], result)
+
+    def started(self) -> Message | None:
+        again = len(list(FOLDER.glob("*.pid"))) > 1
+        if MODE == "hang_again" and again:
+            return None
+        while MODE == "wait_again" and again and not (FOLDER / "go").exists():
+            time.sleep(0.02)
+        return {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {"tools": {"listChanged": True}},
+            "serverInfo": {"name": "plain", "version": "1"},
+        }
+
+    def listed(self, ident: int) -> Message | None:
+        self.lists += 1
+        if MODE == "hang_second_list" and self.lists > 1:
+            return None
+        if MODE == "refuse_once" and "extra" in self.tools and not (FOLDER / "refused").exists():
+            (FOLDER / "refused").touch()
+            self.notify("tools/list_changed", {})
+            return {"jsonrpc": "2.0", "id": ident, "error": {"code": -32603, "message": "not now"}}
+        result = {
+            "tools": [
+                {"name": name, "description": f"Does {name}.", "inputSchema": {"type": "object"}, **more}
+                for name, more in self.tools.items()
+            ]
+        }
+        if MODE == "more_later" and "extra" not in self.tools:
+            self.send(answered(ident, result))
+            self.do_grow({}, {})
+            return None
+        return result
 
     def call(self, name: str, arguments: Message, meta: Message) -> Message | None:
         if name == "hang":
