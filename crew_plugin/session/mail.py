@@ -113,8 +113,7 @@ class MailRoom:
         if self._boxes.get((box.run_id, box.key)) is not box:
             return
         del self._boxes[box.run_id, box.key]
-        if not again:
-            self._traffic.ended(box.run_id, box.key, box.attempt_id, reason)
+        self._traffic.closed(box.run_id, box.key, box.attempt_id, reason, again=again)
         self.waits.ended(box.run_id, box.key, reason)
 
     def admits(self, run_id: str, sender: str, recipient: str) -> bool:

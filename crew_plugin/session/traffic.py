@@ -11,8 +11,8 @@ __all__ = ["RATE_MESSAGES", "RATE_SECONDS", "Traffic"]
 RATE_MESSAGES: Final = 10
 RATE_SECONDS: Final = 60.0
 """At most so many messages from one task to another in so many seconds."""
-_KEPT_SECONDS: Final = 3600.0
-"""How long a run is remembered in which nothing happens."""
+_KEPT_SECONDS: Final = 2 * RATE_SECONDS
+"""How long a run is remembered that has no open session and in which nothing happens."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,6 +20,8 @@ class _Known:
     """One run."""
 
     used_at: float
+    open: set[str] = field(default_factory=set[str])
+    """Tasks with a session."""
     over: dict[str, tuple[str | None, str]] = field(default_factory=dict[str, tuple[str | None, str]])
     """Task -> the attempt whose session was its last here, and why that is over."""
     waking: set[str] = field(default_factory=set[str])
@@ -29,7 +31,7 @@ class _Known:
 
 
 class Traffic:
-    """Kept by run; one that has been quiet for an hour is forgotten."""
+    """Kept by run; those in which nothing happens any more are forgotten."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -38,12 +40,16 @@ class Traffic:
     def opened(self, run_id: str, key: str) -> None:
         """A session of this task begins, or is woken."""
         known = self._of(run_id)
+        known.open.add(key)
         known.over.pop(key, None)
         known.waking.discard(key)
 
-    def ended(self, run_id: str, key: str, attempt_id: str | None, reason: str) -> None:
-        """The session of this attempt is over."""
-        self._of(run_id).over[key] = (attempt_id, reason)
+    def closed(self, run_id: str, key: str, attempt_id: str | None, reason: str, *, again: bool) -> None:
+        """The session of this attempt is over; with `again` the task gets another one."""
+        known = self._of(run_id)
+        known.open.discard(key)
+        if not again:
+            known.over[key] = (attempt_id, reason)
 
     def over(self, run_id: str, key: str, attempt_id: str | None) -> str | None:
         """Why the session of this attempt is over; None if it is not, or was never here."""
@@ -80,8 +86,8 @@ class Traffic:
         now = self._clock()
         known = self._runs.get(run_id)
         if known is None:
-            quiet = [name for name, each in self._runs.items() if each.used_at < now - _KEPT_SECONDS]
-            for name in quiet:
+            quiet = now - _KEPT_SECONDS
+            for name in [name for name, each in self._runs.items() if not each.open and each.used_at < quiet]:
                 del self._runs[name]
             known = self._runs[run_id] = _Known(used_at=now)
         known.used_at = now
