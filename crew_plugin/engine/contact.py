@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.engine.worker import WALL_MARGIN, RunContext, Work
-from crew_plugin.errors import CrewError, Fenced
+from crew_plugin.errors import CrewError, Fenced, UnknownName
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.mail import OUTSIDE, MessageRecord, MessageState, Receipt, ReceiptOutcome
 from crew_plugin.models.records import AttemptRecord, TaskRecord
@@ -42,7 +42,14 @@ class Contact:
 
     async def hand_over(self, key: str, message_id: str) -> Receipt:
         """Bring a message that was written down to its task, at most once. Never raises but `Fenced`."""
-        message = await self.context.writer.read(lambda store: store.load_message(message_id))
+        work = self.work.get(key)
+        if work is not None and work.settled:
+            # What becomes of the task is just being written down.
+            await work.over()
+        try:
+            message = await self.context.writer.read(lambda store: store.load_message(message_id))
+        except UnknownName as error:
+            return Receipt(to=key, outcome=ReceiptOutcome.FAILED, reason=str(error))
         if message.state is not MessageState.ACCEPTED:
             return Receipt(to=key, outcome=_SETTLED[message.state], reason=message.reason or "")
         attempt = await self._newest(key)
@@ -52,7 +59,7 @@ class Contact:
         if attempt is None:
             return _queued(key, "the task has not begun; it finds this in its first prompt")
         if not ended and not self._open(key):
-            return _queued(key, "the task is between two attempts; the next one finds this in its prompt")
+            return _queued(key, "no session of it is open now; the next one finds this in its prompt")
         try:
             return await self.context.runner.deliver(self._context_of(key, attempt), message_id)
         except Fenced:
@@ -61,15 +68,33 @@ class Contact:
             logger.warning("message %s could not be handed over", message_id, exc_info=True)
             return await self._bury(message, f"handing it over failed: {type(error).__name__}: {error}")
 
-    async def interrupt(self, key: str, cause: Cause, text: str) -> Receipt:
-        """Stop the turn that a task's session is in; it goes on, told of it and given `text`."""
+    async def interrupt(self, key: str, cause: Cause, message_id: str | None) -> Receipt:
+        """Stop the turn that a task's session is in; it goes on, told of it and of the message. Where
+        there is no turn, the message is handed over all the same."""
         work = self.work.get(key)
         if work is None or work.attempt is None or self.tasks[key].state in TASK_TERMINAL:
             reason = f"there is no turn to stop: the task is {self.tasks[key].state}"
-            return Receipt(to=key, outcome=ReceiptOutcome.FAILED, reason=reason)
-        if not await self.context.runner.interrupt(work.attempt.id, cause, text):
+            if message_id is None:
+                return Receipt(to=key, outcome=ReceiptOutcome.FAILED, reason=reason)
+            receipt = await self.hand_over(key, message_id)
+            return replace(receipt, reason=f"{reason}; {receipt.reason}".rstrip("; "))
+        message = None if message_id is None else await self._take(key, message_id)
+        if await self.context.runner.interrupt(work.attempt.id, cause, message):
+            return Receipt(to=key, outcome=ReceiptOutcome.INJECTED, reason="its turn was stopped")
+        if message is None:
             return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason="its session is just ending")
-        return Receipt(to=key, outcome=ReceiptOutcome.INJECTED, reason="its turn was stopped")
+        await self.context.writer.run(lambda store: store.replay_message(message.id, actor="supervisor"))
+        return await self.hand_over(key, message.id)
+
+    async def _take(self, key: str, message_id: str) -> MessageRecord | None:
+        """The message, as one that is delivered; None if somebody else has it."""
+        run_id = self.context.run.id
+        taken = await self.context.writer.run(lambda store: store.take_messages(run_id, key, only=message_id))
+        return taken[0] if taken else None
+
+    def ended(self, key: str) -> bool:
+        """Whether nobody works on this task, nor is going to by himself."""
+        return key not in self.work and self.tasks[key].state in TASK_TERMINAL
 
     async def asleep(self, key: str) -> bool:
         """Wait until the end of this task's attempt is written down. False if it gets another one,

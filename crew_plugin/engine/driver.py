@@ -46,6 +46,7 @@ from crew_plugin.engine.worker import RunContext, Work
 from crew_plugin.errors import CrewError, Fenced, IllegalTransition, StateUnwritable
 from crew_plugin.hookspecs import ConversationChanging, RunEnded
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageRecord
 from crew_plugin.models.records import ControlRecord, Lease, Owner, RunRecord, TaskRecord
 from crew_plugin.models.spec import RunSpec
 from crew_plugin.models.states import RUN_TERMINAL, TASK_TERMINAL, AttemptState, RunState, TaskState
@@ -116,6 +117,8 @@ class Driver:
         self._takes_over = takes_over or TakeOver()
         self._resumes: set[str] = set()
         """Tasks whose open attempt goes on where another supervisor left it."""
+        self._to_wake: set[str] = set()
+        """Tasks that have ended and have mail which another supervisor was to wake them for."""
         self._dormant: dict[str, float] = {}
         """Tasks that wait for an answer and have no session here, and until when they do."""
         self._worked_to = 0.0
@@ -204,6 +207,10 @@ class Driver:
         self._last[settled.task.key] = settled.last
         self._note_task(settled.task, settled.summary)
 
+    def returns(self, task: TaskRecord, messages: list[MessageRecord]) -> None:
+        """These were written to the senders of mail that this task did not read."""
+        self._returns.add(task, messages)
+
     def sequel(self, task: TaskRecord, last: LastAttempt) -> Sequel:
         """What follows by itself for a task with this last attempt."""
         stopped = self._requests.stop is not None or task.key in self._requests.task_stops
@@ -260,6 +267,7 @@ class Driver:
             if store.load_run(run_id).state is not RunState.QUEUED or not asks_first:
                 store.transition_run(lease, RunState.RUNNING, actor=ACTOR)
             self._resumes, self._last, self._dormant = taken.resumes, taken.last, taken.waits
+            self._to_wake = taken.wakes
             self._tasks = {task.key: task for task in store.load_tasks(run_id)}
             return lease, store.load_run(run_id)
 
@@ -306,6 +314,8 @@ class Driver:
         self._contact = Contact(context=context, tasks=self._tasks, steps=self._steps, work=self._work)
         async with anyio.create_task_group() as group:
             self._wakes.open(group, self._contact)
+            for key in self._to_wake:
+                self._wakes.call(key)
             group.start_soon(self._renew, lease)
             group.start_soon(self._watch)
             await self._loop(group, context)
@@ -404,7 +414,8 @@ class Driver:
         key = task.key
         work = self._work.get(key)
         stop = self._requests.task_stops.get(key)
-        busy = work is not None and task.state not in TASK_TERMINAL
+        # A task that is tried again waits for the conversation that it was woken for.
+        busy = (work is not None or self._wakes.talks(key)) and task.state not in TASK_TERMINAL
         stopping = work is not None and work.stop is not None
         last, due = self._last.get(key), self._due.get(key)
         ticket = self._means.slots.ticket(self.run.id, key) if self._needs else None
@@ -481,8 +492,8 @@ class Driver:
         if writes:
             for record in await self._writer.run(lambda store: [write(store) for write in writes]):
                 self._note_task(record)
-            assert self._contact is not None
-            self._returns.hand_over(group, self._contact.hand_over)
+        assert self._contact is not None
+        self._returns.hand_over(group, self._contact.hand_over)
         return False
 
     def _write_for(self, action: Cancel | Skip | Retry, lease: Lease) -> Write:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.mail import Receipt
+from crew_plugin.models.mail import MessageRecord, Receipt
 from crew_plugin.models.records import ArtifactRef, AttemptRecord, Lease, RunRecord, TaskRecord
 from crew_plugin.models.states import AttemptState, SessionKind
 
@@ -82,9 +82,10 @@ class TaskRunner(Protocol):
         session sees it, an ended one is woken, one yet to begin finds it. Never waits for it."""
         ...
 
-    async def interrupt(self, attempt_id: str, cause: Cause, text: str = "") -> bool:
+    async def interrupt(self, attempt_id: str, cause: Cause, message: MessageRecord | None = None) -> bool:
         """Stop the turn that is under way (model call and tools) and go on with the same
-        conversation, told of it and given `text`. False if the attempt is not running."""
+        conversation, told of it and given the message, which its caller took for it. False if there
+        is no turn; the message is the caller's then."""
         ...
 
     async def follow_up(self, context: AttemptContext) -> None:

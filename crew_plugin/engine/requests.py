@@ -89,9 +89,7 @@ class Requests:
         if control.verb is ControlVerb.CANCEL:
             return self._stop_task(control, task)
         if control.verb is ControlVerb.INTERRUPT:
-            text = control.payload.get("text")
-            cause = cause_of_request(control)
-            return _told(await contact.interrupt(task.key, cause, text if isinstance(text, str) else ""))
+            return _told(await contact.interrupt(task.key, cause_of_request(control), control.message_id))
         if control.message_id is None:
             return _Answer(refused="there is no message to hand over")
         return _told(await contact.hand_over(task.key, control.message_id))

@@ -44,7 +44,12 @@ def bury_mail(store: RunStore, task: TaskRecord, reason: str) -> list[MessageRec
 class Returns:
     """What the senders of one run are still to be told."""
 
-    _waiting: list[MessageRecord] = field(default_factory=list[MessageRecord])
+    _waiting: dict[str, list[MessageRecord]] = field(default_factory=dict[str, list[MessageRecord]])
+    """By the task whose mail it was: what is written may be written twice, and counts once."""
+
+    def add(self, task: TaskRecord, messages: list[MessageRecord]) -> None:
+        """These were written to the senders of mail for this task."""
+        self._waiting[task.key] = messages
 
     def before[T](
         self, end: Callable[[RunStore], T], task: TaskRecord, reason: str
@@ -52,7 +57,7 @@ class Returns:
         """What writes down this end of a task, and before it that its mail is read by nobody."""
 
         def write(store: RunStore) -> T:
-            self._waiting += bury_mail(store, task, reason)
+            self.add(task, bury_mail(store, task, reason))
             return end(store)
 
         return write
@@ -61,6 +66,7 @@ class Returns:
         self, group: anyio.abc.TaskGroup, bring: Callable[[str, str], Coroutine[Any, Any, object]]
     ) -> None:
         """Have what was written brought to the tasks that it is for: `bring` gets key and message."""
-        waiting, self._waiting = self._waiting, []
-        for message in waiting:
-            group.start_soon(bring, message.recipient, message.id)
+        waiting, self._waiting = self._waiting, {}
+        for messages in waiting.values():
+            for message in messages:
+                group.start_soon(bring, message.recipient, message.id)

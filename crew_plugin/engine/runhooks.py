@@ -127,7 +127,10 @@ class RunHooks:
         answer = await self._hooks.ask(name, event, most=ANSWER_SECONDS)
         await self._note(answer)
         if answer.refusal is None:
-            await then(control)
+            try:
+                await then(control)
+            except StaleView:
+                logger.debug("the run had ended before its hooks allowed the request")
             return
         lease, reason = self._lease, answer.refusal.message
         assert lease is not None

@@ -189,7 +189,9 @@ def finish_run(
     for control in store.pending_controls(lease.run_id):
         if control.id not in under_way:
             _answer_at_last(store, lease, control, too_late)
-    return store.transition_run(lease, state, actor=actor, cause=cause)
+    run = store.transition_run(lease, state, actor=actor, cause=cause)
+    _bury_half_read(store, run.id)
+    return run
 
 
 def _answer_at_last(store: RunStore, lease: Lease, control: ControlRecord, refused: str | None) -> None:
@@ -225,7 +227,6 @@ def close_run(store: RunStore, lease: Lease, cause: Cause, *, actor: str) -> Run
         run = finish_run(store, lease, RunState.COMPLETED, None, actor=actor, answers=answers)
     else:
         run = finish_run(store, lease, state, cause, actor=actor, answers=answers)
-    _bury_half_read(store, run.id)
     return run
 
 

@@ -117,8 +117,8 @@ def ask(store: RunStore, order: Order, me: Owner) -> SteerReport | ControlRecord
             to = run.id if task is None else task.key
             return SteerReport(run_id=run.id, receipt=_failed(to, refused), refused=True)
         message_id = None
-        if task is not None and order.say in (Say.STEER, Say.FOLLOW_UP):
-            kind = MessageKind.STEER if order.say is Say.STEER else MessageKind.FOLLOW_UP
+        if task is not None and order.say in _KINDS and order.text.strip():
+            kind = _KINDS[order.say]
             message_id = store.send_message(
                 run.id, sender=sender_of(order.actor), recipient=task.key, kind=kind, body=order.text
             ).id
@@ -157,6 +157,12 @@ def silence(store: RunStore, order: Order, asked: ControlRecord) -> SteerReport:
     return _report(order, asked, _queued(_to(order), reason))
 
 
+_KINDS: Mapping[Say, MessageKind] = {
+    Say.STEER: MessageKind.STEER,
+    Say.FOLLOW_UP: MessageKind.FOLLOW_UP,
+    Say.INTERRUPT: MessageKind.STEER,
+}
+"""As what the words of each are mail."""
 _VERBS: Mapping[Say, ControlVerb] = {
     Say.STEER: ControlVerb.STEER,
     Say.FOLLOW_UP: ControlVerb.STEER,

@@ -13,6 +13,7 @@ from crew_plugin.engine.snapshot import AGAIN, LastAttempt
 from crew_plugin.engine.triage import Triage, Verdict, triage
 from crew_plugin.errors import CallerError, UnknownName
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageKind
 from crew_plugin.models.records import (
     AttemptRecord,
     Lease,
@@ -21,7 +22,7 @@ from crew_plugin.models.records import (
     ToolCallState,
     TranscriptEntry,
 )
-from crew_plugin.models.states import AttemptState, SessionKind, TaskState
+from crew_plugin.models.states import TASK_TERMINAL, AttemptState, SessionKind, TaskState
 from crew_plugin.store.port import RunStore
 
 __all__ = ["Decision", "Decisions", "TakeOver", "TakenOver", "held_tasks", "take_stock"]
@@ -66,6 +67,8 @@ class TakenOver:
     """Tasks whose open attempt goes on."""
     waits: dict[str, float] = field(default_factory=dict[str, float])
     """Tasks whose session goes on when its question is answered, or after so many seconds."""
+    wakes: set[str] = field(default_factory=set[str])
+    """Tasks that have ended and whose mail nobody has read."""
     last: dict[str, LastAttempt] = field(default_factory=dict[str, LastAttempt])
     """Running tasks between two attempts, the next of which is due now."""
 
@@ -92,8 +95,19 @@ def take_stock(store: RunStore, lease: Lease, how: TakeOver) -> TakenOver:
             taken.last[task.key] = _last_of(store, task)
     for key, decision in how.decisions.items():
         _decide(store, lease, key, decision, how.actor, taken)
+    for task in store.load_tasks(lease.run_id):
+        if task.state in TASK_TERMINAL and task.attempts and _has_mail(store, lease, task):
+            taken.wakes.add(task.key)
     store.owe_results(lease)
     return taken
+
+
+def _has_mail(store: RunStore, lease: Lease, task: TaskRecord) -> bool:
+    """Whether a task that has ended is to be woken: its session, or the conversation that it was woken
+    for, died before it had read all."""
+    store.return_messages(lease, task.key)
+    unread = store.list_messages(lease.run_id, unread_by=task.key)
+    return any(message.kind is not MessageKind.RELAY for message in unread)
 
 
 def _sort(store: RunStore, lease: Lease, task: TaskRecord, attempt: AttemptRecord, taken: TakenOver) -> None:

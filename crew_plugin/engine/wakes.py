@@ -19,6 +19,10 @@ class Sleepers(Protocol):
         one, which finds the mail in its prompt."""
         ...
 
+    def ended(self, key: str) -> bool:
+        """Whether nobody works on this task, nor is going to by himself."""
+        ...
+
     async def owed(self, key: str) -> bool:
         """Whether words of a person, or of whoever asked for the run, wait for this task."""
         ...
@@ -36,6 +40,8 @@ class _Call:
     """It was called once more meanwhile."""
     owed: bool = False
     """A person's words are what it is awake for."""
+    talks: bool = False
+    """The conversation is under way."""
 
 
 class Wakes:
@@ -82,6 +88,10 @@ class Wakes:
                     return True
         return False
 
+    def talks(self, key: str) -> bool:
+        """Whether this task holds a further conversation just now."""
+        return key in self._calls and self._calls[key].talks
+
     async def _wake(self, sleepers: Sleepers, key: str) -> None:
         try:
             await self._hold(sleepers, key, self._calls[key])
@@ -90,16 +100,21 @@ class Wakes:
             self._changed()
 
     async def _hold(self, sleepers: Sleepers, key: str, call: _Call) -> None:
-        again = await sleepers.asleep(key)
+        again = True
         while again:
+            if not await sleepers.asleep(key):
+                return
             await self._slots.free_one()
+            if not sleepers.ended(key):
+                continue  # it was tried again meanwhile
             self._slots.take()
             # What came before this is read now; what comes later calls once more.
-            call.again = False
+            call.again, call.talks = False, True
             try:
                 call.owed = await sleepers.owed(key)
                 await sleepers.converse(key)
             finally:
                 self._slots.give_back()
-                call.owed = False
+                call.owed = call.talks = False
+                self._changed()
             again = call.again

@@ -16,6 +16,7 @@ from crew_plugin.engine.snapshot import LastAttempt, Sequel
 from crew_plugin.errors import Fenced, IllegalTransition
 from crew_plugin.hookspecs import TaskResult, TaskStarting
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageRecord
 from crew_plugin.models.records import (
     AttemptRecord,
     GaveUp,
@@ -44,6 +45,8 @@ class _Books(Protocol):
     """Who wants to know what became of a task: the run's driver."""
 
     def note(self, settled: Settled) -> None: ...
+
+    def returns(self, task: TaskRecord, messages: list[MessageRecord]) -> None: ...
 
     def sequel(self, task: TaskRecord, last: LastAttempt) -> Sequel: ...
 
@@ -213,7 +216,8 @@ class Work:
             )
             if self._kept_mail and settled.task.state in TASK_TERMINAL:
                 # It was stopped just now, and there is no other attempt.
-                bury_mail(store, settled.task, f"{settled.task.key} was not tried again")
+                reason = f"{settled.task.key} was not tried again"
+                self.books.returns(settled.task, bury_mail(store, settled.task, reason))
             return settled
 
         settled = await self._write(settle)

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 __all__ = [
     "OUTSIDE",
+    "UNREAD",
     "MailFinding",
     "MessageKind",
     "MessageRecord",
@@ -70,6 +71,10 @@ class MessageState(StrEnum):
     """Its deadline passed."""
     DEAD = "dead"
     """Cannot be delivered any more."""
+
+
+UNREAD = (MessageState.ACCEPTED, MessageState.DELIVERED)
+"""What somebody may still read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

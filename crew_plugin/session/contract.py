@@ -153,10 +153,10 @@ class ResultContract:
             return self._over
         if submission.labels and not last:
             return self._part(submission)
+        parts: tuple[Section, ...] = ()
         if submission.labels and submission.data is not None:
-            for part in self._sections.read(submission.labels, submission.data)[0]:
-                self._sections.keep(part)
-                submission = replace(submission, data=None)
+            # Kept with the call only: one that is sent back is made again as a whole.
+            parts, _ = self._sections.read(submission.labels, submission.data)
         if submission.empty and submission.label is not None and self._checker is None:
             submission = replace(submission, summary=prose.strip() or None)
         if submission.empty and not self._sections.labels:
@@ -164,7 +164,7 @@ class ResultContract:
                 return self.refuse("the result has a schema, so text alone is none: give `data`", path="data")
             return self._reject_empty()
         self._kept = submission
-        if submission.error and submission.data is not None:
+        if submission.error and submission.data is not None and not parts:
             return self.refuse(
                 "`error` and `data` exclude each other: `error` says the task could not be done. "
                 "Give `data` if you have a result, `error` if you have none.",
@@ -172,9 +172,9 @@ class ResultContract:
             )
         if submission.error:
             # What it handed in before it gave up is no result, and is not lost with it.
-            flags = ("partial",) if self._sections.labels else ()
-            return self._take(submission, self._sections.whole(), flags)
-        return self._whole(submission)
+            flags = ("partial",) if self._sections.labels or parts else ()
+            return self._take(submission, self._sections.whole(parts), flags)
+        return self._whole(submission, parts)
 
     def refuse(self, problem: str, *, path: str = "", written: str = "") -> Rejected | Ended:
         """Count a call that could not be judged at all: its arguments were not usable. What was
@@ -197,8 +197,12 @@ class ResultContract:
 
     # --- the whole ---
 
-    def _whole(self, submission: Submission) -> Verdict:
-        wholes = self._sections.wholes(submission.label, submission.data)
+    def _whole(self, submission: Submission, parts: Sequence[Section]) -> Verdict:
+        wholes = (
+            [Whole(data=self._sections.whole(parts))]
+            if parts
+            else self._sections.wholes(submission.label, submission.data)
+        )
         if self._checker is None:
             return self._take(submission, wholes[0].data, ("unchecked", *wholes[0].flags))
         misfits: list[tuple[Whole, Mismatch]] = []

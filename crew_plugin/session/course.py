@@ -58,6 +58,18 @@ class Reopening:
     compacts: str = ""
     """`window` or `overflow` where what was said before is too long: it is shortened, and the
     prompt says so."""
+    messages: tuple[str, ...] = ()
+    """What of its prompt is mail."""
+
+    def and_then(self, more: "Reopening") -> "Reopening":
+        """The same for two reasons."""
+        return replace(
+            self,
+            text="\n\n".join(filter(None, [self.text, more.text])),
+            only_submit=self.only_submit or more.only_submit,
+            compacts=self.compacts or more.compacts,
+            messages=(*self.messages, *more.messages),
+        )
 
 
 class Course:
@@ -176,7 +188,11 @@ class Course:
     def too_long(self, because: str, message: str) -> None:
         """Go on with a shorter conversation."""
         cause = Cause(code=CauseCode.CONTEXT_FULL, message=message)
-        self.reopening = Reopening(cause=cause, text="", compacts=because)
+        self.reopen(Reopening(cause=cause, text="", compacts=because))
+
+    def reopen(self, reopening: Reopening) -> None:
+        """Leave the engine session soon and go on in a new one."""
+        self.reopening = reopening if self.reopening is None else self.reopening.and_then(reopening)
 
     def progress(self, model: str | None = None) -> None:
         """Note how far the session is; this is its heartbeat, too."""
@@ -195,10 +211,12 @@ class Course:
     async def leave(self, reopening: Reopening) -> bool:
         """Stop the turn and go on in a new engine session; False if there is nothing to go on with.
         For whoever does not listen to the session himself."""
-        if self.session is None or self.hold is None or self.reopening is not None or not self.can_go_on:
+        if self.session is None or self.hold is None or not self.can_go_on:
             return False
-        hold, left = self.hold, self.left
-        self.reopening = reopening
+        hold, left, under_way = self.hold, self.left, self.reopening is not None
+        self.reopen(reopening)
+        if under_way:
+            return True
         await self.hush(reopening.cause, "turn", left)
         if not left.is_set():
             hold.cancel()
@@ -346,9 +364,11 @@ class Course:
             for message_id in messages:
                 self.box.seen(message_id)
 
-    def returned(self) -> None:
-        """A call returned mail as its result."""
-        self._returned += [message.id for message in self.box.returned()]
+    def returned(self) -> list[str]:
+        """The messages that a call returned as its result."""
+        messages = [message.id for message in self.box.returned()]
+        self._returned += messages
+        return messages
 
     def answered(self) -> None:
         """The model answered: the messages in what it was asked are read. A call that fails has read

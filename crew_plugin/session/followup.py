@@ -189,7 +189,8 @@ class FollowUp:
                 await self._box.open(self._steer)
                 await self._listen(session)
             finally:
-                self._session = self._box.deliver = None
+                # What comes from here on is for the next conversation.
+                self._session, self._box.deliver, self._box.leaving = None, None, True
 
     async def _spec(self, past: _Past) -> SessionSpec:
         context, step = self._context, self._context.step
@@ -304,9 +305,10 @@ class FollowUp:
         return False
 
     def _tool_ended(self, event: ToolEnded) -> None:
-        self._record.entry("tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok})
-        if event.name == _IRC:
-            self._asked += [message.id for message in self._box.returned()]
+        returned = [message.id for message in self._box.returned()] if event.name == _IRC else []
+        self._asked += returned
+        data = {"call_id": event.call_id, "name": event.name, "ok": event.ok}
+        self._record.entry("tool", event.text, {**data, "messages": returned} if returned else data)
         self._record.event(
             "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
         )

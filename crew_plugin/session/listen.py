@@ -214,11 +214,9 @@ class Listener:
         course = self._course
         course.jobs.call_ended(event.call_id)
         course.call_ended(self._session, event.call_id, event.name, now, ok=event.ok)
-        course.record.entry(
-            "tool", event.text, {"call_id": event.call_id, "name": event.name, "ok": event.ok}
-        )
-        if event.name == _IRC:
-            course.returned()
+        returned = course.returned() if event.name == _IRC else []
+        data = {"call_id": event.call_id, "name": event.name, "ok": event.ok}
+        course.record.entry("tool", event.text, {**data, "messages": returned} if returned else data)
         course.record.event(
             "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
         )
@@ -307,7 +305,7 @@ class Listener:
         course = self._course
         reopening = course.force(closing)
         if course.can_go_on:
-            course.reopening = reopening
+            course.reopen(reopening)
             await course.about_to_stop("turn", closing.cause)
             if course.over:
                 course.reopening = None  # a result under way arrived meanwhile

@@ -11,6 +11,7 @@ from crew_plugin.errors import Fenced
 from crew_plugin.host import Engine, EngineCapability, Session, SessionSpec
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.facts import ModelTable
+from crew_plugin.models.mail import MessageRecord
 from crew_plugin.models.records import TranscriptEntry
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session import words
@@ -25,6 +26,7 @@ from crew_plugin.session.listen import Listener
 from crew_plugin.session.mail import MailRoom
 from crew_plugin.session.memory import Memory
 from crew_plugin.session.prepare import Prepared, contract_of, folder_of, prepare, prepare_again
+from crew_plugin.session.prompt import letter
 from crew_plugin.session.record import usage_data
 from crew_plugin.session.scope import ResultRules, SessionScope, Toolbox
 from crew_plugin.session.shorten import shortened
@@ -64,6 +66,7 @@ class LiveSession:
         self._course = Course(context, engine=engine, writer=writer, room=room, rules=rules, table=table)
         self._talking = anyio.CancelScope()
         self._course.box.retried = self._retried
+        self._course.box.over = lambda: self._course.over
         self._guard = Guard(self._course, self._talking)
         self._listener: Listener | None = None
 
@@ -94,10 +97,12 @@ class LiveSession:
         self._course.end(Ending(cause=cause, stopped=True))
         self._course.stopping.set()
 
-    async def interrupt(self, cause: Cause, text: str = "") -> bool:
-        """Stop model call and tools under way, and go on with the conversation, told of it. False
-        if there is nothing to go on with."""
-        return await self._course.leave(Reopening(cause=cause, text=words.interrupted(cause.message, text)))
+    async def interrupt(self, cause: Cause, message: MessageRecord | None = None) -> bool:
+        """Stop model call and tools under way, and go on with the conversation, told of it and given
+        the message. False if there is nothing to stop or to go on with."""
+        text = words.interrupted(cause.message, "" if message is None else letter(message))
+        messages = () if message is None else (message.id,)
+        return await self._course.leave(Reopening(cause=cause, text=text, messages=messages))
 
     async def steer(self, text: str, *messages: str) -> bool:
         """Add a user message for the next model call. False if there will be none."""
@@ -162,7 +167,7 @@ class LiveSession:
                 course.restrict(session)
             course.record.event("session.reopened", {"entries": len(history)}, cause=reopening.cause)
             told = "\n\n".join(text for text in (reopening.text, course.jobs.lost()) if text)
-            await self._listen(session, told, course.untaken())
+            await self._listen(session, told, (*course.untaken(), *reopening.messages))
 
         return await self._holding(replace(spec, history=history), begin)
 
@@ -342,4 +347,5 @@ class LiveSession:
         ending = self._course.ending
         if ending is None:
             return f"{self._context.task.key} has handed in its result"
-        return f"the session of {self._context.task.key} ended: {ending.cause.message}"
+        again = "; it is tried again, and told of your messages" if self._retried() else ""
+        return f"the session of {self._context.task.key} ended: {ending.cause.message}{again}"

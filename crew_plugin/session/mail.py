@@ -6,6 +6,8 @@ the sender is told. Two sessions that only answer each other are stopped by a ho
 write all the time by a rate limit.
 """
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +18,15 @@ import anyio
 from crew_plugin.engine.returns import return_mail
 from crew_plugin.errors import NotAllowed, UnknownName
 from crew_plugin.models.clock import steady_time
-from crew_plugin.models.mail import OUTSIDE, MessageKind, MessageRecord, MessageState, Receipt, ReceiptOutcome
+from crew_plugin.models.mail import (
+    OUTSIDE,
+    UNREAD,
+    MessageKind,
+    MessageRecord,
+    MessageState,
+    Receipt,
+    ReceiptOutcome,
+)
 from crew_plugin.models.records import TaskRecord
 from crew_plugin.models.states import TASK_TERMINAL, TaskState
 from crew_plugin.session.material import peers_of
@@ -36,6 +46,8 @@ MESSAGE_BYTES: Final = 64_000
 
 _ENDING: Final = "its session is just ending"
 _NEXT: Final = "the task's next session finds this in its prompt"
+
+logger = logging.getLogger(__name__)
 
 Deliver = Callable[[str, str], Awaitable[bool]]
 """Gives a text and the id of its message to an open session; False if it takes nothing more."""
@@ -108,13 +120,15 @@ class MailRoom:
         """Whether this task has a session here, or is going to have one again."""
         return (run_id, key) in self._boxes or self.waking(run_id, key)
 
-    def forget(self, box: "Mailbox", reason: str, *, again: bool = False) -> None:
-        """The session of this mailbox is over; with `again` its task is tried again."""
+    def forget(self, box: "Mailbox", reason: str, *, again: bool = False) -> bool:
+        """The session of this mailbox is over; with `again` its task is tried again. False if another
+        one has the task's mail."""
         if self._boxes.get((box.run_id, box.key)) is not box:
-            return
+            return False
         del self._boxes[box.run_id, box.key]
         self._traffic.closed(box.run_id, box.key, box.attempt_id, reason, again=again)
         self.waits.ended(box.run_id, box.key, reason)
+        return True
 
     def admits(self, run_id: str, sender: str, recipient: str) -> bool:
         """Count a message of this pair; False if there were too many lately."""
@@ -130,6 +144,8 @@ class MailRoom:
         box = self._boxes.get((message.run_id, key))
         if box is None or box.leaving:
             return await self._hand_to_ended(message, wake)
+        if box.deliver is None and box.over():
+            return await box.too_late(message)
         if box.deliver is None:
             # Its session is just being opened, or opened again: that is done with this in hand.
             box.knock()
@@ -137,11 +153,9 @@ class MailRoom:
             return Receipt(to=key, outcome=outcome)
         if message.kind is MessageKind.FOLLOW_UP:
             return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason="it sees it when its turn ends")
-        if await box.collect():
+        if await box.collect() or not box.missed(message):
             return Receipt(to=key, outcome=ReceiptOutcome.INJECTED)
-        if box.retried():
-            return Receipt(to=key, outcome=ReceiptOutcome.QUEUED, reason=_NEXT)
-        return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason=_ENDING)
+        return await box.too_late(message)
 
     async def bury(self, message_ids: Iterable[str], reason: str) -> None:
         """Note that these reach nobody."""
@@ -149,7 +163,8 @@ class MailRoom:
 
         def write(store: RunStore) -> None:
             for message_id in ids:
-                store.settle_message(message_id, MessageState.DEAD, reason=reason)
+                if store.load_message(message_id).state in UNREAD:
+                    store.settle_message(message_id, MessageState.DEAD, reason=reason)
 
         await self._writer.run(write)
 
@@ -212,6 +227,8 @@ class Mailbox:
     """Set while the session is open."""
     pause: Callable[[float], None] | None = None
     """Told for how long the session is going to wait, which is no sign that it hangs."""
+    over: Callable[[], bool] = field(default=lambda: False)
+    """Whether the session takes nothing more, and will not be opened again."""
     retried: Callable[[], bool] = field(default=lambda: False)
     """Whether the session has come to an end that another attempt at its task follows."""
     spoken_to: Callable[[str], None] | None = None
@@ -235,6 +252,7 @@ class Mailbox:
     """Answers that were taken for a wait which was cut off."""
     _answers: list[MessageRecord] = field(default_factory=list[MessageRecord])
     """Answers that a call is about to return."""
+    _collecting: set[asyncio.Task[bool]] = field(default_factory=set[asyncio.Task[bool]])
 
     # --- what the session's tools do ---
 
@@ -335,7 +353,33 @@ class Mailbox:
 
     async def collect(self) -> bool:
         """Deliver what waits to the open session, an answer to whoever waits for it. False if the
-        session took not all of it; what it did not take is dead then, or left to the next attempt."""
+        session took not all of it, because it is over."""
+        # In a task of its own: a sender whose turn is stopped must not take others' mail with it.
+        task = asyncio.create_task(self._collect(), name=f"crew mail {self.key}")
+        self._collecting.add(task)
+        task.add_done_callback(self._collected)
+        return await asyncio.shield(task)
+
+    def _collected(self, task: asyncio.Task[bool]) -> None:
+        self._collecting.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.debug("mail of %s could not be collected", self.key, exc_info=task.exception())
+
+    def missed(self, message: MessageRecord) -> bool:
+        """Whether the session could not be given it."""
+        return self.deliver is None or any(each.id == message.id for each in self._missed)
+
+    async def too_late(self, message: MessageRecord) -> Receipt:
+        """What becomes of a message that came when the session was over."""
+        if self.retried():
+            return Receipt(to=self.key, outcome=ReceiptOutcome.QUEUED, reason=_NEXT)
+        await self.room.bury([message.id], _ENDING)
+        return Receipt(to=self.key, outcome=ReceiptOutcome.MISSED, reason=_ENDING)
+
+    async def _collect(self) -> bool:
+        if self.deliver is None:
+            self.knock()
+            return not self.over()
         messages = await self.writer.run(
             lambda store: store.take_messages(self.run_id, self.key, without=[MessageKind.FOLLOW_UP])
         )
@@ -344,9 +388,10 @@ class Mailbox:
             if self._wait is not None and self._wait.takes(message):
                 continue
             if self.deliver is None or not await self.deliver(letter(message), message.id):
-                if not self.retried():
-                    await self.room.bury([left.id for left in messages[place:]], _ENDING)
-                return False
+                # For the engine session that is opened next. Of one that is over, what it was given
+                # and has not read goes to the next attempt, or back to its senders.
+                self._missed += messages[place:]
+                return not self.over()
             self._unseen.add(message.id)
             if self.spoken_to is not None and message.sender in OUTSIDE:
                 self.spoken_to(message.sender)
@@ -381,20 +426,23 @@ class Mailbox:
         `again` the task gets another attempt, which is for the mail: what is returned need not be
         written."""
         self.deliver = None
-        self.room.forget(self, reason, again=again)
+        mine = self.room.forget(self, reason, again=again)
 
         def write(store: RunStore) -> None:
+            # May be done twice: what it finds counts as it was found last.
             dead: list[MessageRecord] = []
-            for message in store.list_messages(self.run_id, unread_by=self.key):
+            late = False
+            for message in store.list_messages(self.run_id, unread_by=self.key) if mine else ():
                 if message.state is MessageState.ACCEPTED and self.room.waking(self.run_id, self.key):
                     continue
                 if message.kind is MessageKind.FOLLOW_UP and self.wake is not None:
-                    self._late = True
+                    store.replay_message(message.id, actor=self.key)
+                    late = True
                     continue
                 store.settle_message(message.id, MessageState.DEAD, reason=reason)
                 if message.sender not in told:
                     dead.append(message)
-            self._returned += return_mail(store, dead, reason)
+            self._late, self._returned = late, return_mail(store, dead, reason)
 
         return write
 
@@ -451,7 +499,10 @@ class Mailbox:
             # Of whomever it heard: a ring of sessions is an echo as much as a pair.
             hops = max(self._heard.values(), default=-1) + 1
         refused = self._refusal(key, hops)
-        starts_later = task is not None and task.state is TaskState.QUEUED
+        # It may not be read in time by a session that is yet to be.
+        starts_later = (
+            task is not None and task.state not in TASK_TERMINAL and not self.room.speaks(self.run_id, key)
+        )
         lasts = reply_within is not None and not starts_later
 
         def write(store: RunStore) -> MessageRecord:

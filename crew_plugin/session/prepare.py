@@ -9,7 +9,7 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CallerError
-from crew_plugin.models.mail import MessageKind, MessageRecord, MessageState
+from crew_plugin.models.mail import MessageRecord, MessageState
 from crew_plugin.models.records import ArtifactRef, Effect, SectionRecord, TranscriptEntry
 from crew_plugin.session import words
 from crew_plugin.session.compact import Cut, cut
@@ -174,7 +174,7 @@ def _told_before(store: RunStore, context: AttemptContext) -> list[MessageRecord
         for message in store.list_messages(context.run.id)
         if message.recipient == context.task.key
         and message.state is MessageState.READ
-        and message.kind is not MessageKind.RELAY
+        and message.delivered_at is not None  # else somebody settled it, and no session had it
     ]
 
 

@@ -15,7 +15,7 @@ from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CrewError
 from crew_plugin.host import ToolCall
 from crew_plugin.models.causes import Cause
-from crew_plugin.models.mail import MessageState
+from crew_plugin.models.mail import UNREAD, MessageState
 from crew_plugin.models.records import Counts, NewEvent, TranscriptEntry, Usage
 from crew_plugin.session.history import shortened_call
 from crew_plugin.store.port import RunStore
@@ -152,7 +152,7 @@ class Record:
 
         def write(store: RunStore) -> None:
             for message_id in message_ids:
-                if store.load_message(message_id).state in (MessageState.ACCEPTED, MessageState.DELIVERED):
+                if store.load_message(message_id).state in UNREAD:
                     store.settle_message(message_id, MessageState.READ)
 
         if message_ids:

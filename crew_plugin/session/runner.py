@@ -4,7 +4,7 @@ from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.host import Engine
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.facts import ModelTable
-from crew_plugin.models.mail import Receipt
+from crew_plugin.models.mail import MessageRecord, Receipt
 from crew_plugin.models.states import SessionKind
 from crew_plugin.session.followup import FollowUp
 from crew_plugin.session.live import LiveSession
@@ -71,11 +71,10 @@ class SessionRunner:
         if session is not None:
             session.stop(cause)
 
-    async def interrupt(self, attempt_id: str, cause: Cause, text: str = "") -> bool:
-        """Stop the turn under way and go on with the same conversation. False if the attempt is
-        not running."""
+    async def interrupt(self, attempt_id: str, cause: Cause, message: MessageRecord | None = None) -> bool:
+        """Stop the turn under way and go on with the same conversation. False if there is none."""
         session = self._live.get(attempt_id)
-        return session is not None and await session.interrupt(cause, text)
+        return session is not None and await session.interrupt(cause, message)
 
     async def deliver(self, context: AttemptContext, message_id: str) -> Receipt:
         """Hand a message that was written down to its recipient, or wake it. Never waits for it."""

@@ -5,7 +5,7 @@ from typing import Final
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.errors import Fenced
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.mail import MessageState, Receipt, ReceiptOutcome
+from crew_plugin.models.mail import MessageRecord, MessageState, Receipt, ReceiptOutcome
 from crew_plugin.models.records import NewEvent
 from crew_plugin.models.states import AttemptState, SessionKind
 from crew_plugin.session.ending import ending_of
@@ -64,7 +64,7 @@ class ScaffoldRunner:
         )
         return Receipt(to=context.task.key, outcome=ReceiptOutcome.FAILED, reason=reason)
 
-    async def interrupt(self, attempt_id: str, cause: Cause, text: str = "") -> bool:
+    async def interrupt(self, attempt_id: str, cause: Cause, message: MessageRecord | None = None) -> bool:
         """There is no turn to stop."""
         return False
 

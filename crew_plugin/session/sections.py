@@ -1,7 +1,7 @@
 """A result that is handed in by parts: which names they may have, and how they become one whole. Pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -97,9 +97,9 @@ class Sections:
         """Add a part."""
         self._kept.append(section)
 
-    def whole(self) -> Any:
-        """The parts alone; None if there are none."""
-        return joined(self._kept, as_list=self._as_list)
+    def whole(self, more: Sequence[Section] = ()) -> Any:
+        """The parts, and these after them; None if there are none."""
+        return joined([*self._kept, *more], as_list=self._as_list)
 
     def wholes(self, label: str | None, data: Any) -> list[Whole]:
         """What may be meant by the last call, the likeliest first.

@@ -49,7 +49,8 @@ async def shortened(
     parts = course.gate.parts if course.gate is not None else ()
     files = touched_files(transcript)
     text = note(made, whole=f"artifact:{ref.sha256[:16]}", files=files, sections=parts)
-    return replace(reopening, text=text, history=made.kept, compacts="")
+    told = "\n\n".join(filter(None, [reopening.text, text]))
+    return replace(reopening, text=told, history=made.kept, compacts="")
 
 
 def _fixed(spec: SessionSpec) -> int:

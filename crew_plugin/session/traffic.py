@@ -13,6 +13,8 @@ RATE_SECONDS: Final = 60.0
 """At most so many messages from one task to another in so many seconds."""
 _KEPT_SECONDS: Final = 2 * RATE_SECONDS
 """How long a run is remembered that has no open session and in which nothing happens."""
+_KEPT_WAKES_SECONDS: Final = 3600.0
+"""The same for one whose sessions were woken: there are only so many wakes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +30,11 @@ class _Known:
     """Tasks whose session is about to be opened again."""
     wakes: Counter[str] = field(default_factory=Counter[str])
     sent: dict[tuple[str, str], deque[float]] = field(default_factory=dict[tuple[str, str], deque[float]])
+
+    def forgotten(self, now: float) -> bool:
+        """Whether nothing of it matters any more."""
+        kept = _KEPT_WAKES_SECONDS if self.wakes else _KEPT_SECONDS
+        return not self.open and self.used_at < now - kept
 
 
 class Traffic:
@@ -86,8 +93,7 @@ class Traffic:
         now = self._clock()
         known = self._runs.get(run_id)
         if known is None:
-            quiet = now - _KEPT_SECONDS
-            for name in [name for name, each in self._runs.items() if not each.open and each.used_at < quiet]:
+            for name in [name for name, each in self._runs.items() if each.forgotten(now)]:
                 del self._runs[name]
             known = self._runs[run_id] = _Known(used_at=now)
         known.used_at = now

@@ -73,17 +73,23 @@ class Mail(Runs):
             return _message(self._message_row(message_id))
 
     def take_messages(
-        self, run_id: str, recipient: str, *, without: Sequence[MessageKind] = ()
+        self,
+        run_id: str,
+        recipient: str,
+        *,
+        without: Sequence[MessageKind] = (),
+        only: str | None = None,
     ) -> list[MessageRecord]:
         """The messages for this recipient that are still `accepted`, oldest first; they become
-        `delivered`, and those whose time has passed `expired`. Kinds in `without` are left."""
+        `delivered`, and those whose time has passed `expired`. Kinds in `without` are left, and with
+        `only` every other message."""
         with self._change():
             self._expire(run_id, recipient)
             left = ", ".join("?" * len(without))
             rows = self._all(
                 "SELECT id FROM message WHERE run_id = ? AND recipient = ? AND state = ?"
-                f" AND kind NOT IN ({left}) ORDER BY n",
-                (run_id, recipient, MessageState.ACCEPTED, *without),
+                f" AND kind NOT IN ({left}) AND id = coalesce(?, id) ORDER BY n",
+                (run_id, recipient, MessageState.ACCEPTED, *without, only),
             )
             if not rows:
                 return []

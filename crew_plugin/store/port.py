@@ -456,10 +456,16 @@ class RunStore(Protocol):
         ...
 
     def take_messages(
-        self, run_id: str, recipient: str, *, without: Sequence[MessageKind] = ()
+        self,
+        run_id: str,
+        recipient: str,
+        *,
+        without: Sequence[MessageKind] = (),
+        only: str | None = None,
     ) -> list[MessageRecord]:
         """The messages for this recipient that are still `accepted`, oldest first; they become
-        `delivered`, and those whose time has passed `expired`. Kinds in `without` are left."""
+        `delivered`, and those whose time has passed `expired`. Kinds in `without` are left, and with
+        `only` every message but that one."""
         ...
 
     def return_messages(self, lease: Lease, recipient: str, *, kept: Collection[str] = ()) -> None:

@@ -11,7 +11,7 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.mail import MessageState, Receipt, ReceiptOutcome
+from crew_plugin.models.mail import MessageRecord, MessageState, Receipt, ReceiptOutcome
 from crew_plugin.models.records import NewResult
 from crew_plugin.models.states import AttemptState, SessionKind
 from crew_plugin.store.port import RunStore
@@ -198,14 +198,14 @@ class FakeRunner:
             return Receipt(to=key, outcome=ReceiptOutcome.FAILED, reason=why_not)
         return Receipt(to=key, outcome=ReceiptOutcome.WOKEN)
 
-    async def interrupt(self, attempt_id: str, cause: Cause, text: str = "") -> bool:
+    async def interrupt(self, attempt_id: str, cause: Cause, message: MessageRecord | None = None) -> bool:
         """Keep the cause and the text with the attempt."""
         attempt = self.open.get(attempt_id)
         if attempt is None:
             return False
         attempt.interrupts.append(cause)
-        if text:
-            attempt.steers.append(text)
+        if message is not None:
+            attempt.steers.append(message.body)
         return True
 
     async def follow_up(self, context: AttemptContext) -> None:

@@ -93,7 +93,7 @@ async def test_an_interrupted_turn_ends_its_shells_and_the_conversation_goes_on(
     async def interrupt(runner: SessionRunner) -> None:
         begun = time.monotonic()
         cause = Cause(code=CauseCode.LEADER_INTERRUPTED, message="the operator said stop")
-        assert await runner.interrupt(context.attempt.id, cause, "look at app.py instead")
+        assert await runner.interrupt(context.attempt.id, cause, await stage.said("look at app.py instead"))
         quiet.append(time.monotonic() - begun)
 
     async with hosted(script) as host:
@@ -143,7 +143,7 @@ async def test_an_interrupt_ends_the_jobs_of_a_held_result_and_says_so(
             async with anyio.create_task_group() as group:
                 group.start_soon(run)
                 await waits.wait()
-                assert await runner.interrupt(context.attempt.id, CANCEL, "leave the build")
+                assert await runner.interrupt(context.attempt.id, CANCEL, await stage.said("leave the build"))
         assert await asyncio.to_thread(marked, context.attempt.session_id) == []
     unsubscribe()
     assert outcomes[0].state is AttemptState.COMPLETED

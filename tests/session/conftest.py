@@ -9,6 +9,7 @@ import pytest
 
 from crew_plugin.engine.ports import AttemptContext, Outcome
 from crew_plugin.host import ToolSpec
+from crew_plugin.models.mail import MessageKind, MessageRecord
 from crew_plugin.models.records import (
     AttemptRecord,
     EventRecord,
@@ -117,6 +118,18 @@ class Stage:
                 last_text=outcome.last_text,
             )
         )
+
+    async def said(self, text: str, *, to: str = "work", sender: str = "operator") -> MessageRecord:
+        """What somebody says to a task, taken for it."""
+
+        def say(store: Any) -> MessageRecord:
+            sent = store.send_message(
+                self.run.id, sender=sender, recipient=to, kind=MessageKind.STEER, body=text
+            )
+            taken: list[MessageRecord] = store.take_messages(self.run.id, to, only=sent.id)
+            return taken[0]
+
+        return await self.writer.run(say)
 
     async def transcript(self, key: str = "work") -> list[TranscriptEntry]:
         def read(store: Any) -> list[TranscriptEntry]:

@@ -151,7 +151,7 @@ async def test_an_interrupted_wait_ends_and_the_session_goes_on(make_stage: Any)
 
     async def interrupt(question: QuestionRecord, running: Any) -> None:
         runner, context = running
-        assert await runner.interrupt(context.attempt.id, ENOUGH, "use 7070")
+        assert await runner.interrupt(context.attempt.id, ENOUGH, await stage.said("use 7070"))
 
     outcome = await during(stage, script, interrupt)
     assert outcome.state is AttemptState.COMPLETED

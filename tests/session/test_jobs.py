@@ -304,7 +304,7 @@ async def test_an_interrupt_that_ends_the_jobs_of_a_held_result_is_told_with_the
         async with anyio.create_task_group() as group:
             group.start_soon(run)
             await waits.wait()
-            assert await runner.interrupt(context.attempt.id, cause, "look at auth.py")
+            assert await runner.interrupt(context.attempt.id, cause, await stage.said("look at auth.py"))
     unsubscribe()
     assert "make all" in told[0]
     assert "hand in again" in told[0]

@@ -158,7 +158,7 @@ async def test_a_message_to_a_session_that_is_just_ending_fails(make_stage: Any)
     async def takes_nothing(text: str, message_id: str) -> bool:
         return False
 
-    bob.deliver = takes_nothing
+    bob.deliver, bob.over = takes_nothing, lambda: True
     [receipt] = await alice.send(("bob",), "hello")
     assert (receipt.outcome, receipt.reason) == ("missed", "its session is just ending")
     assert await states(stage) == [("alice", "bob", MessageState.DEAD)]
@@ -166,6 +166,18 @@ async def test_a_message_to_a_session_that_is_just_ending_fails(make_stage: Any)
     [receipt] = await alice.send(("bob",), "hello again")
     assert (receipt.outcome, "next session" in receipt.reason) == ("queued", True)
     assert (await states(stage))[1:] == [("alice", "bob", MessageState.DELIVERED)]
+    given: list[str] = []
+
+    async def takes_it(text: str, message_id: str) -> bool:
+        given.append(text)
+        return True
+
+    # Its engine session was only left for another one.
+    bob.over = lambda: False
+    [receipt] = await alice.send(("bob",), "and now?")
+    assert receipt.outcome == "injected"
+    await bob.open(takes_it)
+    assert "and now?" in given[-1]
 
 
 async def test_a_message_to_who_has_just_ended_is_missed_also_if_nobody_else_works(make_stage: Any) -> None:

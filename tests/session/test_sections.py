@@ -336,3 +336,26 @@ def test_a_list_that_may_be_missing_is_a_list(kind: dict[str, Any]) -> None:
 def test_what_may_be_something_else_than_a_list_is_none() -> None:
     either = {"anyOf": [{"type": "array"}, {"type": "string"}]}
     assert not SchemaChecker({"properties": {"names": either}}).is_list("names")
+
+
+@pytest.mark.parametrize("mode", ["strict", "permissive"])
+def test_a_part_that_is_to_be_the_end_and_does_not_fit_is_kept_once(mode: Any) -> None:
+    contract = ResultContract(SCHEMA, mode)
+    part = Submission(labels=("found",), data=["a"])
+    *rejected, verdict = (contract.accept(part, last=True) for _ in range(4))
+    assert all(isinstance(each, Rejected) for each in rejected)
+    if mode == "strict":
+        assert isinstance(verdict, Ended)
+        assert verdict.kept == part
+    else:
+        assert isinstance(verdict, Accepted)
+        assert verdict.result.data == {"found": ["a"]}
+
+
+def test_a_part_that_was_sent_back_is_not_there_when_the_whole_comes() -> None:
+    contract = ResultContract(SCHEMA)
+    assert isinstance(contract.accept(Submission(labels=("found",), data=["a", "b"]), last=True), Rejected)
+    whole = Submission(labels=("found", "score"), data={"found": ["a", "b"], "score": 1})
+    verdict = contract.accept(whole, last=True)
+    assert isinstance(verdict, Accepted)
+    assert (verdict.result.data, verdict.result.flags) == ({"found": ["a", "b"], "score": 1}, ())

@@ -92,7 +92,9 @@ async def test_an_interrupted_turn_is_stopped_and_the_conversation_goes_on_told_
         async with anyio.create_task_group() as group:
             group.start_soon(run)
             await hanging.wait()
-            assert await runner.interrupt(context.attempt.id, INTERRUPT, "look at the tests instead")
+            assert await runner.interrupt(
+                context.attempt.id, INTERRUPT, await stage.said("look at the tests instead")
+            )
     assert outcomes[0].state is AttemptState.COMPLETED
     first, second = engine.sessions
     assert (first.aborted, first.left) == (INTERRUPT, True)
@@ -132,7 +134,7 @@ async def test_an_engine_that_ignores_an_interrupt_is_left(stage: Any) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(runner.run, context)
             await asked.wait()
-            assert await runner.interrupt(context.attempt.id, INTERRUPT, "go on")
+            assert await runner.interrupt(context.attempt.id, INTERRUPT, await stage.said("go on"))
     assert [session.left for session in engine.sessions] == [True, True]
 
 

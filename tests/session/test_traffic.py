@@ -24,9 +24,15 @@ def test_a_run_is_remembered_while_it_has_a_session_and_a_while_after() -> None:
     traffic.closed("run", "a", "att-1", "it is done", again=False)
     assert traffic.over("run", "a", "att-1") == "it is done"
     assert traffic.over("run", "a", "att-2") is None
+    traffic.opened("no wakes", "a")
+    traffic.closed("no wakes", "a", "att-9", "it is done", again=False)
     clock.now += 3 * RATE_SECONDS
     traffic.opened("a third", "a")
-    assert sorted(traffic._runs) == ["a third", "another"]
+    assert sorted(traffic._runs) == ["a third", "another", "run"]
+    assert traffic.wakes("run", "b") == (1, 1)
+    clock.now += 3601
+    traffic.opened("a fourth", "a")
+    assert "run" not in traffic._runs
 
 
 def test_who_is_tried_again_is_not_over() -> None:
