@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +15,16 @@ from crew_plugin.engine import announce
 from crew_plugin.engine.contact import Contact
 from crew_plugin.engine.decide import decide, next_due, resource_waits, sequel
 from crew_plugin.engine.dormant import go_on, is_answered
-from crew_plugin.engine.hooks import Hooks
+from crew_plugin.engine.hooks import Answer, Hooks
+from crew_plugin.engine.places import Places
 from crew_plugin.engine.ports import Outcome, TaskRunner
-from crew_plugin.engine.requests import Requests
+from crew_plugin.engine.requests import Requests, stops_run
 from crew_plugin.engine.retry import changed_spec, keys_in
 from crew_plugin.engine.returns import Returns
 from crew_plugin.engine.runhooks import RunHooks
 from crew_plugin.engine.settle import Settled, Stop, close_run, finish_run, settle_attempt, view_of
-from crew_plugin.engine.shares import tags_of
-from crew_plugin.engine.slots import Slots, is_shared
+from crew_plugin.engine.slots import Slots
 from crew_plugin.engine.snapshot import (
-    RESOURCE,
     Action,
     Block,
     Cancel,
@@ -44,7 +42,7 @@ from crew_plugin.engine.takeover import TakenOver, TakeOver, take_stock
 from crew_plugin.engine.wakes import Wakes
 from crew_plugin.engine.worker import RunContext, Work
 from crew_plugin.errors import CrewError, Fenced, IllegalTransition, StateUnwritable
-from crew_plugin.hookspecs import ConversationChanging, RunEnded
+from crew_plugin.hookspecs import ConversationChanging, RunEnded, RunStarting
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.mail import MessageRecord
 from crew_plugin.models.records import ControlRecord, Lease, Owner, RunRecord, TaskRecord
@@ -107,10 +105,6 @@ class Driver:
         self._spec = spec
         self._runner = runner
         self._steps = {step.id: step for step in spec.steps}
-        self._tags: dict[str, frozenset[str]] = {}
-        self._shared: dict[str, tuple[str, ...]] = {}
-        for key in self._steps:
-            self._tag(key)
         self._needs = any(step.resources for step in spec.steps)
         self._requests = Requests(writer=means.writer, width=spec.width, most=means.most, retry=self._retry)
         self._hooks = RunHooks(means.hooks, means.writer, run.id)
@@ -135,6 +129,9 @@ class Driver:
         self._wake = anyio.Event()
         self._contact: Contact | None = None
         self._wakes = Wakes(means.slots, self.wake)
+        self._places = Places(slots=means.slots, tasks=self._tasks, work=self._work)
+        for step in spec.steps:
+            self._places.describe(spec, step)
         self._scope = anyio.CancelScope(shield=True)
 
     # --- for others ---
@@ -164,7 +161,10 @@ class Driver:
         self._wake.set()
 
     async def request(self, control: ControlRecord) -> str | None:
-        """Carry out a request that was written down, hooks permitting. Returns why it was refused."""
+        """Carry out a request that was written down, hooks permitting. Returns why it was refused. Before
+        the run has begun only its stop can be carried out; the rest is found again when it has."""
+        if self._contact is None and not stops_run(control):
+            return None
         if self._hooks.hold(control, self._tasks, self._take):
             return None
         return await self._take(control)
@@ -190,17 +190,12 @@ class Driver:
         self._spec = RunSpec.model_validate_json(self.run.spec)
         self._steps.update({step.id: step for step in self._spec.steps})
         for task in tasks:
-            self._tag(task.key)
+            self._places.describe(self._spec, self._steps[task.key])
             self._last.pop(task.key, None)
             self._due.pop(task.key, None)
             self._requests.task_stops.pop(task.key, None)
             self._note_task(task)
         return f"queued again: {', '.join(task.key for task in tasks)}"
-
-    def _tag(self, key: str) -> None:
-        """By what the session of a task is counted; a retry may have given it another model."""
-        self._tags[key] = tags_of(self._spec, self._steps[key])
-        self._shared[key] = tuple(filter(is_shared, self._tags[key]))
 
     def note(self, settled: Settled) -> None:
         """An attempt's end was written down."""
@@ -210,6 +205,11 @@ class Driver:
     def returns(self, task: TaskRecord, messages: list[MessageRecord]) -> None:
         """These were written to the senders of mail that this task did not read."""
         self._returns.add(task, messages)
+
+    async def changed(self, work: Work) -> None:
+        """Hooks changed a step before its session begins: its slot counts for its new model, where there
+        may have to be room first."""
+        await self._places.change(self._spec, work)
 
     def sequel(self, task: TaskRecord, last: LastAttempt) -> Sequel:
         """What follows by itself for a task with this last attempt."""
@@ -268,7 +268,7 @@ class Driver:
                 store.transition_run(lease, RunState.RUNNING, actor=ACTOR)
             self._resumes, self._last, self._dormant = taken.resumes, taken.last, taken.waits
             self._to_wake = taken.wakes
-            self._tasks = {task.key: task for task in store.load_tasks(run_id)}
+            self._tasks.update({task.key: task for task in store.load_tasks(run_id)})
             return lease, store.load_run(run_id)
 
         lease, self.run = await self._writer.run(claim)
@@ -284,7 +284,7 @@ class Driver:
         if self.run.state is not RunState.QUEUED:
             self._hooks.tell("before_run_start", event)
         else:
-            answer = await self._hooks.ask("before_run_start", event)
+            answer = await self._asked_to_begin(event)
             self._requests.width = answer.changes.get("width", self._requests.width)
             wall = answer.changes.get("wall_seconds", wall)
 
@@ -298,6 +298,24 @@ class Driver:
         if wall is not None:
             self._deadline = anyio.current_time() + wall - self.run.worked
         return self.run.state not in RUN_TERMINAL
+
+    async def _asked_to_begin(self, event: RunStarting) -> Answer:
+        """What the hooks say; nothing if the run is stopped before they have answered."""
+        answers: list[Answer] = []
+        async with anyio.create_task_group() as group:
+
+            async def stopped() -> None:
+                while self._requests.stop is None:
+                    self._wake = anyio.Event()
+                    await self._wake.wait()
+                group.cancel_scope.cancel()
+
+            if self._hooks.decides("before_run_start"):
+                group.start_soon(self._watch)
+                group.start_soon(stopped)
+            answers.append(await self._hooks.ask("before_run_start", event))
+            group.cancel_scope.cancel()
+        return answers[0] if answers else Answer()
 
     async def _sessions(self, lease: Lease) -> None:
         """The life of the run. Left when every session is gone."""
@@ -402,7 +420,7 @@ class Driver:
             width=self._requests.width,
             free_slots=self._means.slots.free,
             tag_limits=self._spec.tag_limits,
-            used=self._used_elsewhere(),
+            used=self._places.used_elsewhere(),
             ahead=self._means.slots.ahead_of(self.run.id) if self._needs else {},
             stop=None if stop is None else stop.cause,
             fail_fast=self._spec.fail_fast,
@@ -420,7 +438,8 @@ class Driver:
         last, due = self._last.get(key), self._due.get(key)
         ticket = self._means.slots.ticket(self.run.id, key) if self._needs else None
         resumes = key in self._resumes and not busy
-        made_of = (task, busy, stopping, last, due, stop, ticket, resumes)
+        tags = self._places.tags(key)
+        made_of = (task, busy, stopping, last, due, stop, ticket, resumes, tags)
         known = self._views.get(key)
         if known is not None and known[0] == made_of:
             return known[1]
@@ -431,31 +450,13 @@ class Driver:
             last=last,
             retry_at=due,
             stop=None if stop is None else stop.cause,
-            tags=self._tags[key],
+            tags=tags,
             ticket=ticket,
             resumes=resumes,
             most_attempts=self._steps[key].limits.attempts,
         )
         self._views[key] = (made_of, view)
         return view
-
-    def _used_elsewhere(self) -> dict[str, int]:
-        """How often the shared tags are in use, without the tasks that the snapshot shows as busy:
-        by other runs, and by sessions of this one that are leaving."""
-        used = Counter(self._means.slots.used)
-        for key in self._work:
-            if self._shared[key] and self._tasks[key].state not in TASK_TERMINAL:
-                used.subtract(self._shared[key])
-        return used
-
-    def _fits(self, key: str) -> bool:
-        """Whether there still is a slot for a task, and room for what other runs use, too."""
-        slots, limits = self._means.slots, self._spec.tag_limits
-        return slots.free > 0 and all(
-            slots.used.get(tag, 0)
-            < limits.get(tag, 1 if tag.startswith(RESOURCE) else slots.used.get(tag, 0) + 1)
-            for tag in self._shared[key]
-        )
 
     async def _note_waits(self, lease: Lease, waits: Mapping[str, frozenset[str]]) -> None:
         """Give those that wait for a resource their places, and say what each waits for."""
@@ -476,7 +477,7 @@ class Driver:
             match action:
                 case Start(key):
                     # What changed since this was decided wakes us: slots that others took, a stop.
-                    if self._fits(key) and self._requests.stop is None:
+                    if self._places.fits(key) and self._requests.stop is None:
                         await self._start(key, group, context)
                 case Finish(state, cause):
                     return await self._finish(context.lease, state, cause, group)
@@ -539,17 +540,17 @@ class Driver:
         self._resumes.discard(key)
         self._work[key] = work
         self._due.pop(key, None)
-        tags = self._tags[key]
-        self._means.slots.take(tags)
-        group.start_soon(self._work_on, work, tags)
+        self._places.take(work)
+        group.start_soon(self._work_on, work)
         await anyio.lowlevel.checkpoint()
 
-    async def _work_on(self, work: Work, tags: frozenset[str]) -> None:
+    async def _work_on(self, work: Work) -> None:
         try:
             await work.run()
         finally:
             del self._work[work.task.key]
-            self._means.slots.give_back(tags)
+            self._places.give_back(work)
+            self._places.describe(self._spec, self._steps[work.task.key])
             self.wake()
 
     def _note_task(self, task: TaskRecord, summary: str = "") -> None:

@@ -14,7 +14,7 @@ from crew_plugin.models.records import ControlRecord, ControlVerb, Lease, TaskRe
 from crew_plugin.models.states import TASK_TERMINAL, RunState
 from crew_plugin.store.writer import StoreWriter
 
-__all__ = ["Requests"]
+__all__ = ["Requests", "stops_run"]
 
 
 CARRY_OUT_SECONDS = 4.0
@@ -57,10 +57,10 @@ class Requests:
 
         Only a stop of the run can be taken before the run has begun; the rest is left for then.
         """
-        if control.id in self._seen or (contact is None and not _stops_run(control)):
+        if control.id in self._seen or (contact is None and not stops_run(control)):
             return None
         self._seen.add(control.id)
-        if _stops_run(control):
+        if stops_run(control):
             self.stop = self.stop or Stop(cause=cause_of_request(control), actor=control.actor)
             self._cancels[control.id] = control
             return None
@@ -158,7 +158,8 @@ class Requests:
         )
 
 
-def _stops_run(control: ControlRecord) -> bool:
+def stops_run(control: ControlRecord) -> bool:
+    """Whether this asks for the end of the whole run."""
     return control.verb is ControlVerb.CANCEL and control.task_id is None
 
 

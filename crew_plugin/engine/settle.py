@@ -3,6 +3,7 @@
 These functions run on the writing thread, each inside one transaction.
 """
 
+import json
 import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -139,7 +140,14 @@ def settle_attempt(
 
 
 def _last_words(store: RunStore, attempt: AttemptRecord, task: TaskRecord) -> ArtifactRef | None:
-    """What a session said last that could not tell so itself: it was stopped for good, or lost."""
+    """What a session said last that could not tell so itself, as it was stopped for good, or lost; with
+    the parts of a result that it had handed in."""
+    parts = store.list_sections(attempt.id)
+    if parts:
+        values = [{part.label: json.loads(store.read_artifact(part.body.sha256))} for part in parts]
+        told = "Parts of a result, handed in before the end; the whole was never handed in:"
+        whole = f"{told}\n\n{json.dumps(values, ensure_ascii=False, indent=1)}".encode("utf-8", "replace")
+        return store.put_artifact(task.run_id, f"{task.key}/partial.md", whole, task_id=task.id)
     said = (entry.content for entry in store.read_transcript(attempt.session_id) if entry.role == "assistant")
     text = next((text for text in reversed(list(said)) if text.strip()), None)
     if text is None:

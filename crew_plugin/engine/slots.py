@@ -48,9 +48,9 @@ class Slots:
         self._used.subtract(filter(is_shared, tags))
         self._tell()
 
-    async def free_one(self) -> None:
-        """Wait until a session may be opened."""
-        while self._free <= 0:
+    async def free_one(self, fits: Callable[[], bool] = lambda: True) -> None:
+        """Wait until a session may be opened, and this one fits beside the others."""
+        while self._free <= 0 or not fits():
             freed = anyio.Event()
             unlisten = self.listen(freed.set)
             try:

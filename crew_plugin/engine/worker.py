@@ -50,6 +50,8 @@ class _Books(Protocol):
 
     def sequel(self, task: TaskRecord, last: LastAttempt) -> Sequel: ...
 
+    async def changed(self, work: "Work") -> None: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
@@ -92,6 +94,8 @@ class Work:
     task: TaskRecord
     step: StepSpec
     attempt: AttemptRecord | None = None
+    tags: frozenset[str] | None = None
+    """By what its slot is counted; None while it has none."""
     stop: Stop | None = None
     settled: bool = False
     goes_on: bool = False
@@ -250,6 +254,7 @@ class Work:
         answer = await self.context.hooks.ask("before_task_start", event)
         if answer.changes:
             self.step = self.step.model_copy(update=dict(answer.changes))
+            await self.books.changed(self)
         record = await self._write(self._note_answer(answer.events, answer.refusal))
         if record is None:
             return False

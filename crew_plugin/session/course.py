@@ -137,6 +137,8 @@ class Course:
         """For each text the session was given and has not sent yet: the messages in it."""
         self._asked: list[tuple[str, ...]] = []
         """The same for those in a model call that has not been answered."""
+        self._behind = 0
+        """Texts that engine sessions before this one were given and that no model has answered."""
         self._returned: list[str] = []
         """Messages in results of calls that no model call has been answered with."""
 
@@ -377,6 +379,7 @@ class Course:
             self.record.read(*messages)
         self._asked.clear()
         self._returned.clear()
+        self._behind = 0
 
     def wait(self, seconds: float) -> None:
         """The session is going to wait for so long, and is none the less alive."""
@@ -385,7 +388,7 @@ class Course:
     @property
     def untaken_texts(self) -> int:
         """How many of the texts it was given, the last ones, no model has answered."""
-        return len(self._asked) + len(self._given)
+        return self._behind + len(self._asked) + len(self._given)
 
     @property
     def unsent(self) -> bool:
@@ -396,6 +399,7 @@ class Course:
         """The messages in texts that no model has answered. They stand in the transcript, so the prompt
         of the next engine session brings them along."""
         given = (self._returned, *self._asked, *self._given)
+        self._behind = self.untaken_texts
         messages = tuple(message for each in given for message in each)
         self._returned.clear()
         self._asked.clear()

@@ -8,6 +8,7 @@ from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.shares import provider_of
 from crew_plugin.engine.steer import Order, Say
 from crew_plugin.errors import InvalidValue
+from crew_plugin.hookspecs import TaskStarting, Verdict, hookimpl
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.states import RunState, TaskState
 from crew_plugin.project import Project
@@ -205,3 +206,22 @@ async def test_where_each_limit_comes_from_is_on_record(project: Project) -> Non
         run = await bench.execute(spec_of(step("a"), limit_notes=("width: 8 from the settings",)))
         (event,) = await bench.events(run.id, "limits.resolved")
         assert event.data["decisions"] == ["width: 8 from the settings"]
+
+
+class Moves:
+    """Gives every task another model."""
+
+    @hookimpl
+    def before_task_start(self, event: TaskStarting) -> Verdict:
+        return Verdict(changes={"model": "openai:m"})
+
+
+async def test_a_session_counts_for_the_provider_that_a_hook_chose(project: Project) -> None:
+    meter = Meter()
+    async with open_bench(project, default=meter, plugins=(Moves(),)) as bench:
+        with anyio.fail_after(20):
+            steps = [step(f"t{n}", model="other:m") for n in range(6)]
+            run_id = await start(bench, *steps, tag_limits={"provider:openai": 1})
+            await all_ended(bench, run_id)
+        assert (await bench.supervisor.wait(run_id, None)).state is RunState.COMPLETED
+    assert meter.most["openai"] == 1

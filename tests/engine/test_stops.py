@@ -10,6 +10,7 @@ from crew_plugin.engine.cancel import CancelOutcome
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.engine.settle import finish_run
 from crew_plugin.errors import Fenced
+from crew_plugin.hookspecs import Cancelling, RunStarting, hookimpl
 from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.records import ControlRecord, ControlVerb, ParentRef, TranscriptEntry
 from crew_plugin.models.states import AttemptState, RunState, TaskState
@@ -399,3 +400,91 @@ async def test_a_request_that_came_too_late_is_answered_with_the_end_of_the_run(
         assert await bench.writer.read(lambda store: store.pending_controls(run.id)) == left
         (refused,) = await bench.events(run.id, "control.refused")
         assert refused.data["reason"] == "the run had already ended: cancelled"
+
+
+class Ponders:
+    """Takes its time over the start of a run, and is asked about each cancellation."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = anyio.Event(), anyio.Event()
+        self.asked: list[str | None] = []
+
+    @hookimpl
+    async def before_run_start(self, event: RunStarting) -> None:
+        self.begun.set()
+        await self.go_on.wait()
+
+    @hookimpl
+    async def before_cancel(self, event: Cancelling) -> None:
+        self.asked.append(event.key)
+
+
+async def test_a_task_is_cancelled_also_if_its_run_had_not_begun_when_somebody_asked(
+    project: Project,
+) -> None:
+    ponders = Ponders()
+    async with open_bench(project, default=hangs(), plugins=(ponders,)) as bench:
+        run = await bench.submit(spec_of(step("a"), step("b")), background=True)
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(20):
+            await ponders.begun.wait()
+            async with anyio.create_task_group() as group:
+
+                async def cancel() -> None:
+                    await bench.supervisor.cancel(run.id, cause=ENOUGH, actor="x", task="a")
+
+                group.start_soon(cancel)
+                while not await bench.events(run.id, "control.requested"):
+                    await anyio.lowlevel.checkpoint()
+                ponders.go_on.set()
+            while (await bench.states(run.id))["a"] is not TaskState.CANCELLED:
+                await anyio.lowlevel.checkpoint()
+            await bench.supervisor.cancel(run.id, cause=ENOUGH, actor="x", force=True)
+    assert ponders.asked == ["a"]
+
+
+async def test_a_run_is_cancelled_although_a_hook_still_ponders_its_start(project: Project) -> None:
+    ponders = Ponders()
+    async with open_bench(project, default=hangs(), plugins=(ponders,), hook_seconds=60) as bench:
+        run = await bench.submit(spec_of(step("a")), background=True)
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(20):
+            await ponders.begun.wait()
+            # As another process asks.
+            payload = {"code": ENOUGH.code, "message": ENOUGH.message}
+            await bench.writer.run(
+                lambda store: store.request_control(run.id, ControlVerb.CANCEL, actor="x", payload=payload)
+            )
+            assert (await bench.supervisor.wait(run.id, None)).state is RunState.CANCELLED
+    assert bench.runner.order == []
+
+
+async def test_a_session_that_does_not_leave_in_time_keeps_the_parts_that_it_handed_in(
+    project: Project,
+) -> None:
+    begun = anyio.Event()
+
+    async def stubborn(attempt: FakeAttempt) -> Outcome:
+        context = attempt.context
+        await attempt.writer.run(
+            lambda store: store.add_section(
+                context.lease, context.attempt.id, "bugs", ["login.py:7"], adds=True, actor="a"
+            )
+        )
+        begun.set()
+        return await hangs(stubborn=True)(attempt)
+
+    async with open_bench(project, {"a": stubborn}) as bench:
+        run = await bench.submit(spec_of(step("a")), background=True)
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(20):
+            await begun.wait()
+            await bench.supervisor.cancel(run.id, cause=ENOUGH, actor="x")
+            await bench.supervisor.wait(run.id, None)
+
+        def left(store: RunStore) -> bytes:
+            attempt = store.load_attempt(store.load_task(run.id, "a").attempt_id or "")
+            assert attempt.last_text is not None
+            return store.read_artifact(attempt.last_text.sha256)
+
+        assert b"login.py:7" in await bench.writer.read(left)

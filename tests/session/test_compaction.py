@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from crew_plugin.host import EngineCapability, ToolOutput, ToolSpec
-from crew_plugin.models.causes import CauseCode
+from crew_plugin.models.causes import Cause, CauseCode
 from crew_plugin.models.facts import ModelFacts, ModelTable
 from crew_plugin.models.mail import MessageKind
 from crew_plugin.models.records import Effect, Usage
@@ -179,3 +181,41 @@ async def test_a_message_that_no_model_has_seen_survives_the_compaction_word_for
     assert outcome.state is AttemptState.COMPLETED
     assert overflowed
     assert any("MIND THE GAP" in text for text in seen)
+
+
+async def test_what_no_model_has_read_is_kept_also_if_the_turn_was_stopped_before(make_stage: Any) -> None:
+    """Steered during a call, then the turn is stopped, then the next request is too long."""
+    stage = await make_stage()
+    works, seen = anyio.Event(), list[Conversation]()
+
+    async def work(arguments: Any, context: Any) -> ToolOutput:
+        works.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    stage.extra_tools = (
+        _tool(),
+        ToolSpec(name="work", description="", parameters={"type": "object"}, execute=work),
+    )
+    looks = Reply(calls=(ToolUse(name="look", arguments={"n": 1}),))
+    then = Reply(calls=(ToolUse(name="look", arguments={"n": 2}), ToolUse(name="work")), delay=0.3)
+    replies = [looks, then, Reply(fault=Fault.CONTEXT_OVERFLOW), HANDED_IN]
+
+    def script(conversation: Conversation) -> Reply:
+        seen.append(conversation)
+        return replies[len(seen) - 1]
+
+    runner = stage.runner(FakeEngine(script=script))
+    context = await stage.attempt()
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(runner.run, context)
+            while len(seen) < 2:
+                await anyio.lowlevel.checkpoint()
+            assert await runner._live[context.attempt.id].steer("use version one")
+            await works.wait()
+            cause = Cause(code=CauseCode.LEADER_INTERRUPTED, message="stop")
+            assert await runner.interrupt(context.attempt.id, cause)
+    assert len(await stage.events("session.compacted")) == 1
+    assert "use version one" not in str(seen[1].messages)
+    assert "use version one" in str(seen[-1].messages)
