@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import pexpect
 import psutil
 
 from crew_plugin.models.causes import CauseCode
@@ -260,7 +261,12 @@ class KillLoop:
         if not asked and _nobody_drives(run):
             self.tally.takeovers += 1
             decided = self._decided()
-            self._chat.say(f",team resume {self.run_id}{f' decide={decided}' if decided else ''} async=true")
+            try:
+                self._chat.say(
+                    f",team resume {self.run_id}{f' decide={decided}' if decided else ''} async=true"
+                )
+            except pexpect.EOF:
+                return  # it was killed, and only now is gone
             self._asked = (self._chat.pid, run.epoch, time.monotonic())
 
     def _decided(self) -> str:
