@@ -21,6 +21,7 @@ import anyio
 from crew_plugin.errors import EngineError
 
 __all__ = [
+    "AT_ONCE",
     "LONGEST_PAUSE",
     "SIGN_SECONDS",
     "USUAL_CEILING",
@@ -42,6 +43,8 @@ USUAL_START: Final = 128
 USUAL_CEILING: Final = 1024
 LONGEST_PAUSE: Final = 120.0
 """A provider that asks for more makes its callers fail; the others try again after this long."""
+AT_ONCE: Final = -1
+"""As `losses`: the call is let through now or not at all."""
 SIGN_SECONDS: Final = 5.0
 """How often a wait tells that it goes on."""
 _FIRST_PAUSE: Final = 0.5
@@ -240,7 +243,10 @@ class RequestGate(Protocol):
 
         `waiting` is told at once, and again every few seconds, how many go first. Raises
         `EngineError` once more than `losses` waves in a row were lost since the call came: a
-        provider that takes nobody's request is not asked again by everyone in turn.
+        provider that takes nobody's request is not asked again by everyone in turn. With `AT_ONCE`
+        it is raised, and `waiting` not told, if the request may not be made now; `retry_after` is
+        zero if there is no pause, only others who are served first. Such a place waits for nothing:
+        to wait, a call takes another one.
         """
         ...
 

@@ -1,16 +1,26 @@
 """How the sessions of a run are doing, as it is shown: read from the store, plain, ready for JSON."""
 
 import json
+import math
 import textwrap
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import reduce
 from operator import add
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from crew_plugin.models.records import AttemptRecord, Counts, TaskRecord, ToolCallRecord, ToolCallState, Usage
+from crew_plugin.models.records import (
+    AttemptRecord,
+    Counts,
+    EventRecord,
+    TaskRecord,
+    ToolCallRecord,
+    ToolCallState,
+    Usage,
+)
 from crew_plugin.models.states import RUN_TERMINAL, TaskState
 from crew_plugin.observe.health import STALLED_SECONDS, Rating, Verdict, rate, silence_limit, worst
 from crew_plugin.store.port import RunStore
@@ -22,6 +32,14 @@ __all__ = ["HealthView", "health_text", "health_view", "usage_text"]
 
 STALLED = "stalled"
 """Shown for a run whose supervisor's process lives and whose renewals stand still. Derived."""
+
+_TOGETHER: Final = 2.0
+"""What a session says within a moment is written down together: its events may be so much older than
+its last sign of life."""
+_BESIDE: Final = frozenset({"session.waiting", "session.mcp_server", "session.plugin_acted"})
+"""What a session that waits for its jobs may say without going on."""
+_GOES_ON: Final = ("session.", "message.delivered")
+"""How the types of all other events begin by which a session goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +139,14 @@ def health_view(
     at = time.time() if now is None else now
     view = run_view(store, run_id, now=at)
     tasks = store.load_tasks(view.id)
-    sessions = [_session(store, task, lost=view.row.over, now=at) for task in tasks if task.attempt_id]
+    opened = [(task, store.list_attempts(task.id)) for task in tasks if task.attempt_id]
+    waits = _Waits(store, view.id)
+    rated = {
+        task.id: _session(store, task, attempts, waits, lost=view.row.over, now=at)
+        # The longest silent first: what is read of the events for it is enough for the others.
+        for task, attempts in sorted(opened, key=lambda each: each[1][-1].last_activity_at)
+    }
+    sessions = [rated[task.id] for task, _ in opened]
     return HealthView(
         row=view.row, sessions=tuple(sessions), usage=view.usage, still=still, stalled_after=stalled_after
     )
@@ -167,21 +192,76 @@ def usage_text(usage: Usage, counts: Sequence[Counts]) -> str:
     return ", ".join(parts)
 
 
-def _session(store: RunStore, task: TaskRecord, *, lost: bool, now: float) -> SessionHealth:
-    attempts = store.list_attempts(task.id)
+@dataclass(slots=True)
+class _Waits:
+    """The waits of a run's sessions for their jobs in the background, as its events tell of them."""
+
+    store: RunStore
+    run_id: str
+    _read_from: float = math.inf
+    _said: dict[str, list[EventRecord]] = field(default_factory=dict[str, list[EventRecord]])
+    """What sessions said and were given, by the keys of their tasks."""
+
+    def of(self, key: str, attempt: AttemptRecord) -> tuple[EventRecord | None, float]:
+        """The wait that an attempt is in, if it went silent for one and did not go on; and since when it
+        has to be called silent, which for one that waits is the end of its wait."""
+        known = self._since(attempt.last_activity_at - _TOGETHER).get(key, [])
+        said = [event for event in known if event.attempt_id in (None, attempt.id)]
+        places = [place for place, event in enumerate(said) if event.type == "session.waiting"]
+        if not places:
+            return None, attempt.last_activity_at
+        wait = said[places[-1]]
+        after = [event.at for event in said[places[-1] :] if event.type not in _BESIDE]
+        if after or attempt.last_activity_at > wait.at + _TOGETHER:
+            return None, max([attempt.last_activity_at, *after])
+        return wait, max(attempt.last_activity_at, wait.at + float(wait.data.get("seconds", 0.0)))
+
+    def _since(self, at: float) -> Mapping[str, list[EventRecord]]:
+        if at < self._read_from:
+            self._read_from = at
+            self._said.clear()
+            last = self.store.last_seq()
+            # The numbers grow with the time: what is older is not read.
+            after = bisect_left(range(last), at, key=self._time_after)
+            while page := self.store.tail(self.run_id, after_seq=after):
+                after = page[-1].seq
+                for event in page:
+                    if event.type.startswith(_GOES_ON):
+                        self._said.setdefault(event.actor, []).append(event)
+        return self._said
+
+    def _time_after(self, seq: int) -> float:
+        found = self.store.tail(self.run_id, after_seq=seq, limit=1)
+        return found[0].at if found else math.inf
+
+
+def _session(
+    store: RunStore,
+    task: TaskRecord,
+    attempts: Sequence[AttemptRecord],
+    waits: _Waits,
+    *,
+    lost: bool,
+    now: float,
+) -> SessionHealth:
     newest = attempts[-1]
     under_way = task.state in (TaskState.RUNNING, TaskState.WAITING) and newest.ended_at is None
     watched = under_way and not lost
     calls = store.list_tool_calls(newest.id) if watched else []
     open_calls = [call for call in calls if call.state is ToolCallState.STARTED]
     silent = max(0.0, now - newest.last_activity_at)
-    doing, since = _doing(task, newest, open_calls, now) if watched else ("", None)
+    answers = task.state is TaskState.WAITING
+    looks = watched and not open_calls and not answers and silent >= _TOGETHER
+    wait, quiet_from = waits.of(task.key, newest) if looks else (None, newest.last_activity_at)
+    doing, since = _doing(task, open_calls, now, quiet_from) if watched else ("", None)
+    if wait is not None and now < quiet_from:
+        doing, since = _waited_for(wait), max(0.0, now - wait.at)
     if not lost and task.retry_at is not None and newest.ended_at is not None:
         doing = f"waits until {clock_text(task.retry_at)} for its next attempt"
         since = max(0.0, now - newest.ended_at)
     limit = silence_limit(_limits(task.spec), in_tool=bool(open_calls))
-    waits = task.state is TaskState.WAITING
-    verdict = rate(newest.counts, silent=0.0 if waits else silent, limit=limit) if watched else None
+    unheard = 0.0 if answers else max(0.0, now - quiet_from)
+    verdict = rate(newest.counts, silent=unheard, limit=limit) if watched else None
     return SessionHealth(
         task=task.key,
         agent=task.agent,
@@ -199,16 +279,22 @@ def _session(store: RunStore, task: TaskRecord, *, lost: bool, now: float) -> Se
 
 
 def _doing(
-    task: TaskRecord, attempt: AttemptRecord, calls: Sequence[ToolCallRecord], now: float
+    task: TaskRecord, calls: Sequence[ToolCallRecord], now: float, quiet_from: float
 ) -> tuple[str, float]:
     """Why a session is quiet, and for how long already."""
     if task.state is TaskState.WAITING:
-        return "waits for an answer to its question", max(0.0, now - attempt.last_activity_at)
+        return "waits for an answer to its question", max(0.0, now - quiet_from)
     if calls:
         first = calls[0]
         more = f" and {len(calls) - 1} more" if len(calls) > 1 else ""
         return _within_tool(call_text(first)) + more, max(0.0, now - first.started_at)
-    return "waits for its model", max(0.0, now - attempt.last_activity_at)
+    return "waits for its model", max(0.0, now - quiet_from)
+
+
+def _waited_for(wait: EventRecord) -> str:
+    jobs = [str(job) for job in wait.data.get("for", ())]
+    more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+    return f"waits for its job {jobs[0]}{more}" if jobs else "waits for its jobs"
 
 
 def _within_tool(text: str) -> str:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crew_plugin.engine.provider_gate import (
+    AT_ONCE,
     LONGEST_PAUSE,
     Flow,
     Place,
@@ -296,6 +297,27 @@ async def test_a_provider_that_takes_nobody_is_not_asked_by_everyone_in_turn() -
             gate.release(first, Refused(0.0))
         with pytest.raises(EngineError, match="refused every request, 3 times in a row"):
             await gate.acquire(second, quiet, losses=2)
+
+
+@pytest.mark.anyio
+async def test_who_asks_to_go_at_once_goes_or_hears_why_not_and_waits_for_nothing() -> None:
+    def waiting(_: int) -> None:
+        raise AssertionError("nobody waits")
+
+    gate = ProviderGate("p", flow(start=1), clock=lambda: 0.0)
+    first, second = gate.place(), gate.place()
+    await gate.acquire(first, waiting, losses=AT_ONCE)
+    assert gate.flow.held == 1
+    with pytest.raises(EngineError) as busy:
+        await gate.acquire(second, waiting, losses=AT_ONCE)
+    assert busy.value.retry_after == 0.0
+    gate.release(first, Refused(7.0))
+    with pytest.raises(EngineError) as paused:
+        await gate.acquire(second, waiting, losses=AT_ONCE)
+    assert paused.value.retry_after is not None
+    assert paused.value.retry_after >= 7.0
+    assert gate.flow.head() is None
+    assert gate.flow.held == 0
 
 
 def test_requests_with_one_credential_share_a_gate_and_no_other() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from crew_plugin.models.records import Counts, Usage
+from crew_plugin.models.records import Counts, NewEvent, Usage
 from crew_plugin.models.states import RunState
 from crew_plugin.observe.health import Rating
 from crew_plugin.store.sqlite import SqliteStore
 from crew_plugin.ui.health import health_text, health_view, usage_text
 from crew_plugin.ui.views import run_view
-from tests.ui.runs import DEAD, open_book, play, project_in
+from tests.ui.runs import DEAD, Book, open_book, play, project_in
 
 COUNTS = Counts(
     tool_calls=31,
@@ -105,6 +105,48 @@ def test_it_says_why_a_session_is_quiet(
     assert session.since == pytest.approx(70, abs=5)
     assert session.verdict is not None
     assert session.verdict.rating is Rating.QUIET
+
+
+def _waits_for_its_job(store: SqliteStore, book: Book, *, seconds: float, then: str | None = None) -> None:
+    """A session that has ended its turn while a job of its own runs in the background."""
+    attempt = book.start("explore")
+    task_id = store.load_attempt(attempt).task_id
+    data = {"for": ["job_1 make all"], "seconds": seconds}
+    for kind, said in (("session.waiting", data), *([(then, {})] if then else [])):
+        book.say(NewEvent(type=kind, actor="explore", task_id=task_id, attempt_id=attempt, data=said))
+
+
+@pytest.mark.parametrize("then", [None, "session.mcp_server"])
+def test_a_session_that_waits_for_its_own_job_is_where_it_should_be(
+    store: SqliteStore, then: str | None
+) -> None:
+    book = open_book(store)
+    _waits_for_its_job(store, book, seconds=600, then=then)
+    (session,) = health_view(store, book.run.id, now=time.time() + 280).sessions
+    assert session.doing == "waits for its job job_1 make all"
+    assert session.since == pytest.approx(280, abs=5)
+    assert session.verdict is not None
+    assert session.verdict.rating is Rating.HEALTHY
+
+
+def test_a_wait_for_a_job_excuses_no_silence_after_its_time(store: SqliteStore) -> None:
+    book = open_book(store)
+    _waits_for_its_job(store, book, seconds=100)
+    for later, rating in ((110, Rating.HEALTHY), (180, Rating.QUIET), (390, Rating.STUCK)):
+        (session,) = health_view(store, book.run.id, now=time.time() + later).sessions
+        assert session.doing == "waits for its model"
+        assert session.verdict is not None
+        assert session.verdict.rating is rating
+
+
+@pytest.mark.parametrize("then", ["session.job_ended", "message.delivered"])
+def test_a_session_that_goes_on_after_its_wait_may_be_stuck_again(store: SqliteStore, then: str) -> None:
+    book = open_book(store)
+    _waits_for_its_job(store, book, seconds=600, then=then)
+    (session,) = health_view(store, book.run.id, now=time.time() + 280).sessions
+    assert session.doing == "waits for its model"
+    assert session.verdict is not None
+    assert session.verdict.rating is Rating.STUCK
 
 
 def test_a_supervisor_whose_renewals_stand_still_shows_as_stalled(store: SqliteStore) -> None:

@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from loguru import logger
 
 from crew_plugin.engine.provider_gate import RequestGate, RequestGates
 
 if TYPE_CHECKING:
+    import httpx2
     from any_llm import AnyLLM
+    from any_llm.providers.openai.base import BaseOpenAIProvider
 
 __all__ = ["ClientPool", "built_clients"]
 
@@ -60,8 +63,7 @@ class ClientPool:
         """Close every client. One that cannot be closed does not keep the others open."""
         building, self._clients = list(self._clients.values()), {}
         for client in [*self._built.values(), *await asyncio.gather(*building, return_exceptions=True)]:
-            close = getattr(getattr(client, "client", None), "close", None)
-            if close is not None:
+            for close in _closers(client):
                 with contextlib.suppress(OSError, RuntimeError, TimeoutError):
                     async with asyncio.timeout(_CLOSE_SECONDS):
                         await close()
@@ -107,15 +109,42 @@ def _create(provider: str, arguments: dict[str, Any]) -> "AnyLLM":
     from crew_hooks.bub.lean import lean_class
 
     client = lean_class(provider)
-    ours: dict[str, Any] = {**_transport(client, arguments), "unified_exceptions": True}
-    unretried: dict[str, Any] = {**arguments, **ours, "max_retries": 0}
+
+    def make(**ours: Any) -> "AnyLLM":
+        given: dict[str, Any] = {**arguments, **ours, "unified_exceptions": True}
+        unretried: dict[str, Any] = {**given, "max_retries": 0}
+        try:
+            return client(**unretried)
+        except UnsupportedParameterError:  # this provider's SDK has no retries that could be switched off
+            return client(**given)
+
+    transport = _transport(client, arguments)
+    if transport is None:
+        return make()
     try:
-        return client(**unretried)
-    except UnsupportedParameterError:  # this provider's SDK has no retries that could be switched off
-        return client(**{**arguments, **ours})
+        return make(http_client=transport)
+    except Exception:  # noqa: BLE001 - whatever else is wrong with its arguments is raised by the second try
+        # It gives them to a client of another SDK as well, which takes only its own kind of transport.
+        return _moved(make(), transport)
 
 
-def _transport(client: "type[AnyLLM]", arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _moved(provider: "AnyLLM", transport: "httpx2.AsyncClient") -> "AnyLLM":
+    """The provider with its client of OpenAI's SDK on our transport; its other clients stay as they are."""
+    whole = cast("BaseOpenAIProvider", provider)
+    own = whole.client
+    whole.client = own.copy(http_client=transport)
+    # Nobody uses it any more. It is kept so that it is closed with the others.
+    vars(whole)["_replaced_client"] = own
+    return provider
+
+
+def _closers(client: object) -> "list[Callable[[], Awaitable[None]]]":
+    """What closes the SDKs' clients of a provider: it may have more than one."""
+    found = [getattr(part, "close", None) for part in getattr(client, "__dict__", {}).values()]
+    return [close for close in found if inspect.iscoroutinefunction(close)]
+
+
+def _transport(client: "type[AnyLLM]", arguments: Mapping[str, Any]) -> "httpx2.AsyncClient | None":
     """A transport for many calls at once, for providers that are clients of OpenAI's SDK.
 
     aiohttp's (Bub depends on aiohttp itself) spends a fraction of httpx's time when dozens of
@@ -125,13 +154,13 @@ def _transport(client: "type[AnyLLM]", arguments: Mapping[str, Any]) -> dict[str
     from any_llm.providers.openai.base import BaseOpenAIProvider
 
     if "http_client" in arguments or not issubclass(client, BaseOpenAIProvider):
-        return {}
+        return None
     import httpx2
 
     # Sized for a fan-out: a session waits at its gate, not for a connection. And a connection lives
     # through a tool call, so that the next request needs no handshake.
     limits = httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEPT_SECONDS)
     try:
-        return {"http_client": openai.DefaultAioHttpClient(limits=limits)}
+        return openai.DefaultAioHttpClient(limits=limits)
     except RuntimeError:  # the SDK's word for "there is no aiohttp transport here"
-        return {}
+        return None

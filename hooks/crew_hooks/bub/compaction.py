@@ -31,7 +31,7 @@ class PutOff:
     tool: str
     arguments: Mapping[str, Any]
     runs: tuple[str, ...]
-    """Those that were active."""
+    """Those that were active; empty where that could not be found out."""
     step: str = ""
     """Bub's id of the model's step that asked for it; empty for a person's command."""
 
@@ -96,10 +96,15 @@ def forced(
 def put_off_text(cut: PutOff, *, prefix: str | None) -> str:
     """What whoever asked for a cut is told instead. `prefix` is that of a person's commands."""
     runs = ", ".join(cut.runs[:5]) + (f" and {len(cut.runs) - 5} more" if len(cut.runs) > 5 else "")
+    reason = (
+        f"runs of this conversation are active ({runs})"
+        if runs
+        else "the crew's store did not say in time whether runs of this conversation are active"
+    )
     text = (
-        f"Put off by the crew: {cut.tool} is not done now, because runs of this conversation are active "
-        f"({runs}) and what they hand in belongs to this history. It is done by itself at the end of the "
-        "turn in which the last of them is over, with what you gave; there is no need to ask again."
+        f"Put off by the crew: {cut.tool} is not done now, because {reason} and what they hand in belongs to "
+        "this history. It is done by itself at the end of the first turn at which none of them is active, "
+        "with what you gave; there is no need to ask again."
     )
     if prefix is not None:
         return f"{text} To do it now all the same: {prefix}{cut.tool} {FORCE}=true"

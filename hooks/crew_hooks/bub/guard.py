@@ -1,8 +1,8 @@
 """What a parent must not forget when its history is cut: its runs, and what they left.
 
 Bub's history ends at the last anchor, and an anchor may come without notice. So the roster is put
-into every model call of the parent, outside the history, where no anchor can remove it. A run that
-the history no longer tells of is there word for word: its goal and what was asked of it.
+into every model call of the parent, outside the history, where no anchor can remove it. Unless the
+history holds the very call that asked for a run, its goal and contract are there word for word.
 """
 
 import json
@@ -43,16 +43,17 @@ def active_runs(store: "RunStore", parent: "ParentRef") -> tuple[str, ...]:
     return tuple(row.id for row in _active(store, parent, limit=_ALL) if not row.over)
 
 
-def told_of(messages: Sequence[Mapping[str, Any]]) -> Callable[[str], bool]:
-    """Whether a history, without its system message, still holds an id."""
-    told = [message for message in messages if message.get("role") != "system"]
-    return lambda ident: any(ident in text for message in told for text in _texts(message))
+def told_of(messages: Sequence[Mapping[str, Any]]) -> Callable[[object], bool]:
+    """Whether a call in a history still has this goal, or this schema, as one of its arguments. That
+    a text names a run, or quotes some of it, says nothing."""
+    given = [value for message in messages for value in _arguments(message)]
+    return lambda asked: asked in given
 
 
-def roster(store: "RunStore", parent: "ParentRef", knows: Callable[[str], bool], *, more: str = "") -> str:
+def roster(store: "RunStore", parent: "ParentRef", knows: Callable[[object], bool], *, more: str = "") -> str:
     """The runs of this parent that are not over, and the ended ones whose result has not reached
-    it yet; of those that it does not know any more, goal and contract word for word. Empty when
-    there is nothing to tell."""
+    it yet; of those of which it does not know goal and contract any more, both word for word. Empty
+    when there is nothing to tell."""
     rows = _active(store, parent, limit=_RUNS + 1)
     lines = [_active_line(row) for row in rows[:_RUNS]]
     if len(rows) > _RUNS:
@@ -61,7 +62,7 @@ def roster(store: "RunStore", parent: "ParentRef", knows: Callable[[str], bool],
     lines += _pending_lines(store, parent, _RUNS)
     if not lines and not more:
         return ""
-    forgotten = [row for row in rows[:_RUNS] if not knows(row.id)]
+    forgotten = [row for row in rows[:_RUNS] if not _is_known(store, row, knows)]
     parts = [_BEGIN]
     if lines:
         parts += [_HEAD, *_fitting(lines, _ROSTER), *_verbatim(store, forgotten), _TAIL]
@@ -97,12 +98,28 @@ def _without_block(text: str) -> str:
     return head.rstrip() + rest.rpartition(_END)[2] if begin else text
 
 
-def _texts(message: Mapping[str, Any]) -> Iterator[str]:
-    for value in (message.get("content"), message.get("tool_calls")):
-        if isinstance(value, str):
-            yield value
-        elif value:
-            yield json.dumps(value, ensure_ascii=False, default=str)
+def _arguments(message: Mapping[str, Any]) -> Iterator[object]:
+    """All that the calls of a message give, at any depth."""
+    for call in message.get("tool_calls") or ():
+        try:
+            yield from _values(json.loads(call["function"]["arguments"]))
+        except (KeyError, TypeError, ValueError, RecursionError):
+            continue  # a call that nobody can read tells nothing
+
+
+def _values(value: object) -> Iterator[object]:
+    yield value
+    if isinstance(value, dict):
+        value = list(cast("dict[str, object]", value).values())
+    if isinstance(value, list):
+        for part in cast("list[object]", value):
+            yield from _values(part)
+
+
+def _is_known(store: "RunStore", row: "RunRow", knows: Callable[[object], bool]) -> bool:
+    if not knows(row.goal):
+        return False
+    return all(knows(step["result_schema"]) for step in _asking(store.load_run(row.id).spec))
 
 
 def _active(store: "RunStore", parent: "ParentRef", *, limit: int) -> "list[RunRow]":
@@ -136,11 +153,15 @@ def _verbatim(store: "RunStore", rows: "Sequence[RunRow]") -> Iterator[str]:
 
 def _contract(spec: str) -> Iterator[str]:
     """What each step has to hand in, where a schema says so."""
-    for step in json.loads(spec).get("steps", ()):
-        if step.get("result_schema"):
-            schema = json.dumps(step["result_schema"], ensure_ascii=False)
-            mode = step.get("schema_mode", "permissive")
-            yield f"<result_schema of={step['id']!r} mode={mode!r}>{schema}</result_schema>"
+    for step in _asking(spec):
+        schema = json.dumps(step["result_schema"], ensure_ascii=False)
+        mode = step.get("schema_mode", "permissive")
+        yield f"<result_schema of={step['id']!r} mode={mode!r}>{schema}</result_schema>"
+
+
+def _asking(spec: str) -> list[dict[str, Any]]:
+    """The steps whose results have a schema."""
+    return [step for step in json.loads(spec).get("steps", ()) if step.get("result_schema")]
 
 
 def _questions(store: "RunStore", rows: "Sequence[RunRow]") -> list[str]:

@@ -130,7 +130,8 @@ class Keeper:
             return
         known = self._compactions
         cut = known.waiting(session_id)
-        if cut is None or (await self._active(parent) and not known.lets_through(session_id)):
+        # Not knowing what is active is no reason to cut: the next turn's end looks again.
+        if cut is None or (await self._active(parent) != () and not known.lets_through(session_id)):
             return
         arguments = dict(cut.arguments)
         if cut.tool == _HANDOFF:
@@ -148,11 +149,14 @@ class Keeper:
     # --- parts ---
 
     def _parent(self, state: TurnState) -> "ParentRef | None":
-        """The session of a turn, if it is one of the host's user and the crew is in use."""
+        """The session of a turn, if it is one of the host's user and the crew is in use. Bub's own
+        subagents have the state of the turn that called them, but a history that is not its."""
         from crew_plugin.models.records import ParentRef
 
         parent = state.get(PARENT)
-        return parent if isinstance(parent, ParentRef) and self._life.begun else None
+        if not isinstance(parent, ParentRef) or state.get("session_id") != parent.session:
+            return None
+        return parent if self._life.begun else None
 
     async def _known(self) -> Compactions:
         if self._compactions is None:
@@ -174,23 +178,29 @@ class Keeper:
     ) -> PutOff | None:
         """Note a cut for later; None if it is to be made now."""
         known = await self._known()
-        runs = await self._active(parent)
-        if not runs or known.lets_through(parent.session):
+        if self._compactions is None:
             return None
-        cut = PutOff(tool=tool, arguments=dict(arguments), runs=runs, step=step)
+        runs = await self._active(parent)
+        if runs == () or known.lets_through(parent.session):
+            return None
+        cut = PutOff(tool=tool, arguments=dict(arguments), runs=runs or (), step=step)
         known.put_off(parent.session, cut)
-        await self._record("parent.compaction_put_off", runs, {"how": tool, "session": parent.session})
+        data = {"how": tool, "session": parent.session}
+        told = await self._record("parent.compaction_put_off", parent, data)
+        if runs is None:
+            known.put_off(parent.session, replace(cut, runs=told))
         return cut
 
     async def _was_cut(self, parent: "ParentRef", how: str, *, runs: Sequence[str] = ()) -> None:
         known = await self._known()
         full = round(known.fullness(parent.session), 3)
         known.cut(parent.session)
-        told = tuple(dict.fromkeys([*runs, *await self._active(parent)]))
-        await self._record("parent.compacted", told, {"how": how, "session": parent.session, "full": full})
+        data = {"how": how, "session": parent.session, "full": full}
+        await self._record("parent.compacted", parent, data, runs=runs)
 
-    async def _active(self, parent: "ParentRef") -> tuple[str, ...]:
-        return await self._read(lambda store: guard.active_runs(store, parent)) or ()
+    async def _active(self, parent: "ParentRef") -> tuple[str, ...] | None:
+        """Its runs that are active; None where that is not known."""
+        return await self._read(lambda store: guard.active_runs(store, parent))
 
     async def _whole_roster(self, parent: "ParentRef") -> str:
         return await self._read(lambda store: guard.roster(store, parent, lambda _: False)) or ""
@@ -204,20 +214,31 @@ class Keeper:
             logger.warning("crew-plugin: the parent's runs could not be looked up: {!r}", error)
             return None
 
-    async def _record(self, type: str, runs: Sequence[str], data: dict[str, Any]) -> None:  # noqa: A002 - the event's own word
+    async def _record(
+        self,
+        type: str,  # noqa: A002 - the event's own word
+        parent: "ParentRef",
+        data: dict[str, Any],
+        *,
+        runs: Sequence[str] = (),
+    ) -> tuple[str, ...]:
+        """Write it down with these runs and all that are active by then. Returns with which it was."""
         from crew_plugin.models.records import NewEvent
 
         event = NewEvent(type=type, actor="host", data=data)
 
-        def write(store: "RunStore") -> None:
-            for run_id in runs:
+        def write(store: "RunStore") -> tuple[str, ...]:
+            told = tuple(dict.fromkeys([*runs, *guard.active_runs(store, parent)]))
+            for run_id in told:
                 store.append_events(None, run_id, [event])
+            return told
 
         try:
             async with asyncio.timeout(_READ_SECONDS):
-                await (await self._life.ensure()).writer.run(write)
+                return await (await self._life.ensure()).writer.run(write)
         except (TimeoutError, CrewError) as error:
-            logger.warning("crew-plugin: {} could not be written down: {!r}", type, error)
+            logger.warning("crew-plugin: {} is not written down yet: {!r}", type, error)
+            return tuple(runs)
 
 
 def _as_command(tool: str) -> str:

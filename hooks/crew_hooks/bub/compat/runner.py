@@ -4,6 +4,8 @@
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -27,7 +29,15 @@ from bub.streaming import StreamEvent, StreamState
 
 from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.failures import back_off, engine_error, refusal
-from crew_plugin.engine.provider_gate import Place, Refused, RequestGate, Urgency, Verdict
+from crew_plugin.engine.provider_gate import (
+    AT_ONCE,
+    Place,
+    Refused,
+    RequestGate,
+    Standing,
+    Urgency,
+    Verdict,
+)
 from crew_plugin.errors import EngineError
 from crew_plugin.host import ModelAnswered, ToolCall
 from crew_plugin.models.records import Usage
@@ -118,6 +128,8 @@ class CrewRunner(ModelRunner):
         self._shortened: dict[str, str] = {}
         """Arguments that are too long to be sent again with every request, and what is sent instead.
         Not by the id of their call: not every provider makes those up anew."""
+        self._shut: dict[str, float] = {}
+        """Until when, on the monotonic clock, a gate is known to let nobody through. By its name."""
 
     @property
     def said(self) -> str:
@@ -148,29 +160,62 @@ class CrewRunner(ModelRunner):
         reasoning_effort: str | None = None,
     ) -> CompletionResult:
         """A call that is made when its events are read, and made again as often as it may be."""
-        call = _Call(model, self._told(messages), tools, max_tokens, reasoning_effort)
+        call = _Call(model, self._told(messages), tools, max_tokens, reasoning_effort, tries=self._retries)
         return cast("CompletionResult", call)
 
     async def _open(self, call: "_Call") -> "_Opened":
-        """Make the request once, on the model or the first fallback that takes it."""
-        first: Exception | None = None
-        for candidate in self.settings.model_candidates(call.model):
+        """Make the request once, on the model or the first fallback that takes it. One whose provider
+        has asked for a pause comes after those that may be asked now."""
+        candidates = list(self.settings.model_candidates(call.model))
+        left = list(candidates)
+        failed: dict[int, tuple[Exception, Standing | None]] = {}
+        reopens = math.inf
+        call.standing = None
+        while left:
+            candidate = left[0] if len(candidates) == 1 else await self._next(call, left)
+            if failed and call.held is None and call.tries > 0 and reopens < self._opens_at(candidate):
+                break  # one that was asked may be asked again before any other
+            left.remove(candidate)
             try:
                 return await self._request(call, candidate)
-            except Exception as error:  # noqa: BLE001 - the first one is raised below
-                first = first or error
-        raise first or RuntimeError("there is no model to ask")
+            except Exception as error:  # noqa: BLE001 - that of the most wanted one is raised below
+                standing = await self._standing(call)
+                failed[candidates.index(candidate)] = (error, standing)
+                if standing is not None:
+                    reopens = min(reopens, self._opens_at(candidate))
+        if not failed:
+            raise RuntimeError("there is no model to ask")
+        first, call.standing = failed[min(failed)]
+        raise first
+
+    async def _next(self, call: "_Call", candidates: "Sequence[ModelCandidate]") -> "ModelCandidate":
+        """The first whose gate is not shut by a pause; if all are, the one whose gate opens first."""
+        for candidate in candidates:
+            if self._opens_at(candidate) > time.monotonic():
+                continue
+            gate = self._gate(candidate)
+            place = call.probes.setdefault(gate.name, gate.place(self._urgency()))
+            try:
+                await gate.acquire(place, self._watch.waiting, losses=AT_ONCE)
+            except EngineError as error:
+                if error.retry_after:
+                    self._shut[gate.name] = time.monotonic() + error.retry_after
+                    continue
+            else:
+                call.held = place
+            return candidate
+        return min(candidates, key=self._opens_at)
 
     async def _request(self, call: "_Call", candidate: "ModelCandidate") -> "_Opened":
         provider, arguments = _client_of(self.settings, candidate)
-        if candidate.name not in self._clients:
-            self._clients[candidate.name] = await self._pool.get(provider, arguments)
         gate = self._pool.gate(provider, arguments)
-        place = call.places.get(gate.name)
+        place, call.held = call.held, None
         if place is None:
-            place = call.places[gate.name] = gate.place(self._urgency())
-        await gate.acquire(place, self._watch.waiting, losses=self._retries)
+            await self._connect(candidate)
+            place = call.places.setdefault(gate.name, gate.place(self._urgency()))
+            await gate.acquire(place, self._watch.waiting, losses=self._retries)
         try:
+            await self._connect(candidate)
             self._watch.proceed()
             self._asked = candidate
             async with asyncio.timeout(self._stall):
@@ -182,10 +227,33 @@ class CrewRunner(ModelRunner):
                     reasoning_effort=call.reasoning_effort,
                 )
         except BaseException as error:
-            call.refused_by = gate if (refused := refusal(error)) else None
+            call.refused_by = (gate, place) if (refused := refusal(error)) else None
             gate.release(place, refused or Verdict.FAILED)
             raise
         return _Opened(response, gate, place)
+
+    async def _connect(self, candidate: "ModelCandidate") -> None:
+        """Have a client for it."""
+        if candidate.name not in self._clients:
+            provider, arguments = _client_of(self.settings, candidate)
+            self._clients[candidate.name] = await self._pool.get(provider, arguments)
+
+    def _gate(self, candidate: "ModelCandidate") -> RequestGate:
+        return self._pool.gate(*_client_of(self.settings, candidate))
+
+    def _opens_at(self, candidate: "ModelCandidate") -> float:
+        """When its gate opens, as far as is known."""
+        return self._shut.get(self._gate(candidate).name, 0.0)
+
+    async def _standing(self, call: "_Call") -> Standing | None:
+        """How it stands at the gate that was told of the last failure; None if none was told."""
+        refused_by, call.refused_by = call.refused_by, None
+        if refused_by is None:
+            return None
+        gate, place = refused_by
+        standing = await gate.standing(place)
+        self._shut[gate.name] = time.monotonic() + standing.pause
+        return standing
 
     def _urgency(self) -> Urgency:
         if self.settings is not self._plain:
@@ -212,8 +280,7 @@ class CrewRunner(ModelRunner):
                 if failure.kind == "bad_request" and self.settings is not self._plain:
                     self.force(None)  # not every model lets a call be demanded
                     continue
-                gate, call.refused_by = call.refused_by, None
-                standing = await gate.standing(call.places[gate.name]) if gate else None
+                standing, call.standing = call.standing or await self._standing(call), None
                 failures += standing is None
                 attempt = failures + (standing.losses if standing else 0)
                 gave_up = isinstance(error, EngineError)  # the gate, after as many waves as may be lost
@@ -221,6 +288,7 @@ class CrewRunner(ModelRunner):
                     raise ModelFailed(failure) from error
                 # Where the gate was told, its pause holds for all sessions, this one among them.
                 delay = standing.pause if standing else back_off(failures, failure.retry_after)
+                call.tries = self._retries - attempt
                 self._watch.retrying(failure, max(1, attempt), delay)
                 if standing is None:
                     await asyncio.sleep(delay)
@@ -242,7 +310,7 @@ class CrewRunner(ModelRunner):
             verdict = Verdict.SERVED
         except Exception as error:
             refused = refusal(error)
-            call.refused_by = opened.gate if refused else None
+            call.refused_by = (opened.gate, opened.place) if refused else None
             verdict = refused or verdict
             raise
         finally:
@@ -338,10 +406,18 @@ class _Call:
     tools: "list[Tool]"
     max_tokens: int | None
     reasoning_effort: str | None
+    tries: int
+    """How often it may fail before it fails for good."""
     places: dict[str, Place] = field(default_factory=dict[str, Place])
-    """Its places at the gates it came to, by the gate's name."""
-    refused_by: RequestGate | None = None
-    """The gate that was told of the last failure."""
+    """Its places at the gates it waits at, by the gate's name."""
+    probes: dict[str, Place] = field(default_factory=dict[str, Place])
+    """Those with which it only asks whether it may go at once."""
+    held: Place | None = None
+    """The one of them that was let through for the request that comes next."""
+    refused_by: tuple[RequestGate, Place] | None = None
+    """The gate that was told of the last failure, and the place."""
+    standing: Standing | None = None
+    """How it stands there, where that was asked already."""
 
 
 @dataclass(frozen=True, slots=True)
