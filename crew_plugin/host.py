@@ -350,6 +350,10 @@ class Session(Protocol):
         """What did not let itself be ended, each in a few words. Final once the session was left."""
         ...
 
+    def afterwards(self) -> tuple[PluginActed, ...]:
+        """What other plugins did when the `events` were over. Final once the session was left."""
+        ...
+
     async def abort(self, cause: Cause) -> None:
         """Stop what is going on now; quiet within a second. The session stays enterable for
         its `events` (which end) and must still be left."""

@@ -22,6 +22,7 @@ from crew_plugin.host import (
     EngineCapability,
     Job,
     JobEnded,
+    PluginActed,
     ServerReport,
     Session,
     SessionEvent,
@@ -203,6 +204,7 @@ class _ChildSession:
         self._jobs: tuple[Job, ...] = ()
         self._ended_jobs: set[str] = set()
         self._left: tuple[str, ...] | None = None
+        self._acted: tuple[PluginActed, ...] = ()
         self._stopped = self._quiet = False
         self._calls: dict[int, anyio.CancelScope] = {}
         self._id = ""
@@ -243,6 +245,10 @@ class _ChildSession:
     def left_running(self) -> tuple[str, ...]:
         """What did not let itself be ended."""
         return self._left or ()
+
+    def afterwards(self) -> tuple[PluginActed, ...]:
+        """What other plugins did when its events were over."""
+        return self._acted
 
     async def abort(self, cause: Cause) -> None:
         """Stop now, and hear its last words. What resists is ended with its process when the session is
@@ -341,8 +347,10 @@ class _ChildSession:
                     self._events.put_nowait(protocol.event_of(kind, data))
             case protocol.Quiet():
                 self._silent.set()
-            case protocol.Left(running=running):
+            case protocol.Left(running=running, acted=acted):
                 self._left = running
+                told = (protocol.event_of("PluginActed", note) for note in acted)
+                self._acted = tuple(note for note in told if isinstance(note, PluginActed))
             case _:
                 self._asked(message, calls)
 

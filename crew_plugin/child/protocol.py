@@ -60,7 +60,7 @@ __all__ = [
     "warm",
 ]
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class ProtocolError(CrewError):
@@ -321,6 +321,8 @@ class Left(_Message):
 
     type: Literal["left"] = "left"
     running: tuple[str, ...]
+    acted: tuple[dict[str, Any], ...] = ()
+    """What other plugins did meanwhile."""
 
 
 Control = Open | Say | Restrict | Withdraw | EndJobs | Abort | Leave | Answer | Progressed | Servers

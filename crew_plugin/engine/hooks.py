@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal, cast
 import anyio
 import pluggy
 
-from crew_plugin.engine.intime import Late, in_time
+from crew_plugin.engine.intime import Late, in_time, is_ours
 from crew_plugin.errors import CrewError
 from crew_plugin.hookspecs import (
     CHANGEABLE,
@@ -153,8 +154,8 @@ class Hooks:
             said = await in_time(self._said(impl, event), seconds, name=f"hook of {impl.plugin_name}")
             verdict = _fit(name, said, event) if blocking else _heard(said)
             outcome = _outcome(verdict)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if _is_ours(error):
+        except BaseException as error:
+            if is_ours(error):
                 raise
             outcome, why = _fault(error)
             logger.warning("the hook %s of %s: %s", name, impl.plugin_name, why, exc_info=True)
@@ -240,12 +241,6 @@ def _blocks(name: HookName, impl: pluggy.HookImpl) -> bool:
     return name in CHANGEABLE and not getattr(impl.function, "crew_non_blocking", False)
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether it is a cancellation of the caller, and not one that the hook brought about."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
 def _fault(error: BaseException) -> tuple[str, str]:
     if isinstance(error, Late):
         return "timed_out", str(error)
@@ -255,8 +250,15 @@ def _fault(error: BaseException) -> tuple[str, str]:
 
 
 def _heard(said: object) -> Verdict:
-    """Of what a watcher says only the diagnostic counts."""
-    return Verdict(diagnostic=said.diagnostic) if isinstance(said, Verdict) else Verdict()
+    """Of what a watcher says only the diagnostic counts. Raises `_Unfit`."""
+    return Verdict(diagnostic=_texts(said).diagnostic) if isinstance(said, Verdict) else Verdict()
+
+
+def _texts(said: Verdict) -> Verdict:
+    for text in cast("tuple[object, ...]", (said.reason, said.diagnostic)):
+        if not isinstance(text, str):
+            raise _Unfit(f"gives {text!r} where a text is expected"[:_SHOWN])
+    return said
 
 
 def _outcome(verdict: Verdict) -> str:
@@ -273,6 +275,7 @@ def _fit(name: HookName, said: object, event: Telling) -> Verdict:
         return Verdict()
     if not isinstance(said, Verdict):
         raise _Unfit(f"returned {said!r} where a Verdict or None is expected"[:_SHOWN])
+    _texts(said)
     allowed = CHANGEABLE[name]
     changes: dict[str, Any] = {}
     for key, value in said.changes.items():
@@ -303,11 +306,12 @@ def _names(key: str, value: object, _: object) -> tuple[str, ...]:
 
 def _lower(key: str, value: object, before: object) -> int | float:
     whole = isinstance(before, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value <= 0:
+    number = value if isinstance(value, int if whole else (int, float)) else 0
+    if isinstance(value, bool) or not 0 < number < math.inf:  # as nan is not
         raise _Unfit(f"gives {key} something else than a {'whole ' if whole else ''}number above 0")
-    if isinstance(before, int | float) and value > before:
-        raise _Unfit(f"wants to raise {key} from {before:g} to {value:g}; it can only be lowered")
-    return value
+    if isinstance(before, int | float) and number > before:
+        raise _Unfit(f"wants to raise {key} from {before:g} to {number:g}; it can only be lowered")
+    return number
 
 
 _CHECKS: Final[Mapping[str, Callable[[str, object, object], Any]]] = {

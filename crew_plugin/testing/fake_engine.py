@@ -24,6 +24,7 @@ from crew_plugin.host import (
     JobEnded,
     ModelAnswered,
     ModelRetrying,
+    PluginActed,
     ServerReport,
     Session,
     SessionEvent,
@@ -179,6 +180,10 @@ class FakeSession:
 
     def left_running(self) -> tuple[str, ...]:
         """Nothing: a tool of the pretended host is ended by its cancellation."""
+        return ()
+
+    def afterwards(self) -> tuple[PluginActed, ...]:
+        """Nothing: the pretended host has no other plugins."""
         return ()
 
     def jobs(self) -> tuple[Job, ...]:

@@ -1,6 +1,7 @@
 """The crew's own hooks, plain and async, while real runs go on."""
 
 import asyncio
+import math
 import threading
 
 import anyio
@@ -209,7 +210,14 @@ async def test_a_hook_that_ignores_its_cancellation_refuses_at_its_deadline_and_
     assert cancelled == 1, "asking again and again would keep the loop busy"
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), StopIteration(), TimeoutError()])
+class Panic(BaseException):
+    """What extension modules raise where their own code fails: no `Exception`."""
+
+
+RAISED = [SystemExit(3), asyncio.CancelledError(), StopIteration(), TimeoutError(), Panic(), GeneratorExit()]
+
+
+@pytest.mark.parametrize("error", RAISED)
 @pytest.mark.parametrize("plain", [True, False])
 async def test_no_way_of_raising_gets_out_of_a_hook(error: BaseException, plain: bool) -> None:
     class Plain:
@@ -225,6 +233,36 @@ async def test_no_way_of_raising_gets_out_of_a_hook(error: BaseException, plain:
     answer = await hooks_of(Plain() if plain else Async()).ask("before_run_start", STARTING)
     assert answer.refusal is not None
     assert answer.events[0].data["outcome"] == "raised"
+
+
+async def test_a_watcher_that_panics_ends_no_run(project: Project) -> None:
+    class Broken:
+        @hookimpl
+        async def after_task_end(self, event: TaskEnded) -> None:
+            raise Panic
+
+    async with open_bench(project, plugins=(Broken(),)) as bench:
+        run = await bench.execute(spec_of(step("a"), step("b", "a")))
+        assert run.state is RunState.COMPLETED
+        executed = await bench.events(run.id, "hook.executed")
+        assert {event.data["outcome"] for event in executed} == {"raised"}
+
+
+async def test_whoever_asks_a_hook_can_be_cancelled() -> None:
+    begun = asyncio.Event()
+
+    class Waits:
+        @hookimpl
+        async def before_run_start(self, event: RunStarting) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+    asks = asyncio.create_task(hooks_of(Waits()).ask("before_run_start", STARTING))
+    with anyio.fail_after(5):
+        await begun.wait()
+        asks.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asks
 
 
 async def test_every_one_is_asked_and_an_allowance_does_not_silence_a_refusal() -> None:
@@ -269,6 +307,9 @@ async def test_changes_add_up_and_each_sees_what_the_ones_before_changed() -> No
         (Verdict(changes={"width": 5}), "wants to raise width from 4 to 5"),
         (Verdict(changes={"width": 1.5}), "something else than a whole number above 0"),
         (Verdict(changes={"width": True}), "something else than a whole number above 0"),
+        (Verdict(changes={"wall_seconds": math.nan}), "something else than a number above 0"),
+        (Verdict(changes={"wall_seconds": math.inf}), "something else than a number above 0"),
+        (Verdict(reason=None), "gives None where a text is expected"),  # type: ignore[arg-type]  # as it comes
         (False, "returned False where a Verdict or None is expected"),
     ],
 )

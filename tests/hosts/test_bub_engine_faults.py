@@ -2,11 +2,21 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from types import SimpleNamespace
 
 import pytest
 
+from crew_hooks.bub.session import BubSession
 from crew_plugin.errors import EngineError
-from crew_plugin.host import ModelAnswered, ModelRetrying, SessionFailed, SessionSpec, ToolEnded, TurnEnded
+from crew_plugin.host import (
+    ModelAnswered,
+    ModelBusy,
+    ModelRetrying,
+    SessionFailed,
+    SessionSpec,
+    ToolEnded,
+    TurnEnded,
+)
 from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.testing.conversation import Fault, Reply, ToolUse
 from tests.hosts.bub_engine import Host, Play, tool, turn, until
@@ -94,6 +104,23 @@ async def test_a_provider_that_falls_silent_is_given_up_before_the_idle_limit(
     async with hosted(lambda _: Reply(fault=Fault.STALL)) as host:
         error = await failure(host, spec_of(host, limits=LimitsSpec(model_retries=0, idle_seconds=0.2)))
     assert error.kind == "timeout"
+
+
+@pytest.mark.parametrize(("idle", "signs"), [(3.0, 12), (300.0, 2)])
+async def test_a_model_that_puts_out_its_answer_says_so_well_within_the_idle_limit(
+    hosted: Hosted, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, idle: float, signs: int
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("crew_hooks.bub.session.time", SimpleNamespace(monotonic=lambda: now[0]))
+    async with hosted(lambda _: Reply(text="ok")) as host:
+        async with host.engine.open(spec_of(host, limits=LimitsSpec(idle_seconds=idle))) as session:
+            assert isinstance(session, BubSession)
+            session.proceed()
+            for _ in range(48):  # twelve seconds
+                now[0] += 0.25
+                session.output()
+        told = [event async for event in session.events()]
+    assert told == [ModelBusy()] * signs
 
 
 async def test_a_refused_key_is_not_tried_again_and_names_the_setting(

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from crew_plugin.engine.provider_gate import Place, ProviderGate, Urgency
 from crew_plugin.host import SessionSpec, ToolEnded, TurnEnded
 from crew_plugin.models.records import TranscriptEntry
+from crew_plugin.models.spec import LimitsSpec
 from crew_plugin.session.history import NO_RESULT
 from crew_plugin.testing.conversation import Reply, ToolUse
 from tests.hosts.bub_engine import Host, Play, tool, turn
@@ -108,3 +110,24 @@ async def test_a_session_is_opened_again_under_its_own_id(hosted: Hosted, spec_o
         assert [event.text for event in seen if isinstance(event, ToolEnded)] == ["seen"]
     roles = [one["role"] for one in host.model.requests[-1].body["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant", "tool"]
+
+
+async def test_a_session_that_goes_on_near_its_end_is_as_urgent_as_it_was(
+    hosted: Hosted, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[Urgency] = set()
+    place = ProviderGate.place
+
+    def noted(gate: ProviderGate, urgency: Urgency = Urgency.ORDINARY) -> Place:
+        asked.add(urgency)
+        return place(gate, urgency)
+
+    monkeypatch.setattr(ProviderGate, "place", noted)
+    past = (entry("user", "go"), *(entry("assistant", f"{n}") for n in range(3)))
+    async with hosted(lambda _: Reply(text="ok")) as host:
+        for history, urgency in (((), Urgency.ORDINARY), (past, Urgency.LATE)):
+            asked.clear()
+            spec = spec_of(host, history=history, limits=LimitsSpec(steps=6))
+            async with host.engine.open(spec) as session:
+                await turn(session, "go on")
+            assert asked == {urgency}

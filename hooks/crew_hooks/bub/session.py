@@ -19,6 +19,7 @@ from crew_hooks.bub.compat.runner import ModelFailed
 from crew_hooks.bub.jobs import Jobs
 from crew_hooks.bub.strays import end_strays
 from crew_hooks.bub.toolset import HostTools, Toolset
+from crew_plugin.engine.intime import is_ours
 from crew_plugin.engine.orphans import DEPTH_VARIABLE, OWNER_VARIABLE, depth_here
 from crew_plugin.errors import EngineError
 from crew_plugin.host import (
@@ -55,6 +56,8 @@ _LATE_SECONDS: Final = 0.2
 _END_SECONDS: Final = 4.6
 """Beside those 3 s Bub takes up to 1 s to drain a shell's output."""
 _BUSY_SECONDS: Final = 5.0
+_BUSY_SHARE: Final = 1 / 3
+"""How often a model that puts out its answer tells so: this share of the idle limit, if that is shorter."""
 _STALL_SHARE: Final = 0.75
 """How much of the idle limit a provider may be silent before its call is made again."""
 
@@ -93,11 +96,12 @@ class BubSession:
         self._only: frozenset[str] | None = None
         self._withdrawn: set[str] = set()
         self._left: tuple[str, ...] = ()
+        self._afterwards: list[PluginActed] = []
         self._quiet = False
         self._cancelled = False
         self._busy_since = 0.0
         self._said = ""
-        self._steps = 0
+        self._steps = sum(entry.role == "assistant" for entry in spec.history)
 
     # --- the port ---
 
@@ -129,6 +133,10 @@ class BubSession:
     def left_running(self) -> tuple[str, ...]:
         """Tools that ignored their cancellation, and processes that outlived theirs."""
         return self._left
+
+    def afterwards(self) -> tuple[PluginActed, ...]:
+        """What other plugins did when the events were over."""
+        return tuple(self._afterwards)
 
     def jobs(self) -> tuple[Job, ...]:
         """The shells that go on in the background."""
@@ -269,7 +277,9 @@ class BubSession:
                     await self._heard(event)
         except ModelFailed as failure:
             self._emit(SessionFailed(error=failure.error))
-        except Exception as error:  # noqa: BLE001 - handed to whoever reads the events
+        except BaseException as error:  # handed to whoever reads the events
+            if is_ours(error) or (self._quiet and isinstance(error, asyncio.CancelledError)):
+                raise
             logger.opt(exception=error).warning("crew: {} failed", self._id)
             self._emit(SessionFailed(error=_as_engine_error(error)))
         finally:
@@ -304,13 +314,20 @@ class BubSession:
 
     def plugin_acted(self, note: PluginActed) -> None:
         """A plugin failed, or had a say in what the session does."""
-        self._emit(note)
+        if self._quiet:
+            self._afterwards.append(note)
+        else:
+            self._emit(note)
 
     async def call_settled(
         self, tool: str, arguments: Mapping[str, Any], plugin: str, denied: str | None
     ) -> None:
         """A plugin answered a call in the tool's place."""
         await self._toolset.settled(tool, arguments, plugin, denied)
+
+    def call_ended(self, result: object) -> None:
+        """A call of a tool is over, and other plugins have seen what came of it."""
+        self._toolset.ended(result)
 
     def _taken(self, count: int) -> None:
         self._prompted.clear()
@@ -335,7 +352,7 @@ class BubSession:
     def output(self) -> None:
         """A piece of an answer came in."""
         now = time.monotonic()
-        if now - self._busy_since >= _BUSY_SECONDS:
+        if now - self._busy_since >= min(_BUSY_SECONDS, self._spec.limits.idle_seconds * _BUSY_SHARE):
             self._busy_since = now
             self._emit(ModelBusy(said=self._agent.runner.said))
 
@@ -377,7 +394,7 @@ class _Inbox:
         return len(self._texts)
 
 
-def _as_engine_error(error: Exception) -> EngineError:
+def _as_engine_error(error: BaseException) -> EngineError:
     if isinstance(error, EngineError):
         return error
     return EngineError(

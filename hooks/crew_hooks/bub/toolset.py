@@ -7,7 +7,7 @@ import posixpath
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from loguru import logger
 from crew_hooks.bub.compat import agent as compat
 from crew_hooks.bub.compat.runner import MALFORMED
 from crew_hooks.bub.jobs import Jobs
+from crew_plugin.engine.intime import is_ours
 from crew_plugin.errors import CrewError
 from crew_plugin.host import (
     SessionEvent,
@@ -86,6 +87,8 @@ class Toolset:
         self._pending: list[ToolCall] = []
         self._answered: dict[str, bool] = {}
         """Calls that another plugin answered, and whether it gave a result."""
+        self._made: dict[asyncio.Task[Any] | None, ToolEnded] = {}
+        """By the tasks of their calls, ends that are not told: other plugins see the results first."""
         self.replace(host)
         self._running: dict[object, str] = {}
         self.session_ended = False
@@ -131,6 +134,13 @@ class Toolset:
                 )
         self._pending = []
         self._answered = {}
+
+    def ended(self, result: object) -> None:
+        """The call of the current task is over. Told is what its model is given: another plugin may have
+        taken out of it what nobody is to be told."""
+        made = self._made.pop(asyncio.current_task(), None)
+        if made is not None:
+            self._emit(replace(made, text=compat.rendered(result)))
 
     async def settled(self, name: str, arguments: Mapping[str, Any], plugin: str, denied: str | None) -> None:
         """Another plugin answered a call in the tool's place: it is not made, and that is written
@@ -181,33 +191,30 @@ class Toolset:
                 output = await self._journalled(tool, arguments, call_id)
         except (ToolError, CrewError) as error:
             ok, output = False, ToolOutput(text=f"Error: {error}")
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+        except BaseException as error:  # the model is told, and so is the log
+            if is_ours(error):
                 raise
-            # Nobody cancelled the session. Bub would end it over this.
-            ok, output = False, ToolOutput(text=f"Error: {tool.name} was cancelled before it was done")
-        except Exception as error:  # noqa: BLE001 - the model is told, and so is the log
             ok, output = False, ToolOutput(text=f"Error: {type(error).__name__}: {error}")
             if isinstance(error, TimeoutError) and limit.expired():
                 text = (
                     f"Error: {tool.name} was stopped after {seconds:g} s, its limit; ask for less at a time"
                 )
                 output = ToolOutput(text=text)
+            elif isinstance(error, asyncio.CancelledError):
+                # Nobody cancelled the session. Bub would end it over this.
+                output = ToolOutput(text=f"Error: {tool.name} was cancelled before it was done")
             else:
                 logger.opt(exception=error).warning("crew: {} failed in {}", tool.name, self._host_session)
         finally:
             del self._running[call]
         self.session_ended = self.session_ended or output.ends_session
-        self._emit(
-            ToolEnded(
-                call_id=call_id,
-                name=tool.name,
-                text=output.text,
-                ok=ok,
-                milliseconds=(time.perf_counter() - begun) * 1000,
-                ends_session=output.ends_session,
-            )
+        self._made[asyncio.current_task()] = ToolEnded(
+            call_id=call_id,
+            name=tool.name,
+            text=output.text,
+            ok=ok,
+            milliseconds=(time.perf_counter() - begun) * 1000,
+            ends_session=output.ends_session,
         )
         return output.text
 
@@ -250,8 +257,9 @@ class Toolset:
         except asyncio.CancelledError:
             await journal.end(entry, None, cancelled=True)
             raise
-        except Exception as error:
-            await journal.end(entry, str(error) or type(error).__name__)
+        except BaseException as error:
+            if not is_ours(error):
+                await journal.end(entry, str(error) or type(error).__name__)
             raise
         await journal.end(entry, None)
         return output

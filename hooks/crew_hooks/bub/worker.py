@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -99,7 +99,8 @@ async def _hold(
             finally:
                 telling.cancel()
                 await session.__aexit__(None, None, None)
-                supervisor.send(protocol.Left(running=session.left_running()))
+                acted = tuple(map(asdict, session.afterwards()))
+                supervisor.send(protocol.Left(running=session.left_running(), acted=acted))
     finally:
         await pool.close()
     return 0

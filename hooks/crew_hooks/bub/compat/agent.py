@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import sys
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from crew_hooks.bub.clients import ClientPool
 from crew_hooks.bub.compat import OFFERED
 from crew_hooks.bub.compat.bridge import IDENTITY, Bridge
 from crew_hooks.bub.compat.runner import CrewRunner, ModelWatch, as_object
+from crew_plugin.engine.intime import in_time, is_ours
 from crew_plugin.host import ToolError
 from crew_plugin.session.history import Said
 
@@ -164,6 +166,11 @@ class CrewAgent(Agent):
             session_framework, tools=(), tape_store=_Tapes(), skill_dirs=(), command_prefix=_NO_COMMANDS
         )
         self.tape = _SessionTape(self.tape.archive_path, self.tape.store, self.tape.context)
+        # Both are of one turn of a chat. A session is one turn, and a model call of it waits at the gate
+        # and is made again; it has limits of its own.
+        self.settings = self.settings.model_copy(
+            update={"model_timeout_seconds": None, "max_steps": sys.maxsize}
+        )
         self._bridge = bridge
         self._own_prompt = system_prompt
         self._append = append_prompt
@@ -294,10 +301,11 @@ async def owned_environment(
         yield environment
     finally:
         try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await environment.close()
-        except Exception as error:  # noqa: BLE001 - another plugin's fault is logged and left out
-            logger.warning("crew: closing {!r} failed: {!r}", environment.inner, error)
+            await in_time(environment.close(), _CLOSE_SECONDS, name="crew closes an environment")
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            bridge.unclosed(environment.inner, error)
 
 
 def with_environment(state: TurnState, environment: SessionEnvironment) -> TurnState:

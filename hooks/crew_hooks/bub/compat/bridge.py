@@ -3,7 +3,8 @@
 Bub itself isolates its tool and model hooks from exceptions, the others not at all, and none
 from a hook that hangs or lets a cancellation out. Here each implementation has a deadline. One
 that missed it is left out for the rest of the session, so that it costs one deadline and not
-one for each step; one that raises is asked again. Both are told to the session.
+one for each step; one that raises, whatever it raises, or answers nonsense is asked again. All
+of it is told to the session.
 
 Our own hooks for the conversations of Bub's user are not called for sessions.
 """
@@ -12,24 +13,33 @@ Our own hooks for the conversations of Bub's user are not called for sessions.
 
 import asyncio
 import inspect
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from bub.builtin.context import default_tape_context
 from bub.environment import Environment
 from bub.framework import BubFramework
-from bub.hooks.interception import AgentHooks, LlmCallDecision, ToolCallDecision, ToolCallResult
+from bub.hooks.interception import (
+    AgentHooks,
+    LlmCallDecision,
+    LlmCallRequest,
+    ToolCall,
+    ToolCallDecision,
+    ToolCallResult,
+)
 from bub.streaming import StreamState
 from bub.tape import Tape, TapeContext
+from bub.tools import render_result
 from bub.turn import TurnState
 from loguru import logger
 
 from crew_hooks.bub.compat import BUILTIN
-from crew_plugin.engine.intime import Late, in_time
+from crew_plugin.engine.intime import Late, in_time, is_ours
 from crew_plugin.host import PluginActed
 
 __all__ = ["IDENTITY", "Bridge", "Guest"]
@@ -56,6 +66,10 @@ class Guest(Protocol):
         """A plugin answered a call in the tool's place: `denied` says why, None if it gave a result."""
         ...
 
+    def call_ended(self, result: object) -> None:
+        """The call of the current task is over: this is what its model is given."""
+        ...
+
 
 class Bridge:
     """The hooks of other plugins as one session calls them."""
@@ -66,6 +80,8 @@ class Bridge:
         self._seconds = seconds
         self._left_out: set[tuple[str, str]] = set()
         self._told: set[tuple[str, str]] = set()
+        self._provides: Any = None
+        """Whoever provided the session's environment; None if nobody did."""
 
     # --- what a session is made of ---
 
@@ -88,23 +104,36 @@ class Bridge:
         impls = [impl for impl in self.impls("save_state") if impl.plugin_name != BUILTIN]
         if not impls:
             return
-        asked = [asyncio.create_task(self.ask("save_state", impl, **values)) for impl in reversed(impls)]
+        asked = {
+            asyncio.create_task(self.ask("save_state", impl, **values)): impl for impl in reversed(impls)
+        }
         _, late = await asyncio.wait(asked, timeout=_SAVE_SECONDS)
         for task in late:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=_SAVE_SECONDS / 4)
-            logger.warning(
-                "crew: {} of {} plugins saved no state of {} in time", len(late), len(asked), session_id
-            )
+        for task in late:
+            why = f"took longer than {_SAVE_SECONDS:g} s, which is all there is at a session's end"
+            self._tell("save_state", asked[task], "timed_out", why)
 
     async def environment(self, session_id: str, cwd: str) -> Environment | None:
         """What a plugin provides for the session's folder."""
         for impl in reversed(self.impls("provide_environment")):
             found = await self.ask("provide_environment", impl, session_id=session_id, workspace=Path(cwd))
             if isinstance(found, Environment):
+                self._provides = impl
                 return found
         return None
+
+    def unclosed(self, environment: Environment, error: BaseException) -> None:
+        """The session's environment could not be closed."""
+        if self._provides is None:
+            logger.warning("crew: closing {!r} failed: {!r}", environment, error)
+            return
+        outcome = "timed_out" if isinstance(error, Late) else "failed"
+        self._tell(
+            "provide_environment", self._provides, outcome, f"closing {type(environment).__name__}: {error!r}"
+        )
 
     def system_prompts(self, prompt: str, state: TurnState, *, builtin: bool) -> Iterable[str]:
         """The blocks that plugins add to a system prompt; Bub's own among them where wanted."""
@@ -137,37 +166,30 @@ class Bridge:
         """The hooks around model and tool calls."""
         return _SessionHooks(self, self._guest)
 
-    def _select(self, impl: Any, select: Callable[..., Any], entries: Iterable[Any], context: Any) -> Any:
+    async def _select(
+        self, impl: Any, select: Callable[..., Any], entries: Iterable[Any], context: TapeContext
+    ) -> Any:
         known = list(entries)
+        if self._asked("build_tape_context", impl):
+            found = await self._guarded("build_tape_context", impl, lambda: select(list(known), context))
+            if _are_messages(found):
+                return found
+            if not self.failed(found):
+                self.fault("build_tape_context", impl, "selected something that is no list of messages")
         plain = default_tape_context().select
         assert plain is not None
-        try:
-            messages = select(known, context)
-        except Exception as error:  # noqa: BLE001 - another plugin's fault is told and left out
-            self._fault("build_tape_context", impl, f"{error!r}")
-            return plain(known, context)
-        if not inspect.isawaitable(messages):
-            return messages
-
-        async def awaited() -> Any:
-            found = await self._guarded("build_tape_context", impl, lambda: messages)
-            if found is not _FAILED:
-                return found
-            again = plain(known, context)
-            return await again if inspect.isawaitable(again) else again
-
-        return awaited()
+        messages = plain(known, context)
+        return await messages if inspect.isawaitable(messages) else messages
 
     # --- asking one of them ---
 
     def impls(self, hook: str) -> list[Any]:
         """Whoever implements a hook and is to be asked, from low to high priority."""
         every = reversed(self._runtime._iter_hookimpls(hook))
-        return [
-            impl
-            for impl in every
-            if not _of(impl, _OURS) and (hook, str(impl.plugin_name)) not in self._left_out
-        ]
+        return [impl for impl in every if not _of(impl, _OURS) and self._asked(hook, impl)]
+
+    def _asked(self, hook: str, impl: Any) -> bool:
+        return (hook, str(impl.plugin_name)) not in self._left_out
 
     async def ask(self, hook: str, impl: Any, **values: Any) -> Any:
         """The answer of one implementation; None if it fails or hangs."""
@@ -189,13 +211,15 @@ class Bridge:
         begun = time.monotonic()
         try:
             answer = impl.function(**self._runtime._kwargs_for_impl(impl, values))
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - told and left out
-            self._fault(hook, impl, f"{error!r}")
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            self.fault(hook, impl, f"{error!r}")
             return None
         self._measure(hook, impl, begun)
         if inspect.iscoroutine(answer):
             answer.close()
-            self._fault(hook, impl, "is async, which Bub does not allow of this hook")
+            self.fault(hook, impl, "is async, which Bub does not allow of this hook")
             return None
         return answer
 
@@ -205,14 +229,13 @@ class Bridge:
             answer = call()
             if inspect.isawaitable(answer):
                 answer = await in_time(answer, self._seconds, name="crew asks a plugin")
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        except BaseException as error:
+            if is_ours(error):
                 raise
             if isinstance(error, Late):
                 self._leave_out(hook, impl)
             else:
-                self._fault(hook, impl, f"{error!r}")
+                self.fault(hook, impl, f"{error!r}")
             return _FAILED
         self._measure(hook, impl, begun)
         return answer
@@ -227,7 +250,8 @@ class Bridge:
         why = f"took longer than {self._seconds:g} s and is left out from now on"
         self._tell(hook, impl, "timed_out", why)
 
-    def _fault(self, hook: str, impl: Any, why: str) -> None:
+    def fault(self, hook: str, impl: Any, why: str) -> None:
+        """Tell the session, once for each hook of a plugin, that it failed."""
         if (hook, str(impl.plugin_name)) not in self._told:
             self._told.add((hook, str(impl.plugin_name)))
             self._tell(hook, impl, "failed", why)
@@ -256,13 +280,28 @@ class _SessionHooks(AgentHooks):
     async def _safe_call_one(self, hook_name: str, impl: Any, kwargs: dict[str, Any]) -> Any:
         before = _of_result(kwargs)
         answer = await self._bridge.called(hook_name, impl, kwargs)
+        self._settle_result(hook_name, impl, kwargs.get("result"))
         if Bridge.failed(answer):
             return None
+        answer, why = _fit(answer)
+        if why is not None:
+            self._bridge.fault(hook_name, impl, why)
         if impl.plugin_name != BUILTIN:
             await self._note(hook_name, impl, kwargs, answer)
             if _of_result(kwargs) is not before:
                 self._bridge.note(hook_name, impl, "changed", tool=kwargs["call"].tool, text="its result")
         return answer
+
+    async def after_tool_call(self, call: ToolCall, result: ToolCallResult, state: TurnState) -> None:
+        await super().after_tool_call(call, result, state)
+        self._guest.call_ended(result.result)
+
+    def _settle_result(self, hook: str, impl: Any, outcome: object) -> None:
+        """What a plugin made of a result can be put before the model, and stays as it is."""
+        if isinstance(outcome, ToolCallResult):
+            outcome.result, why = _told(outcome.result)
+            if why is not None:
+                self._bridge.fault(hook, impl, why)
 
     async def _note(self, hook: str, impl: Any, kwargs: dict[str, Any], answer: object) -> None:
         if isinstance(answer, LlmCallDecision):
@@ -292,6 +331,66 @@ class _SessionRuntime:
 
 def _of(impl: Any, package: str) -> bool:
     return type(impl.plugin).__module__.startswith(package)
+
+
+def _are_messages(found: object) -> bool:
+    """Whether a model can be sent this as its history."""
+    if not isinstance(found, list):
+        return False
+    if not all(map(_is_message, cast("list[object]", found))):
+        return False
+    try:
+        json.dumps(found)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_text(found: object) -> bool:
+    return isinstance(found, str)
+
+
+def _is_object(found: object) -> bool:
+    return isinstance(found, dict) and all(map(_is_text, cast("dict[object, object]", found)))
+
+
+def _is_message(found: object) -> bool:
+    return _is_object(found) and _is_text(cast("dict[str, object]", found).get("role"))
+
+
+def _told(result: object) -> tuple[object, str | None]:
+    """A tool's result, or its text and why, where Bub could not put it before a model."""
+    try:
+        render_result(result)
+    except Exception as error:  # noqa: BLE001 - whatever it is that a plugin gave
+        why = f"gave a result that is no JSON: {error!r}"
+    else:
+        return result, None
+    try:
+        return str(result), why
+    except Exception:  # noqa: BLE001 - the same
+        return f"<{type(result).__name__}>", why
+
+
+def _fit(answer: object) -> tuple[object, str | None]:
+    """An answer as far as it can be used, and what is wrong with it."""
+    match answer:
+        case LlmCallRequest() if not (_are_messages(answer.messages) and _is_text(answer.model)):
+            return None, "gives a request that no model can be sent"
+        case LlmCallDecision() if not _is_text(answer.text):
+            return None, "finishes with something that is no text"
+        case ToolCallDecision(action="proceed", arguments=arguments) if arguments is not None:
+            return (answer, None) if _is_object(arguments) else (None, "gives arguments that are no object")
+        case ToolCallDecision(action="replace"):
+            result, why = _told(answer.result)
+            return replace(answer, result=result), why
+        case ToolCallDecision(action="deny", message=message):
+            text = None if message is None else str(message)
+            return replace(answer, message=text), None
+        case ToolCallDecision(action=action) if action != "proceed":
+            return None, f"decides {action!r}, which there is not"
+        case _:
+            return answer, None
 
 
 def _of_result(kwargs: Mapping[str, Any]) -> object:
