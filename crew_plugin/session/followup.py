@@ -6,7 +6,7 @@ last words are passed on to whoever woke it, and so is the news that it failed.
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import anyio
@@ -17,6 +17,8 @@ from crew_plugin.host import (
     Engine,
     ModelAnswered,
     ModelRetrying,
+    PluginActed,
+    ServerNoted,
     Session,
     SessionEvent,
     SessionFailed,
@@ -191,6 +193,8 @@ class FollowUp:
             finally:
                 # What comes from here on is for the next conversation.
                 self._session, self._box.deliver, self._box.leaving = None, None, True
+        for note in session.afterwards():
+            self._record.event("session.plugin_acted", asdict(note))
 
     async def _spec(self, past: _Past) -> SessionSpec:
         context, step = self._context, self._context.step
@@ -275,6 +279,11 @@ class FollowUp:
                 )
             case SteersTaken():
                 self._taken(event.count)
+            case PluginActed():
+                self._record.event("session.plugin_acted", asdict(event))
+            case ServerNoted():
+                noted = {"server": event.server, "state": event.state, "text": event.text}
+                self._record.event("session.mcp_server", noted)
             case _:
                 pass
         return False

@@ -24,6 +24,7 @@ from crew_hooks.bub.compat.bridge import Bridge
 from crew_plugin.engine.ports import Outcome
 from crew_plugin.host import PluginActed, Session, SessionEvent, SessionSpec, ToolEnded, TurnEnded
 from crew_plugin.models.causes import Cause, CauseCode
+from crew_plugin.models.mail import MessageKind
 from crew_plugin.models.records import Effect
 from crew_plugin.models.states import AttemptState
 from crew_plugin.session.runner import SessionRunner
@@ -150,6 +151,40 @@ async def test_a_plugin_whose_saving_fails_or_takes_too_long_stands_in_the_runs_
     assert {data["hook"] for data in told.values()} == {"save_state"}
     assert "the disk is full" in told["failed"]["text"]
     assert "took longer" in told["timed_out"]["text"]
+
+
+async def test_what_a_plugin_does_in_a_woken_session_stands_in_the_runs_events_too(
+    make_stage: Any, hosted: Hosted
+) -> None:
+    class Failing:
+        @hookimpl
+        def system_prompt(self, prompt: str) -> str:
+            raise ValueError("no prompt today")
+
+        @hookimpl
+        async def save_state(self, session_id: str) -> None:
+            raise OSError("the disk is full")
+
+    def script(conversation: Conversation) -> Reply:
+        if conversation.find("You are woken"):
+            return Reply(text="I am awake")
+        return Reply(calls=(ToolUse(name="submit_result", arguments={"summary": "done"}),))
+
+    stage = await make_stage()
+    async with hosted(script, Failing()) as host:
+        runner = stage.runner(host.engine)
+        context = await stage.attempt()
+        with anyio.fail_after(30):
+            await stage.settle(context, await runner.run(context))
+            before = len(await stage.events("session.plugin_acted"))
+            await stage.writer.run(
+                lambda store: store.send_message(
+                    stage.run.id, sender="operator", recipient="work", kind=MessageKind.STEER, body="hello?"
+                )
+            )
+            await runner.follow_up(context)
+    told = (await stage.events("session.plugin_acted"))[before:]
+    assert [event.data["hook"] for event in told] == ["system_prompt", "save_state"]
 
 
 async def test_a_plugin_that_ignores_its_cancellation_costs_one_deadline_too(
