@@ -83,7 +83,7 @@ class Contact:
             return Receipt(to=key, outcome=ReceiptOutcome.INJECTED, reason="its turn was stopped")
         if message is None:
             return Receipt(to=key, outcome=ReceiptOutcome.MISSED, reason="its session is just ending")
-        await self.context.writer.run(lambda store: store.replay_message(message.id, actor="supervisor"))
+        await self.context.writer.run(lambda store: _put_back(store, message.id))
         return await self.hand_over(key, message.id)
 
     async def _take(self, key: str, message_id: str) -> MessageRecord | None:
@@ -150,6 +150,13 @@ class Contact:
         except CrewError:
             logger.exception("message %s could not be declared dead", message.id)
         return Receipt(to=message.recipient, outcome=ReceiptOutcome.FAILED, reason=reason)
+
+
+def _put_back(store: RunStore, message_id: str) -> None:
+    """A message that was taken for a turn that was not there is as it was, unless the session's end has
+    settled it meanwhile."""
+    if store.load_message(message_id).state is MessageState.DELIVERED:
+        store.replay_message(message_id, actor="supervisor")
 
 
 def _queued(key: str, reason: str) -> Receipt:

@@ -17,7 +17,7 @@ from crew_plugin.engine.steer import Order, Say
 from crew_plugin.engine.supervisor import Supervisor
 from crew_plugin.host import ToolOutput, ToolSpec
 from crew_plugin.models.causes import Cause, CauseCode
-from crew_plugin.models.mail import MessageKind, MessageState, ReceiptOutcome
+from crew_plugin.models.mail import MessageKind, MessageRecord, MessageState, ReceiptOutcome
 from crew_plugin.models.records import NewResult
 from crew_plugin.models.states import AttemptState, RunState, SessionKind, TaskState
 from crew_plugin.plugins import build_hooks
@@ -28,7 +28,7 @@ from crew_plugin.store.port import RunStore
 from crew_plugin.store.writer import StoreWriter
 from crew_plugin.testing.conversation import Conversation, Fault, Reply, ToolUse
 from crew_plugin.testing.fake_engine import FakeEngine
-from crew_plugin.testing.fake_runner import FakeAttempt, fails, gate, submits
+from crew_plugin.testing.fake_runner import FakeAttempt, FakeRunner, fails, gate, submits
 from crew_tools.submit_result import submit_result_tool
 from tests.engine.bench import Bench, open_bench, spec_of, step
 
@@ -127,6 +127,40 @@ async def test_who_takes_a_run_over_wakes_those_whose_mail_nobody_has_read(
             assert (await bench.supervisor.execute(run.id)).state is RunState.COMPLETED
         assert bench.runner.woken == ["a: given", "a: waiting"]
         assert [state for *_, state in await mail(bench, run.id)] == [MessageState.READ] * 2
+
+
+async def test_a_stop_that_comes_just_as_its_session_ends_breaks_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said with it was taken for the session, whose end has settled it before it is put back."""
+    listens, finish = anyio.Event(), anyio.Event()
+
+    async def a(attempt: FakeAttempt) -> Outcome:
+        listens.set()
+        return await gate(finish, submits())(attempt)
+
+    async with open_bench(project, {"a": a}) as bench:
+
+        async def too_late(
+            runner: FakeRunner, attempt_id: str, cause: Cause, message: MessageRecord | None = None
+        ) -> bool:
+            assert message is not None
+            settled = message.id
+            await bench.writer.run(
+                lambda store: store.settle_message(settled, MessageState.DEAD, reason="a has ended")
+            )
+            return False
+
+        monkeypatch.setattr(FakeRunner, "interrupt", too_late)
+        run = await bench.submit(spec_of(step("a")), background=True)
+        bench.supervisor.start(run.id)
+        with anyio.fail_after(20):
+            await listens.wait()
+            order = Order(run_id=run.id, say=Say.INTERRUPT, actor="operator", task="a", text="use tabs")
+            receipt = (await bench.supervisor.order(order)).receipt
+            finish.set()
+            assert (await bench.supervisor.wait(run.id, None)).state is RunState.COMPLETED
+        assert (receipt.outcome, receipt.reason) == (ReceiptOutcome.FAILED, "a has ended")
 
 
 async def test_nothing_stays_delivered_in_a_run_that_has_ended(project: Project) -> None:
