@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -263,7 +263,7 @@ class Course:
         """The engine session was left; what plugins did meanwhile and what still runs of it is noted."""
         self.hold = None
         for note in session.afterwards() if session is not None else ():
-            self.record.event("session.plugin_acted", asdict(note))
+            self.record.noted(note)
         running = session.left_running() if session is not None else ()
         if not running:
             return

@@ -6,7 +6,7 @@ last words are passed on to whoever woke it, and so is the news that it failed.
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -194,7 +194,7 @@ class FollowUp:
                 # What comes from here on is for the next conversation.
                 self._session, self._box.deliver, self._box.leaving = None, None, True
         for note in session.afterwards():
-            self._record.event("session.plugin_acted", asdict(note))
+            self._record.noted(note)
 
     async def _spec(self, past: _Past) -> SessionSpec:
         context, step = self._context, self._context.step
@@ -279,11 +279,8 @@ class FollowUp:
                 )
             case SteersTaken():
                 self._taken(event.count)
-            case PluginActed():
-                self._record.event("session.plugin_acted", asdict(event))
-            case ServerNoted():
-                noted = {"server": event.server, "state": event.state, "text": event.text}
-                self._record.event("session.mcp_server", noted)
+            case PluginActed() | ServerNoted():
+                self._record.noted(event)
             case _:
                 pass
         return False
@@ -316,11 +313,7 @@ class FollowUp:
     def _tool_ended(self, event: ToolEnded) -> None:
         returned = [message.id for message in self._box.returned()] if event.name == _IRC else []
         self._asked += returned
-        data = {"call_id": event.call_id, "name": event.name, "ok": event.ok}
-        self._record.entry("tool", event.text, {**data, "messages": returned} if returned else data)
-        self._record.event(
-            "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
-        )
+        self._record.tool_ended(event, returned)
         if event.name != _IRC:
             self._box.worked()
 

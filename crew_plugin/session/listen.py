@@ -1,7 +1,6 @@
 """What happens in a session, event by event, and what follows from it."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import asdict
 from typing import Final
 
 import anyio
@@ -113,15 +112,10 @@ class Listener:
 
     def _note(self, event: SteersTaken | ServerNoted | PluginActed) -> None:
         """Something happened that is no sign of life of the model."""
-        course = self._course
-        match event:
-            case SteersTaken():
-                course.taken(event.count)
-            case ServerNoted():
-                noted = {"server": event.server, "state": event.state, "text": event.text}
-                course.record.event("session.mcp_server", noted)
-            case PluginActed():
-                course.record.event("session.plugin_acted", asdict(event))
+        if isinstance(event, SteersTaken):
+            self._course.taken(event.count)
+        else:
+            self._course.record.noted(event)
 
     async def _answered(self, event: ModelAnswered) -> bool:
         course = self._course
@@ -215,11 +209,7 @@ class Listener:
         course.jobs.call_ended(event.call_id)
         course.call_ended(self._session, event.call_id, event.name, now, ok=event.ok)
         returned = course.returned() if event.name == _IRC else []
-        data = {"call_id": event.call_id, "name": event.name, "ok": event.ok}
-        course.record.entry("tool", event.text, {**data, "messages": returned} if returned else data)
-        course.record.event(
-            "session.tool_ended", {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
-        )
+        course.record.tool_ended(event, returned)
         course.tally.tool_ended(ok=event.ok)
         course.progress()
         if event.ends_session or course.over:

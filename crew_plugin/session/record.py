@@ -13,7 +13,7 @@ import anyio
 
 from crew_plugin.engine.ports import AttemptContext
 from crew_plugin.errors import CrewError
-from crew_plugin.host import ToolCall
+from crew_plugin.host import PluginActed, ServerNoted, ToolCall, ToolEnded
 from crew_plugin.models.causes import Cause
 from crew_plugin.models.mail import UNREAD, MessageState
 from crew_plugin.models.records import Counts, NewEvent, TranscriptEntry, Usage
@@ -137,6 +137,21 @@ class Record:
         )
         self._moment.events.append(event)
         self._work.set()
+
+    def tool_ended(self, event: ToolEnded, messages: Sequence[str] = ()) -> None:
+        """A call has its result, with these messages in it."""
+        data = {"call_id": event.call_id, "name": event.name, "ok": event.ok}
+        self.entry("tool", event.text, {**data, "messages": list(messages)} if messages else data)
+        ended = {"tool": event.name, "ok": event.ok, "ms": round(event.milliseconds, 1)}
+        self.event("session.tool_ended", ended)
+
+    def noted(self, event: ServerNoted | PluginActed) -> None:
+        """Something happened beside the conversation."""
+        if isinstance(event, PluginActed):
+            self.event("session.plugin_acted", asdict(event))
+        else:
+            noted = {"server": event.server, "state": event.state, "text": event.text}
+            self.event("session.mcp_server", noted)
 
     def progress(self, usage: Usage, steps: int, model: str | None, counts: Counts) -> None:
         """Note usage, model calls, counts and activity."""

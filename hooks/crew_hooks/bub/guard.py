@@ -7,6 +7,7 @@ history holds the very call that asked for a run, its goal and contract are ther
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
@@ -46,8 +47,13 @@ def active_runs(store: "RunStore", parent: "ParentRef") -> tuple[str, ...]:
 def told_of(messages: Sequence[Mapping[str, Any]]) -> Callable[[object], bool]:
     """Whether a call in a history still has this goal, or this schema, as one of its arguments. That
     a text names a run, or quotes some of it, says nothing."""
-    given = [value for message in messages for value in _arguments(message)]
-    return lambda asked: asked in given
+
+    @cache
+    def given() -> list[object]:
+        # Only if somebody asks: most calls of a chat are made while it has no runs.
+        return [value for message in messages for value in _arguments(message)]
+
+    return lambda asked: asked in given()
 
 
 def roster(store: "RunStore", parent: "ParentRef", knows: Callable[[object], bool], *, more: str = "") -> str:
