@@ -106,6 +106,14 @@ def commands_named(text: str) -> list[int]:
     ]
 
 
+def until_runs(text: str) -> None:
+    """Wait until there is such a process: one that becomes another program has no command line meanwhile."""
+    deadline = time.monotonic() + WAIT
+    while not commands_named(text):
+        assert time.monotonic() < deadline, f"nothing runs {text}"
+        time.sleep(0.02)
+
+
 def until(home: BubHome, kind: str) -> None:
     """Wait until an event of this type stands in the newest run."""
     deadline = time.monotonic() + WAIT
@@ -146,11 +154,8 @@ def test_a_command_that_was_cut_off_waits_for_a_decision(tmp_path: Path) -> None
         with started(home, "--agent", "acts", "act"):
             until(home, "session.tool_started")
             # The journal is written before the shell is started.
-            deadline = time.monotonic() + WAIT
-            while not commands_named(f"sleep {NAP}"):
-                assert time.monotonic() < deadline, "the command was never started"
-                time.sleep(0.02)
-        assert commands_named(f"sleep {NAP}")
+            until_runs(f"sleep {NAP}")
+        until_runs(f"sleep {NAP}")
         stopped = crew(home, "resume", "last")
         assert not commands_named(f"sleep {NAP}")
         run = document(crew(home, "status", "last", "--json"))
